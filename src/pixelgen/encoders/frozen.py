@@ -1,0 +1,106 @@
+"""Frozen networks: moved with the model, but outside of its parameters, checkpoints and averages."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+
+class FrozenEncoder(nn.Module):
+    """A network that never trains.
+
+    The network is held outside of the module tree: it has no entry in `parameters()` or `state_dict()`, so
+    optimizers, EMA, DDP, FSDP and checkpoints pass it by. `.to()` and its relatives still move it, it stays in
+    evaluation mode, and gradients flow through it into its input.
+
+    Args:
+        network: the network to freeze, with its weights loaded.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self._held = (network.eval().requires_grad_(False),)  # modules inside a tuple are not registered
+
+    @property
+    def network(self) -> nn.Module:
+        """The frozen network."""
+        return self._held[0]
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> FrozenEncoder:
+        super()._apply(fn, recurse)
+        self.network._apply(fn)
+        return self
+
+
+class FeatureExtractor(FrozenEncoder):
+    """A frozen network that turns images into one vector each, for Fréchet distances and relatives.
+
+    `forward` takes uint8 images (B, 3, H, W) and returns features (B, num_features), float32.
+
+    Args:
+        network: the frozen network.
+        name: what to call the features beside every number computed from them.
+        num_features: length of one feature vector.
+        weights_sha256: SHA-256 of the weights, when they came from a file.
+    """
+
+    def __init__(
+        self, network: nn.Module, name: str, num_features: int, weights_sha256: str | None = None
+    ) -> None:
+        super().__init__(network)
+        self.name = name
+        self.num_features = num_features
+        self.weights_sha256 = weights_sha256
+
+
+class PatchEncoder(FrozenEncoder):
+    """A frozen network that turns images into one feature vector per patch, for P-DINO and REPA.
+
+    `forward` takes images (B, 3, H, W) in [-1, 1] and returns tokens (B, N, num_features), row by row.
+
+    Args:
+        network: the frozen network.
+        num_features: length of one token.
+    """
+
+    def __init__(self, network: nn.Module, num_features: int) -> None:
+        super().__init__(network)
+        self.num_features = num_features
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def check_weights(path: Path, expected: str | None, what: str) -> str:
+    """Return the SHA-256 of a weights file.
+
+    Raises:
+        ValueError: if the file is missing, or its hash differs from `expected`.
+    """
+    if not path.is_file():
+        raise ValueError(f"no weights of {what} at {path}: pass the path of the downloaded file")
+    found = sha256(path)
+    if expected is not None and found != expected.lower():
+        raise ValueError(
+            f"the weights of {what} at {path} have SHA-256 {found}, not the expected {expected}: download them again"
+        )
+    return found
+
+
+def imagenet_normalise(
+    images: Tensor, mean: tuple[float, float, float], std: tuple[float, float, float]
+) -> Tensor:
+    """Images (B, 3, H, W) in [-1, 1] → zero mean and unit standard deviation, given statistics of [0, 1] images."""
+    shift = torch.tensor(mean, device=images.device, dtype=images.dtype).view(3, 1, 1)
+    scale = torch.tensor(std, device=images.device, dtype=images.dtype).view(3, 1, 1)
+    return ((images + 1) / 2 - shift) / scale

@@ -1,0 +1,32 @@
+"""The linear path, training times, guidance and samplers."""
+
+from pixelgen.flow.guidance import Guidance
+from pixelgen.flow.path import (
+    draw_noise,
+    expand,
+    interpolate,
+    to_float,
+    to_uint8,
+    velocity_from_x,
+    x_from_velocity,
+)
+from pixelgen.flow.samplers import AdamsBashforth, Euler, Heun, Sampler
+from pixelgen.flow.time import LogitNormalTime, TimeSampler, shift_time
+
+__all__ = [
+    "AdamsBashforth",
+    "Euler",
+    "Guidance",
+    "Heun",
+    "LogitNormalTime",
+    "Sampler",
+    "TimeSampler",
+    "draw_noise",
+    "expand",
+    "interpolate",
+    "shift_time",
+    "to_float",
+    "to_uint8",
+    "velocity_from_x",
+    "x_from_velocity",
+]

@@ -1,0 +1,53 @@
+"""How training times are drawn."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def shift_time(u: Tensor, shift: float) -> Tensor:
+    """`t = u / (u + (1-u)·shift)`; a shift above 1 moves times towards noise."""
+    return u / (u + (1 - u) * shift)
+
+
+class TimeSampler:
+    """Draws training times in (0, 1); 0 is pure noise, 1 the clean image."""
+
+    def __call__(self, batch_size: int, device: torch.device | str | None = None) -> Tensor:
+        """Times (B,), float32."""
+        raise NotImplementedError
+
+
+class LogitNormalTime(TimeSampler):
+    """Logit-normal times: `u = sigmoid(z)`, `z ~ N(mean, std²)`, then `t = u / (u + (1-u)·shift)`.
+
+    With the published values P(t < 0.3) = 47.6 %.
+
+    Args:
+        mean: mean of the logit.
+        std: standard deviation of the logit.
+        shift: above 1 moves times towards noise.
+        stratified: draw one time from each of B equally likely strata, in random order, instead of B independent
+            times. Each time keeps its marginal distribution, and the batch mean of any loss varies less.
+    """
+
+    def __init__(
+        self, mean: float = -0.8, std: float = 0.8, shift: float = 1.0, stratified: bool = False
+    ) -> None:
+        if std <= 0 or shift <= 0:
+            raise ValueError(f"std and shift of the time sampler must be positive, not {std} and {shift}")
+        self.mean = mean
+        self.std = std
+        self.shift = shift
+        self.stratified = stratified
+
+    def __call__(self, batch_size: int, device: torch.device | str | None = None) -> Tensor:
+        """Times (B,), float32."""
+        if self.stratified:
+            strata = torch.randperm(batch_size, device=device)
+            uniform = (strata + torch.rand(batch_size, device=device, dtype=torch.float64)) / batch_size
+            z = torch.special.ndtri(uniform.clamp(1e-12, 1 - 1e-12)).float()
+        else:
+            z = torch.randn(batch_size, device=device)
+        return shift_time(torch.sigmoid(self.mean + self.std * z), self.shift)

@@ -1,0 +1,7 @@
+"""Denoisers: networks that predict the clean image."""
+
+from pixelgen.models.class_conditional import JiT
+from pixelgen.models.denoiser import Denoiser
+from pixelgen.models.sizes import Size, jit
+
+__all__ = ["Denoiser", "JiT", "Size", "jit"]

@@ -1,0 +1,248 @@
+"""The class-conditional pixel diffusion transformer (JiT), which PixelGen trains on ImageNet."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from pixelgen.models.denoiser import Denoiser
+from pixelgen.models.layers import (
+    LabelEmbedder,
+    PatchEmbed,
+    RMSNorm,
+    SwiGLU,
+    TimestepEmbedder,
+    attention,
+    modulate,
+    patches_to_image,
+    position_embedding,
+    xavier_linear,
+)
+from pixelgen.models.rotary import rotary_table, rotate
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention with normalised queries and keys and rotary positions.
+
+    Args:
+        dim: width of a token.
+        num_heads: number of heads.
+        attn_drop: dropout of attention weights.
+        proj_drop: dropout of the output.
+    """
+
+    def __init__(self, dim: int, num_heads: int, attn_drop: float, proj_drop: float) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.qkv = nn.Linear(dim, 3 * dim)
+        self.q_norm = RMSNorm(dim // num_heads)
+        self.k_norm = RMSNorm(dim // num_heads)
+        self.proj = nn.Linear(dim, dim)
+        self.attn_drop = attn_drop
+        self.proj_drop = nn.Dropout(proj_drop)
+
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        """(B, N, D) → (B, N, D); `cos` and `sin` are (N, head_dim/2)."""
+        q, k, v = self.qkv(x).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
+        q, k = rotate(self.q_norm(q), cos, sin), rotate(self.k_norm(k), cos, sin)
+        out = attention(q, k, v, self.attn_drop if self.training else 0.0)
+        return self.proj_drop(self.proj(out.transpose(1, 2).flatten(2)))
+
+
+class Block(nn.Module):
+    """Transformer block with adaptive layer norm: two gated residuals driven by the conditioning vector.
+
+    Args:
+        dim: width of a token.
+        num_heads: number of heads.
+        mlp_ratio: hidden width of the feed-forward part, before the 2/3 of SwiGLU.
+        attn_drop: dropout of attention weights.
+        proj_drop: dropout of both outputs.
+    """
+
+    def __init__(
+        self, dim: int, num_heads: int, mlp_ratio: float, attn_drop: float, proj_drop: float
+    ) -> None:
+        super().__init__()
+        self.norm1 = RMSNorm(dim)
+        self.attn = Attention(dim, num_heads, attn_drop, proj_drop)
+        self.norm2 = RMSNorm(dim)
+        self.mlp = SwiGLU(dim, int(int(dim * mlp_ratio) * 2 / 3), proj_drop)
+        self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(dim, 6 * dim))
+
+    def forward(self, x: Tensor, c: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        """Tokens (B, N, D) and conditioning (B, D) → tokens."""
+        shift_msa, scale_msa, gate_msa, shift_mlp, scale_mlp, gate_mlp = self.adaLN_modulation(c).chunk(6, -1)
+        x = x + gate_msa.unsqueeze(1) * self.attn(modulate(self.norm1(x), shift_msa, scale_msa), cos, sin)
+        return x + gate_mlp.unsqueeze(1) * self.mlp(modulate(self.norm2(x), shift_mlp, scale_mlp))
+
+
+class FinalLayer(nn.Module):
+    """Tokens → pixels of their patches, modulated by the conditioning vector.
+
+    Args:
+        dim: width of a token.
+        patch_size: side of a patch in pixels.
+        channels: channels of the image.
+    """
+
+    def __init__(self, dim: int, patch_size: int, channels: int) -> None:
+        super().__init__()
+        self.norm_final = RMSNorm(dim)
+        self.linear = nn.Linear(dim, patch_size * patch_size * channels)
+        self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(dim, 2 * dim))
+
+    def forward(self, x: Tensor, c: Tensor) -> Tensor:
+        """(B, N, D) → (B, N, p·p·C)."""
+        shift, scale = self.adaLN_modulation(c).chunk(2, dim=-1)
+        return self.linear(modulate(self.norm_final(x), shift, scale))
+
+
+class JiT(Denoiser):
+    """Class-conditional pixel diffusion transformer with x-prediction (JiT, arXiv 2511.13720; PixelGen's network).
+
+    Conditions are class indices (B,) in [0, num_classes]; index `num_classes` is the null class. With `num_classes`
+    None the network is unconditional and takes no condition.
+
+    Args:
+        input_size: side of the training images in pixels; a multiple of `patch_size`.
+        patch_size: side of a patch in pixels.
+        in_channels: channels of an image.
+        hidden_size: width D of a token.
+        depth: number of blocks.
+        num_heads: attention heads; D / heads must be a multiple of 4.
+        mlp_ratio: width of the feed-forward part relative to D, before the 2/3 of SwiGLU.
+        num_classes: number of classes, or null for an unconditional network.
+        bottleneck_dim: width of the patch embedding's bottleneck, or null for a single projection.
+        in_context_len: number of class tokens put before the patches; 0 for none.
+        in_context_start: block before which the class tokens are put there.
+        attn_drop: dropout of attention weights in the middle half of the blocks.
+        proj_drop: dropout of block outputs in the middle half of the blocks.
+    """
+
+    def __init__(
+        self,
+        input_size: int = 256,
+        patch_size: int = 16,
+        in_channels: int = 3,
+        hidden_size: int = 1024,
+        depth: int = 24,
+        num_heads: int = 16,
+        mlp_ratio: float = 4.0,
+        num_classes: int | None = 1000,
+        bottleneck_dim: int | None = 128,
+        in_context_len: int = 32,
+        in_context_start: int = 8,
+        attn_drop: float = 0.0,
+        proj_drop: float = 0.0,
+    ) -> None:
+        super().__init__(input_size, patch_size, in_channels, num_classes)
+        if hidden_size % (4 * num_heads):
+            raise ValueError(
+                f"hidden size {hidden_size} is not a multiple of 4 x {num_heads} heads, which rotary positions need: "
+                "choose another hidden size or number of heads"
+            )
+        if num_classes is not None and num_classes < 1:
+            raise ValueError(
+                f"num_classes is {num_classes}: give at least 1, or null for an unconditional network"
+            )
+        self.head_dim = hidden_size // num_heads
+        self.in_context_len = in_context_len if num_classes is not None else 0
+        self.in_context_start = in_context_start
+        self.x_embedder = PatchEmbed(patch_size, in_channels, hidden_size, bottleneck_dim)
+        tokens = (input_size // patch_size) ** 2
+        self.pos_embed = nn.Parameter(torch.empty(1, tokens, hidden_size), requires_grad=False)
+        self.t_embedder = TimestepEmbedder(hidden_size)
+        if num_classes is not None:
+            self.y_embedder = LabelEmbedder(num_classes, hidden_size)
+        if self.in_context_len:
+            self.in_context_posemb = nn.Parameter(torch.empty(1, in_context_len, hidden_size))
+        middle = range(depth // 4, depth // 4 * 3)
+        self.blocks = nn.ModuleList(
+            Block(hidden_size, num_heads, mlp_ratio, *(attn_drop, proj_drop) if i in middle else (0.0, 0.0))
+            for i in range(depth)
+        )
+        self.final_layer = FinalLayer(hidden_size, patch_size, in_channels)
+        self.initialise()
+
+    def initialise(self) -> None:
+        """Published initialisation: Xavier, N(0, 0.02²) for labels and time, zero for adaLN and the last layer."""
+        self.apply(xavier_linear)
+        size = self.image_size // self.patch_size
+        self.pos_embed.data.copy_(position_embedding(self.pos_embed.shape[-1], size, size))
+        small = [self.t_embedder.mlp[0].weight, self.t_embedder.mlp[2].weight]
+        if self.num_classes is not None:
+            small.append(self.y_embedder.embedding_table.weight)
+        if self.in_context_len:
+            small.append(self.in_context_posemb)
+        for weight in small:
+            nn.init.normal_(weight, std=0.02)
+        for layer in [
+            *(block.adaLN_modulation[1] for block in self.blocks),
+            self.final_layer.adaLN_modulation[1],
+        ]:
+            nn.init.zeros_(layer.weight)
+        nn.init.zeros_(self.final_layer.linear.weight)
+
+    @property
+    def last_layer(self) -> nn.Linear:
+        """The last linear layer, whose weight the adaptive perceptual weight looks at."""
+        return self.final_layer.linear
+
+    def null_condition(self, condition: Tensor | None) -> Tensor | None:
+        """The null class for every sample, or None if the network is unconditional."""
+        if self.num_classes is None or condition is None:
+            return None
+        return torch.full_like(condition, self.num_classes)
+
+    def forward_with_features(
+        self, x_t: Tensor, t: Tensor, condition: Tensor | None = None, layer: int | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Prediction like `x_t`, and the patch tokens (B, N, D) entering block `layer`."""
+        rows, columns = self.grid(x_t)
+        x = self.x_embedder(x_t) + self.positions(rows, columns)
+        c = self.t_embedder(t)
+        y = self.embed_condition(condition)
+        c = c if y is None else c + y
+        features: Tensor | None = None
+        cos, sin = rotary_table(self.head_dim, rows, columns, 0, x.device)
+        context = 0
+        for i, block in enumerate(self.blocks):
+            if i == layer:
+                features = x[:, context:]
+            if y is not None and i == self.in_context_start and self.in_context_len:
+                context = self.in_context_len
+                x = torch.cat([(y.unsqueeze(1) + self.in_context_posemb).to(x.dtype), x], dim=1)
+                cos, sin = rotary_table(self.head_dim, rows, columns, context, x.device)
+            x = self.run_block(block, x, c, cos, sin)
+        out = self.final_layer(x[:, context:], c)
+        return patches_to_image(out, rows, columns, self.patch_size), features
+
+    def embed_condition(self, condition: Tensor | None) -> Tensor | None:
+        """Label embedding (B, D), or None if the network is unconditional."""
+        if self.num_classes is None:
+            return None
+        if condition is None:
+            raise ValueError(
+                f"this network has {self.num_classes} classes: give a label for each image "
+                f"({self.num_classes} is the null class)"
+            )
+        embedding: Tensor = self.y_embedder(condition)
+        return embedding
+
+    def grid(self, x: Tensor) -> tuple[int, int]:
+        """Rows and columns of patches of an image batch."""
+        height, width = x.shape[-2:]
+        if height % self.patch_size or width % self.patch_size:
+            raise ValueError(
+                f"images of {height}x{width} pixels do not divide into patches of {self.patch_size}: "
+                f"choose multiples of {self.patch_size}"
+            )
+        return height // self.patch_size, width // self.patch_size
+
+    def positions(self, rows: int, columns: int) -> Tensor:
+        """Position embedding of a grid: the stored one for the training size, else computed anew."""
+        size = self.image_size // self.patch_size
+        if (rows, columns) == (size, size):
+            return self.pos_embed
+        return position_embedding(self.pos_embed.shape[-1], rows, columns).to(self.pos_embed)

@@ -1,0 +1,167 @@
+"""Layers shared by the denoisers. Parameter names are those of the published checkpoints."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class RMSNorm(nn.Module):
+    """Root-mean-square normalisation over the last dimension, in float32, times a learned weight.
+
+    Args:
+        dim: size of the last dimension.
+        eps: added to the mean square.
+    """
+
+    def __init__(self, dim: int, eps: float = 1e-6) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(dim))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Same shape and dtype as `x`."""
+        h = x.float()
+        h = h * torch.rsqrt(h.square().mean(-1, keepdim=True) + self.eps)
+        return (h * self.weight.float()).to(x.dtype)
+
+
+class SwiGLU(nn.Module):
+    """Gated feed-forward network: `w3(dropout(silu(a) · b))` with `a, b = w12(x)`.
+
+    Args:
+        dim: width of the input and output.
+        hidden: width of each of the two halves.
+        dropout: probability of dropping a hidden value.
+    """
+
+    def __init__(self, dim: int, hidden: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.w12 = nn.Linear(dim, 2 * hidden)
+        self.w3 = nn.Linear(hidden, dim)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, N, D) → (B, N, D)."""
+        a, b = self.w12(x).chunk(2, dim=-1)
+        return self.w3(self.dropout(F.silu(a) * b))
+
+
+class TimestepEmbedder(nn.Module):
+    """Time in [0, 1] → 256 sinusoids (cosines first) → Linear-SiLU-Linear.
+
+    Args:
+        dim: width of the embedding.
+        max_period: longest period of the sinusoids; 10 000 in the class-conditional network, 10 in the text network.
+        frequencies: number of sinusoids.
+    """
+
+    def __init__(self, dim: int, max_period: float = 10_000.0, frequencies: int = 256) -> None:
+        super().__init__()
+        self.mlp = nn.Sequential(nn.Linear(frequencies, dim), nn.SiLU(), nn.Linear(dim, dim))
+        self.max_period = max_period
+        self.frequencies = frequencies
+
+    def forward(self, t: Tensor) -> Tensor:
+        """(B,) → (B, D)."""
+        half = self.frequencies // 2
+        k = torch.arange(half, device=t.device, dtype=torch.float32)
+        angles = t.float()[:, None] * self.max_period ** (-k / half)
+        embedding = torch.cat([angles.cos(), angles.sin()], dim=-1)
+        return self.mlp(embedding.to(self.mlp[0].weight.dtype))
+
+
+class LabelEmbedder(nn.Module):
+    """Class index → vector; the last row of the table is the null class.
+
+    Args:
+        num_classes: number of classes without the null class.
+        dim: width of the embedding.
+    """
+
+    def __init__(self, num_classes: int, dim: int) -> None:
+        super().__init__()
+        self.embedding_table = nn.Embedding(num_classes + 1, dim)
+
+    def forward(self, labels: Tensor) -> Tensor:
+        """(B,) integers in [0, num_classes] → (B, D)."""
+        return self.embedding_table(labels)
+
+
+class PatchEmbed(nn.Module):
+    """Image → one token per patch, row by row; through a bottleneck when one is given.
+
+    Args:
+        patch_size: side of a patch in pixels.
+        in_channels: channels of the image.
+        dim: width of a token.
+        bottleneck: width between the two projections, or None for a single projection.
+    """
+
+    def __init__(self, patch_size: int, in_channels: int, dim: int, bottleneck: int | None) -> None:
+        super().__init__()
+        if bottleneck is None:
+            self.proj1 = nn.Conv2d(in_channels, dim, patch_size, patch_size)
+        else:
+            self.proj1 = nn.Conv2d(in_channels, bottleneck, patch_size, patch_size, bias=False)
+            self.proj2 = nn.Conv2d(bottleneck, dim, 1)
+        self.bottleneck = bottleneck
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) → (B, N, D)."""
+        h = self.proj1(x)
+        if self.bottleneck is not None:
+            h = self.proj2(h)
+        return h.flatten(2).transpose(1, 2)
+
+
+def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    """Adaptive layer norm's affine part: `x·(1 + scale) + shift`, the same for every token."""
+    return x * (1 + scale.unsqueeze(1)) + shift.unsqueeze(1)
+
+
+def attention(q: Tensor, k: Tensor, v: Tensor, dropout: float = 0.0) -> Tensor:
+    """Scaled dot-product attention, (B, heads, N, head_dim) each.
+
+    On CPU the formula is written out: inside a compiled block it is several times faster there than the fused kernel.
+    """
+    if q.device.type != "cpu":
+        return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout)
+    weights = (q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5).softmax(dim=-1).to(v.dtype)
+    return F.dropout(weights, dropout) @ v
+
+
+def patches_to_image(tokens: Tensor, rows: int, columns: int, patch_size: int) -> Tensor:
+    """(B, rows·columns, p·p·C), laid out (row in patch, column in patch, channel) → (B, C, rows·p, columns·p)."""
+    batch = tokens.shape[0]
+    grid = tokens.view(batch, rows, columns, patch_size, patch_size, -1)
+    return grid.permute(0, 5, 1, 3, 2, 4).reshape(batch, -1, rows * patch_size, columns * patch_size)
+
+
+def position_embedding(dim: int, rows: int, columns: int) -> Tensor:
+    """Fixed sine-cosine embedding (1, rows·columns, D), row by row.
+
+    The first half encodes the column, the second the row; each half is sines, then cosines, with
+    `omega_k = 10000^(-k/(D/4))`.
+    """
+    if dim % 4:
+        raise ValueError(f"hidden size {dim} is not divisible by 4, which the position embedding needs")
+    omega = 10_000.0 ** (-torch.arange(dim // 4, dtype=torch.float64) / (dim // 4))
+
+    def encode(position: Tensor) -> Tensor:
+        angles = position.flatten()[:, None] * omega
+        return torch.cat([angles.sin(), angles.cos()], dim=1)
+
+    row, column = torch.meshgrid(
+        torch.arange(rows, dtype=torch.float64), torch.arange(columns, dtype=torch.float64), indexing="ij"
+    )
+    return torch.cat([encode(column), encode(row)], dim=1).float().unsqueeze(0)
+
+
+def xavier_linear(module: nn.Module) -> None:
+    """Xavier-uniform weights and zero bias for a Linear, or a patch convolution seen as a matrix."""
+    if isinstance(module, nn.Linear | nn.Conv2d):
+        nn.init.xavier_uniform_(module.weight.view(module.weight.shape[0], -1))
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)

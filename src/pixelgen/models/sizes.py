@@ -1,0 +1,46 @@
+"""The published sizes of the class-conditional network."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pixelgen.models.class_conditional import JiT
+
+Size = Literal["B/16", "B/32", "L/16", "L/32", "XL/16", "H/16", "H/32"]
+
+# depth, hidden size, heads, bottleneck, block before which the class tokens enter, dropout
+_SIZES: dict[str, tuple[int, int, int, int | None, int, float]] = {
+    "B": (12, 768, 12, 128, 4, 0.0),
+    "L": (24, 1024, 16, 128, 8, 0.0),
+    "XL": (28, 1152, 16, None, 8, 0.1),
+    "H": (32, 1280, 16, 256, 10, 0.2),
+}
+
+
+def jit(
+    size: Size = "L/16",
+    input_size: int = 256,
+    num_classes: int | None = 1000,
+    proj_drop: float | None = None,
+) -> JiT:
+    """A class-conditional network of a published size: JiT's B, L, H and PixelGen's L and XL.
+
+    Args:
+        size: letter and patch size in pixels.
+        input_size: side of the training images in pixels.
+        num_classes: number of classes, or null for an unconditional network.
+        proj_drop: dropout of the middle blocks; null for the published value of the size.
+    """
+    letter, _, patch = size.partition("/")
+    depth, hidden_size, num_heads, bottleneck_dim, in_context_start, published_drop = _SIZES[letter]
+    return JiT(
+        input_size=input_size,
+        patch_size=int(patch),
+        hidden_size=hidden_size,
+        depth=depth,
+        num_heads=num_heads,
+        num_classes=num_classes,
+        bottleneck_dim=bottleneck_dim,
+        in_context_start=in_context_start,
+        proj_drop=published_drop if proj_drop is None else proj_drop,
+    )

@@ -1,0 +1,134 @@
+import pytest
+import torch
+
+from golden_files import load_golden, section
+from pixelgen.models import JiT, jit
+
+
+def tiny(**options) -> JiT:
+    settings = dict(
+        input_size=8, patch_size=4, hidden_size=16, depth=4, num_heads=2, num_classes=3, bottleneck_dim=4
+    )
+    return JiT(**{**settings, "in_context_len": 2, "in_context_start": 1, **options})
+
+
+def awake(model: JiT) -> JiT:
+    """Random values in every parameter, so that zero-initialised layers do something."""
+    torch.manual_seed(0)
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            torch.nn.init.normal_(parameter, std=0.3)
+    return model.eval()
+
+
+@pytest.mark.parametrize("name", ["class_bottleneck", "class_plain"])
+def test_agrees_with_the_release(name):
+    tensors, settings = load_golden(name)
+    config = dict(settings["config"])
+    if not config.pop("use_bottleneck"):
+        config["bottleneck_dim"] = None
+    model = JiT(**config).eval()
+    computed_positions = model.pos_embed.clone()
+    model.load_state_dict(section(tensors, "weights"))
+    assert torch.allclose(computed_positions, model.pos_embed, atol=1e-6)
+    inputs = section(tensors, "input")
+    x_hat, features = model.forward_with_features(
+        inputs["x"], inputs["t"], inputs["y"], layer=settings["align_layer"]
+    )
+    expected = section(tensors, "expected")
+    assert (x_hat - expected["x_pred"]).abs().max() < 1e-5
+    assert (features - expected["features"]).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("size", "parameters", "entries"),
+    [
+        ("B/16", 131_320_320, 183),
+        ("L/16", 459_139_808, 351),
+        ("XL/16", 676_994_112, 406),
+        ("H/16", 952_842_048, 463),
+    ],
+)
+def test_published_sizes(size, parameters, entries):
+    with torch.device("meta"):
+        model = jit(size)
+    assert sum(p.numel() for p in model.parameters()) == parameters
+    assert len(model.state_dict()) == entries
+    assert not model.pos_embed.requires_grad
+
+
+def test_dropout_only_in_the_middle_blocks():
+    model = tiny(depth=8, attn_drop=0.1, proj_drop=0.2)
+    assert [block.mlp.dropout.p for block in model.blocks] == [0, 0, 0.2, 0.2, 0.2, 0.2, 0, 0]
+    assert [block.attn.attn_drop for block in model.blocks] == [0, 0, 0.1, 0.1, 0.1, 0.1, 0, 0]
+
+
+def test_starts_by_predicting_zero():
+    model = tiny()
+    x = torch.randn(2, 3, 8, 8)
+    assert torch.equal(model(x, torch.rand(2), torch.tensor([0, 3])), torch.zeros_like(x))
+
+
+def test_unconditional_network_takes_no_label():
+    model = awake(tiny(num_classes=None))
+    assert not any("y_embedder" in name or "in_context" in name for name in model.state_dict())
+    assert model(torch.randn(2, 3, 8, 8), torch.rand(2)).shape == (2, 3, 8, 8)
+    assert model.drop_condition(None, torch.tensor([True, False])) is None
+
+
+def test_dropped_condition_is_the_null_class():
+    dropped = tiny().drop_condition(torch.tensor([0, 1, 2]), torch.tensor([True, False, True]))
+    assert dropped.tolist() == [3, 1, 3]
+
+
+def test_other_sizes_and_shapes_get_their_own_positions():
+    small, large = awake(tiny(input_size=8)), tiny(input_size=16)
+    state = {**small.state_dict(), "pos_embed": large.pos_embed}
+    large.load_state_dict(state)
+    x, t, y = torch.randn(1, 3, 16, 16), torch.rand(1), torch.tensor([1])
+    assert torch.equal(small(x, t, y), large.eval()(x, t, y))
+    assert small(torch.randn(1, 3, 12, 8), t, y).shape == (1, 3, 12, 8)
+
+
+def test_checkpointing_and_compiling_change_neither_values_nor_names():
+    model = awake(tiny())
+    names = list(model.state_dict())
+    x, t, y = torch.randn(2, 3, 8, 8), torch.rand(2), torch.tensor([0, 2])
+    model(x, t, y).square().sum().backward()
+    gradient = model.blocks[0].attn.qkv.weight.grad.clone()
+    model.zero_grad()
+    model.checkpoint_blocks = True
+    model(x, t, y).square().sum().backward()
+    assert torch.allclose(gradient, model.blocks[0].attn.qkv.weight.grad, rtol=1e-5)
+    model.compile_blocks()
+    assert list(model.state_dict()) == names
+
+
+@pytest.mark.slow
+def test_compiled_blocks_agree():
+    model = awake(tiny())
+    x, t, y = torch.randn(2, 3, 8, 8), torch.rand(2), torch.tensor([0, 2])
+    expected = model(x, t, y)
+    model.compile_blocks()
+    assert torch.allclose(model(x, t, y), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"input_size": 10}, "not divisible by patch size 4"),
+        ({"num_heads": 3}, "hidden size 16 is not a multiple"),
+        ({"num_classes": 0}, "num_classes is 0"),
+    ],
+)
+def test_impossible_sizes_say_what_to_change(options, message):
+    with pytest.raises(ValueError, match=message):
+        tiny(**options)
+
+
+def test_missing_label_and_odd_image_are_refused():
+    model = tiny()
+    with pytest.raises(ValueError, match="give a label"):
+        model(torch.randn(1, 3, 8, 8), torch.rand(1))
+    with pytest.raises(ValueError, match="do not divide into patches"):
+        model(torch.randn(1, 3, 8, 10), torch.rand(1), torch.tensor([0]))
