@@ -84,9 +84,7 @@ def test_order_of_convergence(solver, order):
 
 
 def test_lagrange_means_are_the_textbook_weights():
-    assert lagrange_means([0.0, 1.0, 2.0, 3.0], 3.0, 4.0) == pytest.approx(
-        [-9 / 24, 37 / 24, -59 / 24, 55 / 24]
-    )
+    assert lagrange_means([0.0, 1.0, 2.0, 3.0], 3.0, 4.0) == pytest.approx([-9 / 24, 37 / 24, -59 / 24, 55 / 24])
     assert sum(lagrange_means([0.0, 0.1, 0.7], 0.7, 0.8)) == pytest.approx(1)
 
 
@@ -97,9 +95,7 @@ def test_final_image_is_the_last_prediction_when_the_step_ends_at_one():
     assert torch.allclose(sample, target, atol=1e-5)
 
 
-@pytest.mark.parametrize(
-    "options", [{"num_steps": 0}, {"shift": 0.0}, {"guidance_min": 0.9, "guidance_max": 0.1}]
-)
+@pytest.mark.parametrize("options", [{"num_steps": 0}, {"shift": 0.0}, {"guidance_min": 0.9, "guidance_max": 0.1}])
 def test_nonsense_is_refused(options):
     with pytest.raises(ValueError, match=r"not|empty"):
         Euler(**options)

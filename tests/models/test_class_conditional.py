@@ -6,9 +6,7 @@ from pixelgen.models import JiT, jit
 
 
 def tiny(**options) -> JiT:
-    settings = dict(
-        input_size=8, patch_size=4, hidden_size=16, depth=4, num_heads=2, num_classes=3, bottleneck_dim=4
-    )
+    settings = dict(input_size=8, patch_size=4, hidden_size=16, depth=4, num_heads=2, num_classes=3, bottleneck_dim=4)
     return JiT(**{**settings, "in_context_len": 2, "in_context_start": 1, **options})
 
 
@@ -32,9 +30,7 @@ def test_agrees_with_the_release(name):
     model.load_state_dict(section(tensors, "weights"))
     assert torch.allclose(computed_positions, model.pos_embed, atol=1e-6)
     inputs = section(tensors, "input")
-    x_hat, features = model.forward_with_features(
-        inputs["x"], inputs["t"], inputs["y"], layer=settings["align_layer"]
-    )
+    x_hat, features = model.forward_with_features(inputs["x"], inputs["t"], inputs["y"], layer=settings["align_layer"])
     expected = section(tensors, "expected")
     assert (x_hat - expected["x_pred"]).abs().max() < 1e-5
     assert (features - expected["features"]).abs().max() < 1e-5

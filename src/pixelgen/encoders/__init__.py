@@ -1,5 +1,19 @@
 """Frozen networks shared by losses and metrics."""
 
-from pixelgen.encoders.frozen import FeatureExtractor, FrozenEncoder, PatchEncoder
+from pixelgen.encoders.backbone import Backbone, BackboneFeatures, BackbonePatches
+from pixelgen.encoders.dino import VisionTransformerPatches, dinov2
+from pixelgen.encoders.frozen import FeatureExtractor, FeaturePyramid, FrozenEncoder, PatchEncoder
+from pixelgen.encoders.vgg import VGG16
 
-__all__ = ["FeatureExtractor", "FrozenEncoder", "PatchEncoder"]
+__all__ = [
+    "VGG16",
+    "Backbone",
+    "BackboneFeatures",
+    "BackbonePatches",
+    "FeatureExtractor",
+    "FeaturePyramid",
+    "FrozenEncoder",
+    "PatchEncoder",
+    "VisionTransformerPatches",
+    "dinov2",
+]

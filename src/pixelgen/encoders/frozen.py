@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 class FrozenEncoder(nn.Module):
@@ -26,7 +30,7 @@ class FrozenEncoder(nn.Module):
         self._held = (network.eval().requires_grad_(False),)  # modules inside a tuple are not registered
 
     @property
-    def network(self) -> nn.Module:
+    def network(self) -> Any:
         """The frozen network."""
         return self._held[0]
 
@@ -48,9 +52,7 @@ class FeatureExtractor(FrozenEncoder):
         weights_sha256: SHA-256 of the weights, when they came from a file.
     """
 
-    def __init__(
-        self, network: nn.Module, name: str, num_features: int, weights_sha256: str | None = None
-    ) -> None:
+    def __init__(self, network: nn.Module, name: str, num_features: int, weights_sha256: str | None = None) -> None:
         super().__init__(network)
         self.name = name
         self.num_features = num_features
@@ -70,6 +72,21 @@ class PatchEncoder(FrozenEncoder):
     def __init__(self, network: nn.Module, num_features: int) -> None:
         super().__init__(network)
         self.num_features = num_features
+
+
+class FeaturePyramid(FrozenEncoder):
+    """A frozen network that turns images into feature maps at several depths, for perceptual losses.
+
+    `forward` takes images (B, 3, H, W) in [-1, 1] and returns one map (B, C, h, w) per depth.
+
+    Args:
+        network: the frozen network.
+        channels: channels of each map.
+    """
+
+    def __init__(self, network: nn.Module, channels: list[int]) -> None:
+        super().__init__(network)
+        self.channels = channels
 
 
 def sha256(path: Path) -> str:
@@ -97,10 +114,28 @@ def check_weights(path: Path, expected: str | None, what: str) -> str:
     return found
 
 
-def imagenet_normalise(
-    images: Tensor, mean: tuple[float, float, float], std: tuple[float, float, float]
-) -> Tensor:
-    """Images (B, 3, H, W) in [-1, 1] → zero mean and unit standard deviation, given statistics of [0, 1] images."""
-    shift = torch.tensor(mean, device=images.device, dtype=images.dtype).view(3, 1, 1)
-    scale = torch.tensor(std, device=images.device, dtype=images.dtype).view(3, 1, 1)
+def download(url: str, what: str) -> Path:
+    """Download a weights file once into torch's hub folder, its name's hash checked; return its path.
+
+    Raises:
+        ValueError: without network, saying which file to put where.
+    """
+    folder = Path(torch.hub.get_dir()) / "checkpoints"
+    path = folder / url.rsplit("/", 1)[-1]
+    if not path.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        prefix = torch.hub.HASH_REGEX.search(path.name)
+        try:
+            torch.hub.download_url_to_file(url, str(path), prefix.group(1) if prefix else None)
+        except (OSError, RuntimeError) as error:
+            raise ValueError(
+                f"cannot download the weights of {what} ({error}): put {path.name} into {folder}, "
+                "or give its path as `weights`"
+            ) from error
+    return path
+
+
+def normalise(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """Images (B, 3, H, W) in [-1, 1] → `(i - mean)/std`, with the statistics of images i in [0, 1]."""
+    shift, scale = (images.new_tensor(value).view(3, 1, 1) for value in (mean, std))
     return ((images + 1) / 2 - shift) / scale

@@ -21,9 +21,7 @@ class Guidance:
 
     def __post_init__(self) -> None:
         if not self.t_min < self.t_max:
-            raise ValueError(
-                f"guidance interval {self.t_min} to {self.t_max} is empty: t_min must be below t_max"
-            )
+            raise ValueError(f"guidance interval {self.t_min} to {self.t_max} is empty: t_min must be below t_max")
 
     def active(self, t: float, closed: bool = True) -> bool:
         """Whether a step that starts at `t` is guided: `t_min < t <= t_max`, or `< t_max` if not `closed`."""

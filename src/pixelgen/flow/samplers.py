@@ -50,9 +50,7 @@ class Sampler:
         t_eps: float = 0.05,
     ) -> None:
         if num_steps < 1 or shift <= 0:
-            raise ValueError(
-                f"a sampler needs at least one step and a positive shift, not {num_steps} and {shift}"
-            )
+            raise ValueError(f"a sampler needs at least one step and a positive shift, not {num_steps} and {shift}")
         self.times = time_grid(num_steps, shift)
         self.guidance = Guidance(guidance, guidance_min, guidance_max)
         self.t_eps = t_eps

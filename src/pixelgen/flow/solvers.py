@@ -7,6 +7,7 @@ to, which decides about guidance. `times` ascends from 0 (noise) to 1 (image), f
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -24,7 +25,7 @@ def time_grid(num_steps: int, shift: float = 1.0) -> list[float]:
 
 def euler(velocity: Velocity, x: Tensor, times: Sequence[float], progress: Progress | None = None) -> Tensor:
     """Euler: `x += dt·v(t)`. N velocity calls."""
-    for i, (t, t_next) in enumerate(zip(times, times[1:], strict=False)):
+    for i, (t, t_next) in enumerate(pairwise(times)):
         x = x + (t_next - t) * velocity(x, t, t)
         _tell(progress, i + 1, x)
     return x
@@ -35,7 +36,7 @@ def heun(velocity: Velocity, x: Tensor, times: Sequence[float], progress: Progre
 
     The corrector keeps the guidance decision of its step's start.
     """
-    for i, (t, t_next) in enumerate(zip(times, times[1:], strict=False)):
+    for i, (t, t_next) in enumerate(pairwise(times)):
         v = velocity(x, t, t)
         if i < len(times) - 2:
             v = (v + velocity(x + (t_next - t) * v, t_next, t)) / 2
@@ -44,15 +45,13 @@ def heun(velocity: Velocity, x: Tensor, times: Sequence[float], progress: Progre
     return x
 
 
-def cheap_heun(
-    velocity: Velocity, x: Tensor, times: Sequence[float], progress: Progress | None = None
-) -> Tensor:
+def cheap_heun(velocity: Velocity, x: Tensor, times: Sequence[float], progress: Progress | None = None) -> Tensor:
     """Heun that reuses each corrector's velocity as the next step's first one. N velocity calls.
 
     The reused velocity keeps the guidance decision of the step that computed it.
     """
     v = velocity(x, times[0], times[0])
-    for i, (t, t_next) in enumerate(zip(times, times[1:], strict=False)):
+    for i, (t, t_next) in enumerate(pairwise(times)):
         if i == len(times) - 2:
             x = x + (t_next - t) * v
         else:
@@ -71,7 +70,7 @@ def adams_bashforth(
     The velocity over a step is the mean, over the step, of the Lagrange polynomial through the last velocities.
     """
     history: list[tuple[float, Tensor]] = []
-    for i, (t, t_next) in enumerate(zip(times, times[1:], strict=False)):
+    for i, (t, t_next) in enumerate(pairwise(times)):
         history = [*history, (t, velocity(x, t, t))][-order:]
         weights = lagrange_means([time for time, _ in history], t, t_next)
         x = x + (t_next - t) * sum(w * v for w, (_, v) in zip(weights, history, strict=True))
@@ -82,9 +81,7 @@ def adams_bashforth(
 def lagrange_means(nodes: Sequence[float], start: float, end: float) -> list[float]:
     """Mean over [start, end] of each Lagrange basis polynomial through `nodes`; the means sum to 1."""
     width = end - start
-    scaled = [
-        (node - start) / width for node in nodes
-    ]  # the step becomes [0, 1], which keeps the numbers tame
+    scaled = [(node - start) / width for node in nodes]  # the step becomes [0, 1], which keeps the numbers tame
     means = []
     for j, node in enumerate(scaled):
         others = [other for k, other in enumerate(scaled) if k != j]

@@ -32,9 +32,7 @@ class LogitNormalTime(TimeSampler):
             times. Each time keeps its marginal distribution, and the batch mean of any loss varies less.
     """
 
-    def __init__(
-        self, mean: float = -0.8, std: float = 0.8, shift: float = 1.0, stratified: bool = False
-    ) -> None:
+    def __init__(self, mean: float = -0.8, std: float = 0.8, shift: float = 1.0, stratified: bool = False) -> None:
         if std <= 0 or shift <= 0:
             raise ValueError(f"std and shift of the time sampler must be positive, not {std} and {shift}")
         self.mean = mean

@@ -60,9 +60,7 @@ class Block(nn.Module):
         proj_drop: dropout of both outputs.
     """
 
-    def __init__(
-        self, dim: int, num_heads: int, mlp_ratio: float, attn_drop: float, proj_drop: float
-    ) -> None:
+    def __init__(self, dim: int, num_heads: int, mlp_ratio: float, attn_drop: float, proj_drop: float) -> None:
         super().__init__()
         self.norm1 = RMSNorm(dim)
         self.attn = Attention(dim, num_heads, attn_drop, proj_drop)
@@ -143,9 +141,8 @@ class JiT(Denoiser):
                 "choose another hidden size or number of heads"
             )
         if num_classes is not None and num_classes < 1:
-            raise ValueError(
-                f"num_classes is {num_classes}: give at least 1, or null for an unconditional network"
-            )
+            raise ValueError(f"num_classes is {num_classes}: give at least 1, or null for an unconditional network")
+        self.hidden_size = hidden_size
         self.head_dim = hidden_size // num_heads
         self.in_context_len = in_context_len if num_classes is not None else 0
         self.in_context_start = in_context_start
@@ -170,19 +167,16 @@ class JiT(Denoiser):
         self.apply(xavier_linear)
         size = self.image_size // self.patch_size
         self.pos_embed.data.copy_(position_embedding(self.pos_embed.shape[-1], size, size))
-        small = [self.t_embedder.mlp[0].weight, self.t_embedder.mlp[2].weight]
+        small: list[Tensor] = [weight for weight in self.t_embedder.parameters() if weight.ndim > 1]
         if self.num_classes is not None:
             small.append(self.y_embedder.embedding_table.weight)
         if self.in_context_len:
             small.append(self.in_context_posemb)
         for weight in small:
             nn.init.normal_(weight, std=0.02)
-        for layer in [
-            *(block.adaLN_modulation[1] for block in self.blocks),
-            self.final_layer.adaLN_modulation[1],
-        ]:
-            nn.init.zeros_(layer.weight)
-        nn.init.zeros_(self.final_layer.linear.weight)
+        for name, weight in self.named_parameters():
+            if name.endswith(("adaLN_modulation.1.weight", "final_layer.linear.weight")):
+                nn.init.zeros_(weight)
 
     @property
     def last_layer(self) -> nn.Linear:

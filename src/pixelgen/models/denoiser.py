@@ -13,7 +13,7 @@ class Denoiser(nn.Module):
     `forward(x_t, t, condition)` takes noisy images (B, C, H, W), times (B,) in [0, 1] (0 is noise) and the condition,
     and returns the predicted clean images, shaped like `x_t`.
 
-    Subclasses set `self.blocks`, implement `forward_with_features` and, if conditional, `drop_condition`.
+    Subclasses set `blocks` and `hidden_size` and implement `forward_with_features`, `null_condition`, `last_layer`.
 
     Args:
         image_size: side of the training images in pixels.
@@ -23,10 +23,9 @@ class Denoiser(nn.Module):
     """
 
     blocks: nn.ModuleList
+    hidden_size: int
 
-    def __init__(
-        self, image_size: int, patch_size: int, in_channels: int = 3, num_classes: int | None = None
-    ) -> None:
+    def __init__(self, image_size: int, patch_size: int, in_channels: int = 3, num_classes: int | None = None) -> None:
         super().__init__()
         if image_size <= 0 or patch_size <= 0 or image_size % patch_size:
             raise ValueError(

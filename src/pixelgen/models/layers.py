@@ -59,7 +59,8 @@ class TimestepEmbedder(nn.Module):
 
     def __init__(self, dim: int, max_period: float = 10_000.0, frequencies: int = 256) -> None:
         super().__init__()
-        self.mlp = nn.Sequential(nn.Linear(frequencies, dim), nn.SiLU(), nn.Linear(dim, dim))
+        first, last = nn.Linear(frequencies, dim), nn.Linear(dim, dim)
+        self.mlp = nn.Sequential(first, nn.SiLU(), last)
         self.max_period = max_period
         self.frequencies = frequencies
 
@@ -69,7 +70,8 @@ class TimestepEmbedder(nn.Module):
         k = torch.arange(half, device=t.device, dtype=torch.float32)
         angles = t.float()[:, None] * self.max_period ** (-k / half)
         embedding = torch.cat([angles.cos(), angles.sin()], dim=-1)
-        return self.mlp(embedding.to(self.mlp[0].weight.dtype))
+        weight = next(self.mlp.parameters())
+        return self.mlp(embedding.to(weight.dtype))
 
 
 class LabelEmbedder(nn.Module):

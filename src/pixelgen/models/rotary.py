@@ -10,17 +10,13 @@ from torch import Tensor
 
 @lru_cache(maxsize=64)
 @torch.inference_mode(False)
-def rotary_table(
-    head_dim: int, rows: int, columns: int, unrotated: int, device: torch.device
-) -> tuple[Tensor, Tensor]:
+def rotary_table(head_dim: int, rows: int, columns: int, unrotated: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Cosines and sines, each (unrotated + rows·columns, head_dim/2), one angle per pair of head dimensions.
 
     `freq_k = 10000^(-2k/(head_dim/2))` for k < head_dim/4; positions are 0 … n-1 on each axis. The first `unrotated`
     tokens get angle 0. Tables are remembered, so they must not be changed in place.
     """
-    frequency = 10_000.0 ** (
-        -2 * torch.arange(head_dim // 4, dtype=torch.float64, device="cpu") / (head_dim // 2)
-    )
+    frequency = 10_000.0 ** (-2 * torch.arange(head_dim // 4, dtype=torch.float64, device="cpu") / (head_dim // 2))
     row, column = torch.meshgrid(
         torch.arange(rows, dtype=torch.float64, device="cpu"),
         torch.arange(columns, dtype=torch.float64, device="cpu"),

@@ -1,0 +1,197 @@
+"""Checkpoints that are complete or not there, under names that never need a version number."""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from torch import Tensor
+
+from pixelgen.callbacks.throughput import pause
+
+
+class Checkpoint(ModelCheckpoint):
+    """Saves `<run>/checkpoints/step_0001000.ckpt` every n steps and after the last one.
+
+    `last.ckpt` always is the newest one and `best.ckpt` the one with the best `monitor`. They share disk space with
+    the numbered files where the file system has hard links. Everything is written under another name first, so that
+    neither a crash nor a full disk damages a checkpoint.
+
+    Args:
+        every_n_steps: optimizer steps between two checkpoints.
+        keep_last: how many numbered checkpoints to keep; null keeps all.
+        monitor: name of a logged value, such as `fid`; whenever a better one appears, `best.ckpt` is saved.
+        mode: whether a lower (`min`) or a higher (`max`) value is better.
+    """
+
+    def __init__(
+        self, every_n_steps: int = 1000, keep_last: int | None = 2, monitor: str | None = None, mode: str = "min"
+    ) -> None:
+        if keep_last is not None and keep_last < 1:
+            raise ValueError(f"keep_last must be at least 1, got {keep_last}: use null to keep all checkpoints")
+        super().__init__(
+            filename="step_{step:07d}",
+            monitor=monitor,
+            mode=mode,
+            save_top_k=-1,
+            every_n_train_steps=every_n_steps,
+            auto_insert_metric_name=False,
+            enable_version_counter=False,
+        )
+        self.every_n_steps = every_n_steps
+        self.keep_last = keep_last
+        self._seen: float | None = None
+
+    @property
+    def state_key(self) -> str:
+        """One state, whatever the arguments: they may change when a run is resumed."""
+        return type(self).__qualname__
+
+    @property
+    def folder(self) -> Path:
+        """Where checkpoints go, once training has begun."""
+        assert self.dirpath is not None
+        return Path(self.dirpath)
+
+    # --- hooks
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Find the folder of the run."""
+        self._place(trainer)
+        super().setup(trainer, pl_module, stage)
+
+    def _place(self, trainer: Trainer) -> None:
+        if self.dirpath is None:
+            self.dirpath = os.path.join(trainer.default_root_dir, "checkpoints")
+
+    def _find_last_checkpoints(self, trainer: Trainer) -> set[str]:
+        self._place(trainer)  # `fit(ckpt_path="last")` asks before `setup`
+        return super()._find_last_checkpoints(trainer)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Save every n-th step, and whenever the monitored value has got better."""
+        step = trainer.global_step
+        if step > 0 and step % self.every_n_steps == 0:
+            self.save(trainer)
+        self._save_if_best(trainer)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Nothing: checkpoints go by steps."""
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save if validation found the monitored value better."""
+        self._save_if_best(trainer)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save the result, unless its step is saved already."""
+        self.save(trainer)
+        self._save_if_best(trainer)
+
+    # --- saving
+
+    def save(self, trainer: Trainer) -> None:
+        """Save the present step, unless that has been done; let `last.ckpt` follow, and drop old checkpoints."""
+        if self._should_skip_saving_checkpoint(trainer):
+            return
+        path = self.folder / f"step_{trainer.global_step:07d}.ckpt"
+        last = self.folder / "last.ckpt"
+        self._write(trainer, path)
+        self._last_global_step_saved = trainer.global_step
+        self.last_model_path = str(last)
+        if trainer.is_global_zero:
+            _link(path, last)
+            self._drop_old(trainer)
+        trainer.strategy.barrier("checkpoint")
+
+    def _save_if_best(self, trainer: Trainer) -> None:
+        value = None if self.monitor is None else trainer.callback_metrics.get(self.monitor)
+        if value is None or trainer.sanity_checking or trainer.state.fn != "fit" or trainer.fast_dev_run:
+            return
+        score = float(value)
+        fresh, self._seen = score != self._seen, score
+        best = self.best_model_score
+        sign = 1 if self.mode == "min" else -1
+        better = best is None or sign * score < sign * float(best)
+        if not fresh or math.isnan(score) or not trainer.strategy.broadcast(better):
+            return
+        self.best_model_score = self.current_score = value.detach().cpu()
+        self.best_model_path = str(self.folder / "best.ckpt")
+        self._write(trainer, Path(self.best_model_path))
+
+    def _write(self, trainer: Trainer, path: Path) -> None:
+        """Save under another name, then rename.
+
+        Raises:
+            OSError: if the file cannot be written; the former checkpoint is still there.
+        """
+        unfinished = path.with_name(f".{path.name}.unfinished")
+        with pause(trainer):
+            try:
+                trainer.save_checkpoint(unfinished)
+                if trainer.is_global_zero:
+                    _rename(unfinished, path)
+            except OSError as error:
+                _remove(unfinished)
+                raise OSError(
+                    f"could not write the checkpoint {path} ({error}): free some space or change the run's folder, "
+                    "then resume from last.ckpt, which is intact"
+                ) from error
+            trainer.strategy.barrier("checkpoint")
+
+    def _drop_old(self, trainer: Trainer) -> None:
+        if self.keep_last is None:
+            return
+        resumed = None if trainer.ckpt_path is None else Path(trainer.ckpt_path).resolve()
+        numbered = sorted(self.folder.glob("step_*.ckpt"))
+        past = [path for path in numbered if int(path.stem[5:]) <= trainer.global_step]
+        for path in past[: -self.keep_last]:
+            if path.resolve() != resumed:
+                _remove(path)
+
+    # --- state
+
+    def state_dict(self) -> dict[str, Any]:
+        """The best value so far, and the last one seen."""
+        best = self.best_model_score
+        return {"best": None if best is None else float(best), "seen": self._seen, "monitor": self.monitor}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue from the best value so far, if the same value is still monitored."""
+        if state_dict["monitor"] == self.monitor and state_dict["best"] is not None:
+            self.best_model_score = Tensor([state_dict["best"]]).squeeze()
+            self.best_model_path = str(self.folder / "best.ckpt")
+            self._seen = state_dict["seen"]
+
+
+def _link(path: Path, name: Path) -> None:
+    """Let `name` be another name of `path`: a hard link, a symbolic link to a folder, or a copy."""
+    unfinished = name.with_name(f".{name.name}.unfinished")
+    _remove(unfinished)
+    if path.is_dir():  # a sharded checkpoint
+        unfinished.symlink_to(path.name)
+    else:
+        try:
+            os.link(path, unfinished)
+        except OSError:
+            shutil.copyfile(path, unfinished)
+    _rename(unfinished, name)
+
+
+def _rename(unfinished: Path, path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():  # files are replaced atomically, folders cannot be
+        shutil.rmtree(path)
+    os.replace(unfinished, path)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

@@ -1,0 +1,266 @@
+"""Exponential moving averages of the denoiser's weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+Weights = dict[str, Tensor]  # by parameter name
+
+
+def power_function_gamma(width: float) -> float:
+    """Exponent γ of EDM2's power-function average of relative width σ (Karras et al., arXiv:2312.02696, eq. 126).
+
+    The largest real root of γ³ + 7γ² + (16 - σ⁻²)γ + 12 - σ⁻²: 0.10 → 6.937, 0.05 → 16.972.
+    """
+    roots = np.roots([1.0, 7.0, 16.0 - width**-2, 12.0 - width**-2])
+    return float(roots.real[np.abs(roots.imag) < 1e-9].max())
+
+
+class EMA(Callback):
+    """Averages of the denoiser's trainable weights: constant decays and EDM2 power functions, any number at once.
+
+    Averages are float32, advance once per optimizer step, are stored in checkpoints beside the raw weights, and
+    take the raw weights' place during validation and in `with ema.average(pl_module): ...`. List this callback
+    before those that sample, so that they see the newest average.
+
+    Args:
+        decays: decay per optimizer step of each constant average.
+        widths: relative width of each power-function average (EDM2 uses 0.05 and 0.10).
+        every_n_steps: optimizer steps between two updates; the decay accounts for it.
+        evaluate: validate with the first average instead of the raw weights.
+        warmup: limit each decay to (1 + step) / (10 + step), so that averages of short runs forget the start.
+    """
+
+    def __init__(
+        self,
+        decays: Sequence[float] = (0.9999,),
+        widths: Sequence[float] = (),
+        every_n_steps: int = 1,
+        evaluate: bool = True,
+        warmup: bool = False,
+    ) -> None:
+        if not all(0 <= decay < 1 for decay in decays):
+            raise ValueError(f"decays must be at least 0 and below 1, got {list(decays)}: 0.9999 is usual")
+        if not all(0 < width < 0.28 for width in widths):
+            raise ValueError(f"relative widths must lie between 0 and 0.28, got {list(widths)}: 0.05 and 0.1 are usual")
+        if not decays and not widths:
+            raise ValueError("there is nothing to average: give `decays` or `widths`, or leave out the callback")
+        if every_n_steps < 1:
+            raise ValueError(f"every_n_steps must be at least 1, got {every_n_steps}")
+        self._decays = {repr(float(decay)): float(decay) for decay in decays}
+        self._gammas = {_width_name(width): power_function_gamma(width) for width in widths}
+        self.every_n_steps = every_n_steps
+        self.evaluate = evaluate
+        self.warmup = warmup
+        self._shadows: dict[str, Weights] = {}
+        self._loaded: dict[str, Weights] | None = None
+        self._raw: Weights = {}
+        self._active: str | None = None
+        self._step = 0  # optimizer step of the last update
+        self._resumed = False
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the averages, such as ["0.9999", "width0.10"]; the first is the one used by default."""
+        return [*self._decays, *self._gammas]
+
+    def beta(self, name: str, step: int, dt: int = 1) -> float:
+        """How much of an average survives an update at optimizer step `step` that covers `dt` steps."""
+        if name in self._gammas:
+            return float((1 - dt / step) ** (self._gammas[name] + 1))
+        decay = self._decays[name]
+        return float((min(decay, (1 + step) / (10 + step)) if self.warmup else decay) ** dt)
+
+    # --- averaging
+
+    @torch.inference_mode(False)
+    @torch.no_grad()
+    def _create(self, pl_module: LightningModule) -> None:
+        """Fill the averages from the checkpoint, if one was loaded, else from the present weights."""
+        parameters = _parameters(pl_module)
+        loaded, self._loaded = self._loaded, None
+        if loaded is not None:
+            self._shadows = {name: _placed(loaded[name], parameters, name) for name in self.names}
+        elif not self._shadows:
+            self._shadows = {name: _copied(parameters) for name in self.names}
+
+    @torch.no_grad()
+    def update(self, pl_module: LightningModule, step: int) -> None:
+        """Move every average towards the present weights, which `step` optimizer steps have made."""
+        if self._active is not None:
+            raise RuntimeError(f"cannot average while the weights are swapped for average {self._active!r}")
+        parameters = _parameters(pl_module)
+        for name, shadow in self._shadows.items():
+            weights = [parameters[key].to(value.dtype) for key, value in shadow.items()]
+            torch._foreach_lerp_(list(shadow.values()), weights, 1 - self.beta(name, step, step - self._step))
+        self._step = step
+
+    # --- swapping
+
+    @contextmanager
+    def average(self, pl_module: LightningModule, name: str | float | None = None) -> Iterator[None]:
+        """Put an average in the place of the raw weights, and the former weights back afterwards, also on an error.
+
+        Args:
+            pl_module: the module whose denoiser was averaged.
+            name: one of `names`, or the decay; the first average if None.
+
+        Raises:
+            ValueError: if there is no such average.
+        """
+        name = self._resolve(name)
+        if not self._shadows:
+            self._create(pl_module)
+        former = self._active
+        self._activate(pl_module, name)
+        try:
+            yield
+        finally:
+            self._activate(pl_module, former)
+
+    def _resolve(self, name: str | float | None) -> str:
+        if name is None:
+            return self.names[0]
+        name = name if isinstance(name, str) else repr(float(name))
+        if name not in self.names:
+            raise ValueError(f"there is no average {name!r}: this run has {self.names}")
+        return name
+
+    @torch.inference_mode(False)  # copies made in inference mode could never train again
+    @torch.no_grad()
+    def _activate(self, pl_module: LightningModule, name: str | None) -> None:
+        if name == self._active:
+            return
+        parameters = _parameters(pl_module)
+        if self._active is None:
+            self._raw = {key: value.detach().clone() for key, value in parameters.items()}
+        source = self._raw if name is None else self._shadows[name]
+        for key, parameter in parameters.items():
+            parameter.copy_(source[key])
+        self._active = name
+        if name is None:
+            self._raw = {}
+
+    # --- hooks
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Create the averages beside the parameters, which are on their device by now."""
+        self._create(pl_module)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start over where the run did not bring averages: a fresh run, or a checkpoint without them."""
+        behind = trainer.global_step - self._step
+        if not self._resumed and not 0 <= behind < self.every_n_steps:
+            self._shadows = {}
+            self._step = trainer.global_step
+        self._create(pl_module)  # sharded checkpoints are loaded after `on_fit_start`
+        self._resumed = False
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Update after every n-th optimizer step; batches that only accumulate gradients do not count."""
+        if trainer.global_step - self._step >= self.every_n_steps:
+            self.update(pl_module, trainer.global_step)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Validate with the first average."""
+        if self.evaluate and not self._shadows and self._loaded is not None:
+            self._create(pl_module)  # `trainer.validate` with a checkpoint
+        if self.evaluate and self._shadows:
+            self._activate(pl_module, self.names[0])
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Put the raw weights back."""
+        self._activate(pl_module, None)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Put the raw weights back."""
+        self._activate(pl_module, None)
+
+    # --- checkpoints
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Checkpoints hold the raw weights under `state_dict`, also when saved during validation."""
+        state = checkpoint["state_dict"]
+        stored = {key.replace("_orig_mod.", ""): key for key in state}
+        for key, raw in self._raw.items():
+            place = stored.get(f"denoiser.{key}")  # missing on all ranks but 0 when shards are gathered
+            sharded = place is not None and isinstance(state[place], DTensor)
+            value = raw if sharded else _full(raw)
+            if place is not None:
+                state[place] = value
+
+    def state_dict(self) -> dict[str, Any]:
+        """Full tensors and primitives, copied to the CPU so that later steps cannot change them."""
+        averages = self._shadows if self._loaded is None else self._loaded
+        copies = {
+            name: {key: _full(value).to("cpu", copy=True) for key, value in shadow.items()}
+            for name, shadow in averages.items()
+        }
+        return {"step": self._step, "averages": copies}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take over the averages of a checkpoint.
+
+        Raises:
+            ValueError: if it holds other averages than this callback was asked for.
+        """
+        stored = list(state_dict["averages"])
+        if set(stored) != set(self.names):
+            raise ValueError(
+                f"the checkpoint holds the averages {stored}, not {self.names}: resume with the same decays and "
+                "widths, or start a new run from its weights"
+            )
+        self._step = state_dict["step"]
+        self._loaded = state_dict["averages"]
+        self._resumed = True
+
+
+def _width_name(width: float) -> str:
+    return f"width{width:.2f}" if round(width, 2) == width else f"width{width!r}"
+
+
+def _parameters(pl_module: LightningModule) -> dict[str, nn.Parameter]:
+    """Trainable parameters of the denoiser, sharded ones in shards, without the marks that compilation leaves."""
+    denoiser = pl_module.denoiser
+    assert isinstance(denoiser, nn.Module)
+    for module in denoiser.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()
+    named = denoiser.named_parameters()
+    return {name.replace("_orig_mod.", ""): value for name, value in named if value.requires_grad}
+
+
+def _copied(parameters: dict[str, nn.Parameter]) -> Weights:
+    return {key: value.detach().to(torch.float32, copy=True) for key, value in parameters.items()}
+
+
+def _placed(loaded: Weights, parameters: dict[str, nn.Parameter], name: str) -> Weights:
+    """Full tensors of a checkpoint, on the devices and in the shards of the parameters they belong to."""
+    if loaded.keys() != parameters.keys():
+        differing = sorted(loaded.keys() ^ parameters.keys())
+        raise ValueError(
+            f"average {name!r} of the checkpoint belongs to another network (differing parameters: "
+            f"{differing[:3]}{' ...' if len(differing) > 3 else ''}): build the network it was trained with"
+        )
+    placed = {}
+    for key, parameter in parameters.items():
+        value = loaded[key].to(parameter.device, torch.float32, copy=True)
+        if isinstance(parameter, DTensor):
+            value = distribute_tensor(value, parameter.device_mesh, parameter.placements)
+        placed[key] = value
+    return placed
+
+
+def _full(value: Tensor) -> Tensor:
+    return value.full_tensor() if isinstance(value, DTensor) else value

@@ -1,0 +1,228 @@
+"""Fréchet distances of generated images during training."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_warn
+from torch import Tensor
+from torchmetrics import Metric
+
+from pixelgen.callbacks.interlude import Schedule, find_ema, interlude, log
+from pixelgen.encoders.frozen import FeatureExtractor
+from pixelgen.encoders.inception import Inception
+from pixelgen.flow import to_uint8
+from pixelgen.metrics.frechet import FeatureStatistics, Statistics
+from pixelgen.metrics.reference import FolderImages, reference_statistics
+
+
+class FID(Callback):
+    """Fréchet distance between generated and real images, logged as `fid` or `frechet/<extractor>`.
+
+    Only Inception features make a FID; a distance in other features is called by their name. Image i has class
+    i mod number of classes and seed `seed` + i whatever the number of processes, each process makes its share, and
+    only sums are exchanged. With an EMA callback the averaged weights are scored. Each evaluation appends its
+    protocol to `<run>/evaluations.jsonl`; the reference goes to `<run>/reference_<extractor>.npz`.
+
+    Args:
+        extractor: the feature extractor.
+        reference: an npz of statistics or a folder of images; the data module's training images if not given.
+        num_samples: how many images to generate. The distance falls as this grows: compare equal numbers only.
+        reference_samples: how many real images to use, evenly spaced over the data set; all if not given.
+        every_n_steps: optimizer steps between two evaluations, or null for none in between.
+        at_start: also before the first step.
+        at_end: also after the last step.
+        batch_size: images sampled at a time; does not change them.
+        seed: image i is made from seed + i.
+        decays: score the first average only, or all of them (the others as `fid/<average>`).
+        accuracy: a metric with `update(images, labels)`, given the same uint8 images (B, 3, H, W) and their classes.
+    """
+
+    def __init__(
+        self,
+        extractor: FeatureExtractor,
+        reference: Path | None = None,
+        num_samples: int = 50_000,
+        reference_samples: int | None = None,
+        every_n_steps: int | None = None,
+        at_start: bool = False,
+        at_end: bool = True,
+        batch_size: int = 64,
+        seed: int = 0,
+        decays: Literal["first", "all"] = "first",
+        accuracy: Metric | None = None,
+    ) -> None:
+        if num_samples < 2 or (reference_samples is not None and reference_samples < 2) or batch_size < 1:
+            raise ValueError("num_samples and reference_samples must be at least 2 and batch_size at least 1")
+        self.schedule = Schedule(every_n_steps, at_start, at_end)
+        self.extractor = extractor
+        self.reference = reference
+        self.num_samples = num_samples
+        self.reference_samples = reference_samples
+        self.batch_size = batch_size
+        self.seed = seed
+        self.decays = decays
+        self.accuracy = accuracy
+        self.history: list[dict[str, float]] = []
+        self._statistics: Statistics | None = None
+        if num_samples <= extractor.num_features:
+            rank_zero_warn(
+                f"{num_samples} samples are too few for {extractor.num_features} features: the Fréchet distance is "
+                "biased, and comparable only with others of the same number of samples"
+            )
+
+    @property
+    def name(self) -> str:
+        """What the distance is called in logs."""
+        return "fid" if isinstance(self.extractor, Inception) else f"frechet/{self.extractor.name}"
+
+    # --- hooks
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Forget the reference of an earlier fit, whose data may have been other."""
+        self._statistics = None
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Score the untrained network, if asked for."""
+        if self.schedule.start(trainer.global_step):
+            self.evaluate(trainer, pl_module)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Score every n-th step."""
+        if self.schedule.step(trainer.global_step):
+            self.evaluate(trainer, pl_module)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Score the result, unless the last step was one of the n-th ones."""
+        if self.schedule.end(trainer.global_step):
+            self.evaluate(trainer, pl_module)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Every value so far."""
+        return {"history": [dict(entry) for entry in self.history]}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take over the values so far."""
+        self.history = [dict(entry) for entry in state_dict["history"]]
+
+    # --- evaluation
+
+    def evaluate(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, float]:
+        """Generate, score and log; the same values on every rank."""
+        ema = find_ema(trainer)
+        averages: list[str | None] = [None]
+        if ema is not None:
+            averages = list(ema.names) if self.decays == "all" else [ema.names[0]]
+        values: dict[str, float] = {}
+        for i, average in enumerate(averages):
+            with interlude(trainer, pl_module, average):
+                scores = self._score(trainer, pl_module)
+            values |= {name if i == 0 else f"{name}/{average}": value for name, value in scores.items()}
+            self._record(trainer, pl_module, average, scores)
+        log(trainer, values)
+        self.history.append({"step": trainer.global_step, **values})
+        return values
+
+    def _score(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, float]:
+        self.extractor.to(pl_module.device)
+        real = self._reference(trainer, pl_module)
+        features = FeatureStatistics(self.extractor.num_features).to(pl_module.device)
+        if self.accuracy is not None:
+            self.accuracy.to(pl_module.device).reset()
+        for images, labels in self._images(trainer, pl_module):
+            features.update(self.extractor(images))
+            if self.accuracy is not None and labels is not None:
+                self.accuracy.update(images, labels)
+        mu, sigma = features.compute()
+        # the decomposition may round differently on different machines: all ranks take the first one's number
+        distance = Statistics(mu, sigma).distance(real) if trainer.is_global_zero else 0.0
+        scores = {self.name: trainer.strategy.broadcast(distance)}
+        if self.accuracy is not None:
+            computed = self.accuracy.compute()
+            named = computed if isinstance(computed, dict) else {type(self.accuracy).__name__.lower(): computed}
+            scores |= {name: float(value) for name, value in named.items()}
+        return scores
+
+    def _images(self, trainer: Trainer, pl_module: LightningModule) -> Iterator[tuple[Tensor, Tensor | None]]:
+        """This rank's images, uint8, and their classes."""
+        num_classes: int | None = pl_module.denoiser.num_classes  # type: ignore[union-attr, assignment]
+        rank, world_size = trainer.global_rank, trainer.world_size
+        # equally many on every rank, as sharded networks need; those past the end are made and dropped
+        indices = [rank + world_size * i for i in range(math.ceil(self.num_samples / world_size))]
+        for start in range(0, len(indices), self.batch_size):
+            batch = indices[start : start + self.batch_size]
+            labels = None if num_classes is None else torch.tensor([i % num_classes for i in batch])
+            labels = None if labels is None else labels.to(pl_module.device)
+            seeds = [self.seed + i for i in batch]
+            images = pl_module.sample(labels, seeds, batch_size=self.batch_size)  # type: ignore[operator]
+            wanted = sum(i < self.num_samples for i in batch)
+            if wanted:
+                yield to_uint8(images[:wanted]), None if labels is None else labels[:wanted]
+
+    def _reference(self, trainer: Trainer, pl_module: LightningModule) -> Statistics:
+        if self._statistics is None:
+            self._statistics = self._compute_reference(trainer, pl_module)
+            if trainer.is_global_zero:
+                file = f"reference_{self.extractor.name.replace('/', '_')}.npz"
+                self._statistics.save(Path(trainer.default_root_dir) / file)
+        return self._statistics
+
+    def _compute_reference(self, trainer: Trainer, pl_module: LightningModule) -> Statistics:
+        if self.reference is not None and not self.reference.is_dir():
+            return Statistics.load(self.reference, self.extractor)
+        datamodule: Any = trainer.datamodule  # type: ignore[attr-defined]
+        if self.reference is not None:
+            size: int = pl_module.denoiser.image_size  # type: ignore[union-attr, assignment]
+            dataset: Any = FolderImages(self.reference, size)
+        elif datamodule is not None:
+            dataset = datamodule.train_dataset()
+        else:
+            raise ValueError("there is no data module to take real images from: pass `reference` to FID")
+        return reference_statistics(
+            dataset,
+            self.extractor,
+            self.reference_samples,
+            batch_size=self.batch_size,
+            num_workers=getattr(datamodule, "num_workers", 0),
+            rank=trainer.global_rank,
+            world_size=trainer.world_size,
+        )
+
+    def _record(
+        self, trainer: Trainer, pl_module: LightningModule, average: str | None, scores: dict[str, float]
+    ) -> None:
+        """Append the numbers and all that they depend on."""
+        if not trainer.is_global_zero or self._statistics is None:
+            return
+        record = {
+            "step": trainer.global_step,
+            **scores,
+            "samples": self.num_samples,
+            "classes": "equal counts",
+            "seed": self.seed,
+            "average": average,
+            "sampler": _describe(pl_module.sampler),
+            "extractor": self.extractor.name,
+            "weights_sha256": self.extractor.weights_sha256,
+            "reference": "training images" if self.reference is None else self.reference.name,
+            "reference_samples": self._statistics.n,
+            "reference_fingerprint": self._statistics.fingerprint,
+        }
+        with (Path(trainer.default_root_dir) / "evaluations.jsonl").open("a") as file:
+            file.write(json.dumps(record) + "\n")
+
+
+def _describe(sampler: Any) -> dict[str, Any]:
+    """A sampler's class and settings."""
+    settings = {name: value for name, value in vars(sampler).items() if not name.startswith("_")}
+    return {"sampler": type(sampler).__name__} | {
+        name: value if isinstance(value, int | float | str | bool) else str(value) for name, value in settings.items()
+    }

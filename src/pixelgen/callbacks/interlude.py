@@ -1,0 +1,110 @@
+"""Interludes: pauses of training in which images are sampled, and after which nothing has changed."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+
+import numpy as np
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from torch import nn
+
+from pixelgen.callbacks.ema import EMA
+from pixelgen.callbacks.throughput import pause
+
+
+def find_ema(trainer: Trainer) -> EMA | None:
+    """The EMA callback of a trainer, if it has one."""
+    return next((callback for callback in trainer.callbacks if isinstance(callback, EMA)), None)  # type: ignore[attr-defined]
+
+
+@contextmanager
+def interlude(trainer: Trainer, pl_module: LightningModule, average: str | None = None) -> Iterator[None]:
+    """Evaluation mode, no gradients and averaged weights; everything is put back on leaving, also on an error.
+
+    The global random generators of torch, numpy and Python, and the mode of every submodule, are as before
+    afterwards, so that an interlude never changes the result of a training run.
+
+    Args:
+        trainer: the running trainer.
+        pl_module: its module.
+        average: which average to use (a name out of `EMA.names`); the first one if None, the raw weights if
+            there is no EMA callback.
+    """
+    ema = find_ema(trainer)
+    weights = nullcontext() if ema is None else ema.average(pl_module, average)
+    with pause(trainer), _random_state(pl_module.device), _evaluation(pl_module), weights, torch.no_grad():
+        yield
+
+
+@contextmanager
+def _random_state(device: torch.device) -> Iterator[None]:
+    python, legacy = random.getstate(), np.random.get_state()
+    devices = [device] if device.type == "cuda" else []  # forking every GPU would open a context on each
+    try:
+        with torch.random.fork_rng(devices):
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(legacy)
+
+
+@contextmanager
+def _evaluation(module: nn.Module) -> Iterator[None]:
+    modes = {submodule: submodule.training for submodule in module.modules()}
+    module.eval()
+    try:
+        yield
+    finally:
+        for submodule, training in modes.items():
+            submodule.training = training
+
+
+def log(trainer: Trainer, values: Mapping[str, float]) -> None:
+    """Give values to every logger at the current step, and to `trainer.callback_metrics` for callbacks to watch.
+
+    `self.log` refuses in several hooks (`on_train_end` among them), and elsewhere logs only every
+    `log_every_n_steps`.
+    """
+    for logger in trainer.loggers:
+        logger.log_metrics(dict(values), step=trainer.global_step)
+        logger.save()
+    trainer.callback_metrics.update({name: torch.tensor(value) for name, value in values.items()})
+
+
+class Schedule:
+    """When something is due: before training, every n optimizer steps, after training; never twice at a step.
+
+    Args:
+        every_n_steps: optimizer steps between two times, or None for never in between.
+        at_start: before the first step of a fresh run.
+        at_end: after the last step.
+    """
+
+    def __init__(self, every_n_steps: int | None, at_start: bool, at_end: bool) -> None:
+        if every_n_steps is not None and every_n_steps < 1:
+            raise ValueError(f"every_n_steps must be at least 1, got {every_n_steps}: use null for never")
+        self.every_n_steps = every_n_steps
+        self.at_start = at_start
+        self.at_end = at_end
+        self._last: int | None = None
+
+    def start(self, step: int) -> bool:
+        """Due at the start of training?"""
+        self._last = step if step > 0 else None  # a resumed run did this step before it stopped
+        return step == 0 and self.at_start and self._once(step)
+
+    def step(self, step: int) -> bool:
+        """Due after a batch that ended at optimizer step `step`? Batches that only accumulate are not counted."""
+        due = step > 0 and self.every_n_steps is not None and step % self.every_n_steps == 0
+        return due and self._once(step)
+
+    def end(self, step: int) -> bool:
+        """Due at the end of training?"""
+        return self.at_end and self._once(step)
+
+    def _once(self, step: int) -> bool:
+        fresh, self._last = step != self._last, step
+        return fresh

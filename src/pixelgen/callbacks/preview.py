@@ -1,0 +1,130 @@
+"""Pictures of the same seeds while training goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
+from PIL import Image, ImageDraw
+from torch import Tensor
+from torchvision.utils import make_grid
+
+from pixelgen.callbacks.interlude import Schedule, interlude
+from pixelgen.flow import to_uint8
+
+PADDING = 2  # pixels between the images of a grid
+MARGIN = 80  # pixels left of a row of `progress.png`, where its step is written
+STRIP = 8  # images in a row of `progress.png`
+ROWS = 16  # rows of `progress.png` at most
+
+
+class Preview(Callback):
+    """Samples the same seeds again and again, with the first average if there is an EMA callback.
+
+    Writes `<run>/previews/step_0001000.png`, a grid of all images, and `<run>/previews/progress.png`, the first
+    eight images at every step, one row each; the grid also goes to loggers that take images. The result of the
+    training run does not depend on previews.
+
+    Args:
+        every_n_steps: optimizer steps between two previews, or null for none in between.
+        num_images: images in a preview.
+        columns: images in a row of the grid.
+        seed: image i is made from seed + i.
+        labels: class of each image, repeated if there are fewer than images; spread over all classes if not given.
+        at_start: also before the first step.
+        at_end: also after the last step.
+    """
+
+    def __init__(
+        self,
+        every_n_steps: int | None = 1000,
+        num_images: int = 16,
+        columns: int = 8,
+        seed: int = 0,
+        labels: Sequence[int] | None = None,
+        at_start: bool = False,
+        at_end: bool = True,
+    ) -> None:
+        if num_images < 1 or columns < 1:
+            raise ValueError(f"num_images and columns must be at least 1, got {num_images} and {columns}")
+        self.schedule = Schedule(every_n_steps, at_start, at_end)
+        self.num_images = num_images
+        self.columns = columns
+        self.seed = seed
+        self.labels = None if labels is None else list(labels)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Preview the untrained network, if asked for."""
+        if self.schedule.start(trainer.global_step):
+            self.preview(trainer, pl_module)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Preview every n-th step."""
+        if self.schedule.step(trainer.global_step):
+            self.preview(trainer, pl_module)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Preview the result, unless the last step was one of the n-th ones."""
+        if self.schedule.end(trainer.global_step):
+            self.preview(trainer, pl_module)
+
+    def preview(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Sample on every rank (sharded networks need all of them); write on rank 0."""
+        condition = self._condition(pl_module.denoiser.num_classes)  # type: ignore[union-attr, arg-type]
+        seeds = range(self.seed, self.seed + self.num_images)
+        with interlude(trainer, pl_module):
+            images = to_uint8(pl_module.sample(condition, list(seeds))).cpu()  # type: ignore[operator]
+        if trainer.is_global_zero:
+            self._write(trainer, images)
+        trainer.strategy.barrier("preview")
+
+    def _condition(self, num_classes: int | None) -> list[int] | None:
+        if num_classes is None:
+            return None
+        if self.labels is not None:
+            return [self.labels[i % len(self.labels)] for i in range(self.num_images)]
+        if self.num_images >= num_classes:
+            return [i % num_classes for i in range(self.num_images)]
+        return [i * num_classes // self.num_images for i in range(self.num_images)]
+
+    def _write(self, trainer: Trainer, images: Tensor) -> None:
+        grid = make_grid(images, nrow=self.columns, padding=PADDING, pad_value=255)
+        folder = Path(trainer.default_root_dir) / "previews"
+        folder.mkdir(parents=True, exist_ok=True)
+        picture = Image.fromarray(grid.permute(1, 2, 0).numpy())
+        picture.save(folder / f"step_{trainer.global_step:07d}.png")
+        self._write_progress(folder, trainer.global_step, images.shape[-2:])
+        for logger in trainer.loggers:
+            if isinstance(logger, TensorBoardLogger):
+                logger.experiment.add_image("preview", grid, trainer.global_step)
+            elif hasattr(logger, "log_image"):  # Weights & Biases and those that follow its lead
+                logger.log_image(key="preview", images=[picture], step=trainer.global_step)
+
+    def _write_progress(self, folder: Path, step: int, size: torch.Size) -> None:
+        """Put `progress.png` together from the pictures in the folder, so that a resumed run continues it."""
+        steps = [(int(path.stem[5:]), path) for path in sorted(folder.glob("step_*.png"))]
+        steps = [(at, path) for at, path in steps if at <= step]
+        chosen = sorted({round(i) for i in np.linspace(0, len(steps) - 1, ROWS)})
+        height, width = size
+        columns = min(STRIP, self.num_images, self.columns)
+        canvas = Image.new(
+            "RGB", (MARGIN + columns * (width + PADDING), len(chosen) * (height + PADDING) + PADDING), "white"
+        )
+        draw = ImageDraw.Draw(canvas)
+        for row, index in enumerate(chosen):
+            at, path = steps[index]
+            top = PADDING + row * (height + PADDING)
+            with Image.open(path) as grid:
+                first = grid.crop((PADDING, PADDING, PADDING + columns * (width + PADDING), PADDING + height))
+                canvas.paste(first, (MARGIN, top))
+            draw.text((PADDING, top + height // 2), f"{at}", fill="black", anchor="lm")
+        unfinished = folder / ".progress.png"
+        canvas.save(unfinished)
+        unfinished.replace(folder / "progress.png")

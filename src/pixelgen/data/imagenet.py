@@ -1,0 +1,191 @@
+"""Folders of image files: ImageNet's layout, and anyone's own pictures."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from random import Random
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from .images import ImageData, Item, centre_crop
+
+EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
+
+
+def load_rgb(path: str | Path) -> Image.Image:
+    """Read an image file as RGB (see `to_rgb`).
+
+    Raises:
+        ValueError: Naming the file, if it cannot be read.
+    """
+    try:
+        with Image.open(path) as image:
+            return to_rgb(image)
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise ValueError(f"{path} cannot be read as an image ({error}): repair or delete that file") from error
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """RGB of 8 bits from any mode: transparent pixels over white, 16-bit grey scaled down."""
+    if image.mode.startswith("I"):  # Pillow would clip these at 255
+        image = Image.fromarray((np.array(image) >> 8).astype(np.uint8))
+    if image.mode in {"LA", "La", "PA", "RGBa"} or "transparency" in image.info:
+        image = image.convert("RGBA")
+    if image.mode != "RGBA":
+        return image.convert("RGB")
+    return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+
+
+class ImageFolderDataset(Dataset[Item]):
+    """Image files, centre-cropped; with `flip`, mirrored or not as (seed, key) decides.
+
+    Args:
+        files: Paths of the files.
+        labels: The class of each file; None if unlabelled.
+        image_size: Side of the crops in pixels.
+        flip: Mirror about half of the samples left to right.
+        seed: Fixes which samples are mirrored in which epoch.
+    """
+
+    def __init__(
+        self, files: list[str], labels: list[int] | None, image_size: int, flip: bool = False, seed: int = 0
+    ) -> None:
+        # arrays of bytes, not lists: a worker that touches an object's reference count copies its memory page
+        self._files = np.array([os.fsencode(file) for file in files])
+        self._labels = None if labels is None else np.array(labels)
+        self.image_size, self.flip, self.seed = image_size, flip, seed
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def __getitem__(self, key: int) -> Item:
+        index = key % len(self)
+        item: Item = {"image": self._pixels(key, os.fsdecode(self._files[index]))}
+        if self._labels is not None:
+            item["label"] = int(self._labels[index])
+        return item
+
+    def __iter__(self) -> Iterator[Item]:
+        """One epoch in order."""
+        return (self[index] for index in range(len(self)))
+
+    def _pixels(self, key: int, path: str) -> Tensor:
+        pixels = np.array(centre_crop(load_rgb(path), self.image_size))
+        if self.flip and Random((self.seed << 64) + key).random() < 0.5:
+            pixels = pixels[:, ::-1]
+        return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
+
+
+class ImageFolderData(ImageData):
+    """Images in folders, centre-cropped as in ADM.
+
+    Either `root/train/<class>/*.jpg` with or without `root/val/<class>/*.jpg` (ImageNet's layout), or
+    `root/<class>/*.jpg`, or `root/*.jpg` without classes (then there are no labels). The sorted names of the class
+    folders are the class names. Files: jpg, jpeg, png, webp, bmp, in folders below a class folder too. Transparent
+    pixels become white.
+
+    Args:
+        root: The folder.
+        image_size: Side of the crops in pixels.
+        batch_size: Images per batch and process.
+        num_workers: Loading processes per training process.
+        seed: Fixes the order of the samples and the flips.
+        flip: Mirror half of the training images left to right. No published PixelGen recipe does.
+
+    Raises:
+        ValueError: If the folder is missing, holds no images, has an empty class folder, a validation class without
+            training images, or an unreadable first image in some class.
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        image_size: int = 256,
+        batch_size: int = 32,
+        num_workers: int = 0,
+        seed: int = 0,
+        flip: bool = False,
+    ) -> None:
+        super().__init__(image_size, batch_size, num_workers, seed)
+        self.root, self.flip = Path(root).expanduser(), flip
+        if not self.root.is_dir():
+            raise ValueError(f"the image folder {self.root} does not exist: set root to the folder of your images")
+        has_train = (self.root / "train").is_dir()
+        self._train_root = self.root / "train" if has_train else self.root
+        self._val_root = self.root / "val" if has_train and (self.root / "val").is_dir() else None
+        self.class_names = _class_names(self._train_root)
+        self._datasets: dict[Path, ImageFolderDataset] = {}
+
+    def setup(self, stage: str | None = None) -> None:
+        """List the files and try the first image of each class."""
+        self.train_dataset()
+        self.val_dataset()
+
+    def train_dataset(self) -> ImageFolderDataset:
+        """The training images."""
+        return self._dataset(self._train_root, self.flip)
+
+    def val_dataset(self) -> ImageFolderDataset | None:
+        """The images under `root/val`, never mirrored; None if there is no such folder."""
+        return None if self._val_root is None else self._dataset(self._val_root, False)
+
+    def _dataset(self, folder: Path, flip: bool) -> ImageFolderDataset:
+        if folder not in self._datasets:
+            files, labels = _labelled_files(folder, self.class_names)
+            self._datasets[folder] = ImageFolderDataset(files, labels, self.image_size, flip, self.seed)
+        return self._datasets[folder]
+
+
+def _files(folder: Path) -> list[str]:
+    """Paths of the images anywhere below a folder, sorted; hidden ones (`._x.jpg` of some archives) left out."""
+    found = (os.path.join(parent, name) for parent, _, names in os.walk(folder) for name in names if _is_image(name))
+    return sorted(found)
+
+
+def _is_image(name: str) -> bool:
+    return name.lower().endswith(EXTENSIONS) and not name.startswith(".")
+
+
+def _class_names(folder: Path) -> list[str] | None:
+    """Sorted names of the class folders; None if the images lie directly in `folder`."""
+    entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
+    classes = [entry.name for entry in entries if entry.is_dir()]
+    loose = [entry for entry in entries if _is_image(entry.name) and entry.is_file()]
+    if classes and loose:
+        raise ValueError(
+            f"{folder} holds both images ({loose[0].name}) and folders ({classes[0]}): move the images into class "
+            "folders, or the folders away for unlabelled training"
+        )
+    if not classes and not loose:
+        raise ValueError(f"no images in {folder}: put {', '.join(EXTENSIONS)} files there, or one folder per class")
+    return classes or None
+
+
+def _labelled_files(folder: Path, class_names: list[str] | None) -> tuple[list[str], list[int] | None]:
+    """All files below a folder and their classes, after trying the first image of each class."""
+    if class_names is None:
+        files = _files(folder)
+        if not files:
+            raise ValueError(f"no images in {folder}: put {', '.join(EXTENSIONS)} files there")
+        load_rgb(files[0])
+        return files, None
+    found: list[str] = []
+    labels: list[int] = []
+    for name in _class_names(folder) or ():
+        if name not in class_names:
+            raise ValueError(f"{folder / name} is a class without training images: remove it or add it to train")
+        files = _files(folder / name)
+        if not files:
+            raise ValueError(f"the class folder {folder / name} has no images: add some or remove the folder")
+        load_rgb(files[0])
+        found += files
+        labels += [class_names.index(name)] * len(files)
+    if not found:
+        raise ValueError(f"{folder} has no class folders although the training images have: sort its images likewise")
+    return found, labels

@@ -1,0 +1,147 @@
+"""The base class of image data: batches, workers, sharding by rank and exact resuming."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningDataModule
+from lightning.pytorch.utilities import rank_zero_warn
+from PIL import Image
+from torch.utils.data import DataLoader, Dataset, DistributedSampler
+
+from .order import ResumableOrder
+
+Item = dict[str, Any]
+"""`image`: uint8 tensor (3, H, W); `label`: int, unless unlabelled; `caption`: str, where asked for."""
+
+
+def centre_crop(image: Image.Image, size: int) -> Image.Image:
+    """Square centre crop of size × size pixels as in ADM (arXiv:2105.05233) and every work that compares with it.
+
+    Halves with box resampling while the shorter side is at least twice `size`, resizes the shorter side to `size`
+    bicubically, then cuts out the centre.
+    """
+    while min(image.size) >= 2 * size:
+        image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
+    scale = size / min(image.size)
+    image = image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.BICUBIC)
+    left, upper = (image.width - size) // 2, (image.height - size) // 2
+    return image.crop((left, upper, left + size, upper + size))
+
+
+class ImageData(LightningDataModule):
+    """Square images in batches `{"image": uint8 (B, 3, H, W), "label": int64 (B,)}`.
+
+    A data set of your own: subclass this, set `class_names` (None if unlabelled), and return map-style data sets from
+    `train_dataset` and `val_dataset`. Their items are dicts as above without the batch dimension. A training item is
+    asked for by a key, epoch·len + index; take `key % len(self)` as the index and derive any random choice from
+    (seed, key), never from the worker's random state: then a resumed run is exactly the run that never stopped.
+
+    Args:
+        image_size: Side of the images in pixels.
+        batch_size: Images per batch and process.
+        num_workers: Loading processes per training process; 0 loads in the training process itself.
+        seed: Fixes the order of the samples and all random choices.
+    """
+
+    class_names: list[str] | None = None
+
+    def __init__(self, image_size: int, batch_size: int = 32, num_workers: int = 0, seed: int = 0) -> None:
+        super().__init__()
+        for name, value, least in (
+            ("image_size", image_size, 1),
+            ("batch_size", batch_size, 1),
+            ("num_workers", num_workers, 0),
+            ("seed", seed, 0),
+        ):
+            if value < least:
+                raise ValueError(f"{name} is {value}: give at least {least}")
+        self.image_size, self.batch_size, self.num_workers, self.seed = (
+            image_size,
+            batch_size,
+            num_workers,
+            seed,
+        )
+
+    @property
+    def num_classes(self) -> int | None:
+        """Number of classes, None if the images are unlabelled."""
+        return None if self.class_names is None else len(self.class_names)
+
+    @abstractmethod
+    def train_dataset(self) -> Dataset[Item]:
+        """Map-style data set of the training images."""
+
+    def val_dataset(self) -> Dataset[Item] | None:
+        """Map-style data set of held-out images; None if there are none."""
+        return None
+
+    def train_dataloader(self) -> DataLoader[Item]:
+        """Shuffled full batches of this rank's share, resuming where the trainer's progress says."""
+        dataset = self.train_dataset()
+        world_size, rank = self._shard()
+        order = ResumableOrder(
+            dataset,  # type: ignore[arg-type]
+            self.batch_size,
+            seed=self.seed,
+            world_size=world_size,
+            rank=rank,
+            consumed=self._batches_consumed,
+        )
+        return ResumableLoader(dataset, sampler=order, drop_last=True, **self._loading())
+
+    def val_dataloader(self) -> DataLoader[Item] | list[Any]:
+        """Held-out images in order; several ranks get equally many, padded by repeating. Empty list if none."""
+        dataset = self.val_dataset()
+        if dataset is None:
+            return []
+        world_size, rank = self._shard()
+        sampler: DistributedSampler[Item] | None
+        sampler = DistributedSampler(dataset, world_size, rank, shuffle=False) if world_size > 1 else None
+        return DataLoader(dataset, sampler=sampler, **self._loading())
+
+    def _loading(self) -> dict[str, Any]:
+        return {
+            "batch_size": self.batch_size,
+            "num_workers": self.num_workers,
+            "persistent_workers": self.num_workers > 0,
+            "pin_memory": torch.cuda.is_available(),
+            # a loader without its own generator draws from the global one, which would shift the training noise
+            "generator": torch.Generator().manual_seed(self.seed),
+        }
+
+    def _shard(self) -> tuple[int, int]:
+        """World size and rank; (1, 0) without a trainer."""
+        return (1, 0) if self.trainer is None else (self.trainer.world_size, self.trainer.global_rank)
+
+    def _batches_consumed(self) -> int:
+        """Batches trained on in all epochs; of Lightning's counters the one that an interrupted batch leaves alone."""
+        if self.trainer is None:
+            return 0
+        processed: int = self.trainer.fit_loop.epoch_loop.batch_progress.total.processed  # type: ignore[attr-defined]
+        return processed
+
+
+class ResumableLoader(DataLoader[Item]):
+    """A loader whose sampler is a `ResumableOrder`.
+
+    Its state tells Lightning that it can resume in mid-epoch, and warns when a checkpoint is continued in an order
+    other than its own.
+    """
+
+    sampler: ResumableOrder
+
+    def state_dict(self) -> dict[str, Any]:
+        """What identifies the order: seed, number of samples, global batch size."""
+        return self.sampler.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Compare with the order of the run being continued."""
+        changed = [f"{k} {state[k]} -> {v}" for k, v in self.state_dict().items() if state.get(k, v) != v]
+        if changed:
+            rank_zero_warn(
+                f"continuing with another order of samples than the checkpoint's ({', '.join(changed)}): "
+                "some samples of this epoch will repeat and others be skipped"
+            )

@@ -1,0 +1,114 @@
+"""Patch tokens of a frozen vision transformer, DINOv2 above all, with the published pre-processing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import timm
+import torch
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor
+from torch.nn import functional as F
+
+from pixelgen.encoders.frozen import IMAGENET_MEAN, IMAGENET_STD, PatchEncoder, check_weights, normalise
+
+
+class VisionTransformerPatches(PatchEncoder):
+    """Normed patch tokens of one block of a frozen vision transformer: one token per patch of the denoiser.
+
+    Images are normalised with ImageNet's statistics and resized (bicubic, no antialias) from H to `q·H/patch_size`,
+    q the transformer's own patch size: with DINOv2 and patches of 16, 256 px become 224 px and 16×16 tokens. The
+    position embedding is resampled as DINOv2 does it (bicubic, no antialias, scale factor `(n + 0.1)/n_native`).
+
+    Args:
+        network: timm vision transformer with a class token and an absolute position embedding.
+        layer: block whose output is used; blocks behind it are removed.
+        patch_size: the denoiser's patch size in pixels; image sides must be multiples of it.
+    """
+
+    def __init__(self, network: VisionTransformer, layer: int = 11, patch_size: int = 16) -> None:
+        if not 0 <= layer < len(network.blocks):
+            raise ValueError(f"the encoder has blocks 0 to {len(network.blocks) - 1}: there is no layer {layer}")
+        if network.num_prefix_tokens != 1:
+            raise ValueError("the encoder has register tokens, which are not supported: choose one without")
+        network.blocks = network.blocks[: layer + 1]
+        super().__init__(network, network.embed_dim)
+        self.patch_size = patch_size
+        self._positions: dict[tuple[int, int, torch.device], Tensor] = {}
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images (B, 3, H, W) in [-1, 1] → tokens (B, N, num_features), row by row.
+
+        Raises:
+            ValueError: if H or W is not a multiple of the patch size.
+        """
+        network = self.network
+        rows, columns = (side // self.patch_size for side in images.shape[-2:])
+        if (rows * self.patch_size, columns * self.patch_size) != tuple(images.shape[-2:]):
+            raise ValueError(
+                f"the DINO loss needs image sides that are multiples of {self.patch_size}, "
+                f"not {images.shape[-2]}x{images.shape[-1]}"
+            )
+        height, width = network.patch_embed.patch_size
+        size = (rows * height, columns * width)
+        x = normalise(images, IMAGENET_MEAN, IMAGENET_STD)
+        x = F.interpolate(x, size, mode="bicubic", antialias=False, align_corners=False)
+        x = network.patch_embed.proj(x).flatten(2).transpose(1, 2)
+        x = torch.cat([network.cls_token.expand(len(x), -1, -1), x], dim=1)
+        x = network.norm_pre(x + self.position_embedding(rows, columns))
+        for block in network.blocks:
+            x = block(x)
+        return network.norm(x)[:, 1:]
+
+    def position_embedding(self, rows: int, columns: int) -> Tensor:
+        """Position embedding (1, 1 + rows·columns, D) of a grid, class token first; remembered between calls."""
+        pos_embed = self.network.pos_embed
+        key = (rows, columns, pos_embed.device)
+        if key not in self._positions:
+            with torch.inference_mode(False), torch.no_grad():
+                self._positions[key] = resample_positions(pos_embed, rows, columns)
+        return self._positions[key]
+
+
+def resample_positions(pos_embed: Tensor, rows: int, columns: int) -> Tensor:
+    """Resample a position embedding (1, 1 + n·n, D) to another grid by DINOv2's own rule."""
+    native = round((pos_embed.shape[1] - 1) ** 0.5)
+    if (rows, columns) == (native, native):
+        return pos_embed
+    grid = pos_embed[:, 1:].unflatten(1, (native, native)).permute(0, 3, 1, 2).float()
+    scale = ((rows + 0.1) / native, (columns + 0.1) / native)
+    grid = F.interpolate(grid, scale_factor=scale, mode="bicubic", antialias=False)
+    assert grid.shape[-2:] == (rows, columns)
+    return torch.cat([pos_embed[:, :1], grid.flatten(2).transpose(1, 2).to(pos_embed)], dim=1)
+
+
+def dinov2(
+    weights: Path | None = None,
+    model: str = "vit_base_patch14_dinov2.lvd142m",
+    layer: int = 11,
+    patch_size: int = 16,
+    sha256: str | None = None,
+) -> VisionTransformerPatches:
+    """DINOv2 ViT-B/14 as timm holds it: the published encoder of P-DINO and REPA.
+
+    Args:
+        weights: a local weights file of that timm model; null downloads it once from the hub.
+        model: name of the timm model.
+        layer: block whose output is used; 11 is the last one of ViT-B.
+        patch_size: the denoiser's patch size in pixels.
+        sha256: expected hash of the local file; null skips the check.
+
+    Raises:
+        ValueError: if the weights are missing, have another hash, or cannot be downloaded.
+    """
+    if weights is not None:
+        check_weights(weights, sha256, model)
+    overlay = None if weights is None else {"file": str(weights)}
+    try:
+        network = timm.create_model(model, pretrained=True, num_classes=0, pretrained_cfg_overlay=overlay)
+    except (OSError, RuntimeError) as error:
+        raise ValueError(
+            f"cannot load {model} ({type(error).__name__}): download its weights from the hub on a machine with "
+            "network, and give their path as the encoder's `weights`"
+        ) from error
+    return VisionTransformerPatches(network, layer, patch_size)

@@ -1,0 +1,48 @@
+"""The adaptive weight of the perceptual terms."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class AdaptiveWeight(nn.Module):
+    """Balances the perceptual terms against flow matching by their gradients at the last layer.
+
+    From `start_step` on, every `interval` steps, `w ← m·w + (1-m)·clamp(‖∇fm‖ / (‖∇percept‖ + 1e-4), 0, 100)`, averaged
+    over ranks. The weight is a buffer: checkpoints save and restore it.
+
+    Args:
+        start_step: first step of adaptation; before it the weight is 1.
+        interval: steps between two updates.
+        momentum: m.
+    """
+
+    weight: Tensor
+
+    def __init__(self, start_step: int = 400_000, interval: int = 50, momentum: float = 0.8) -> None:
+        super().__init__()
+        if interval < 1 or not 0 <= momentum < 1:
+            raise ValueError(f"adaptive weight: interval {interval} must be >= 1, momentum {momentum} in [0, 1)")
+        self.start_step = start_step
+        self.interval = interval
+        self.momentum = momentum
+        self.register_buffer("weight", torch.ones(()))
+
+    def due(self, step: int) -> bool:
+        """Whether the weight is updated in this step."""
+        return step >= self.start_step and (step - self.start_step) % self.interval == 0
+
+    def update(self, flow_matching: Tensor, perceptual: Tensor, last_weight: Tensor) -> None:
+        """Move the weight towards the ratio of gradient norms at `last_weight`."""
+        if not perceptual.requires_grad:
+            return  # nothing passed the gate
+        norms = [
+            torch.autograd.grad(loss, last_weight, retain_graph=True)[0].float().norm()
+            for loss in (flow_matching, perceptual)
+        ]
+        ratio = (norms[0] / (norms[1] + 1e-4)).clamp(0, 100)
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            torch.distributed.all_reduce(ratio)
+            ratio = ratio / torch.distributed.get_world_size()
+        self.weight.mul_(self.momentum).add_((1 - self.momentum) * ratio)

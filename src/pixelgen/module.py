@@ -1,0 +1,213 @@
+"""PixelGen as a LightningModule: wires denoiser, objective, sampler and optimizer; holds no mathematics."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from lightning import LightningModule
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor
+from torch.optim import Optimizer
+
+from pixelgen.flow import Heun, LogitNormalTime, Sampler, TimeSampler, draw_noise, interpolate, to_float
+from pixelgen.losses import Objective, Prediction, Terms
+from pixelgen.models import Denoiser
+
+Batch = dict[str, Any]
+
+
+def adamw(params: Iterable[Tensor]) -> Optimizer:
+    """The published optimizer: AdamW, lr 1e-4, betas (0.9, 0.999), no weight decay."""
+    return torch.optim.AdamW(params, lr=1e-4, betas=(0.9, 0.999), weight_decay=0.0)
+
+
+class PixelGen(LightningModule):
+    """Trains a denoiser in pixel space by x-prediction, flow matching and perceptual losses (arXiv 2602.02493).
+
+    To change one step of training, subclass and override one of the hooks: `draw_times`, `corrupt`, `predict`,
+    `combine`. Batches are dicts with `image` (uint8, or float in [-1, 1]; B, C, H, W) and, for a conditional denoiser,
+    `label` (B,).
+
+    Args:
+        denoiser: the network.
+        objective: loss terms; null for flow matching alone.
+        sampler: how images are made in previews, evaluation and `sample`.
+        time: how training times are drawn.
+        optimizer: called with the trainable parameters.
+        scheduler: called with the optimizer and stepped after every step; null keeps the learning rate constant.
+        warmup_steps: steps over which the learning rate rises linearly from 0.
+        condition_dropout: share of labels replaced by the null class, for guidance.
+        noise_scale: standard deviation of the noise.
+        seed: seed of times, noise and dropout; together with the step it decides every random number of a step.
+        compile_blocks: compile each block of the denoiser.
+        checkpoint_blocks: recompute the blocks' activations in the backward pass, to save memory.
+    """
+
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        objective: Objective | None = None,
+        sampler: Sampler | None = None,
+        time: TimeSampler | None = None,
+        optimizer: OptimizerCallable = adamw,
+        scheduler: LRSchedulerCallable | None = None,
+        warmup_steps: int = 0,
+        condition_dropout: float = 0.1,
+        noise_scale: float = 1.0,
+        seed: int = 0,
+        compile_blocks: bool = False,
+        checkpoint_blocks: bool = False,
+    ) -> None:
+        super().__init__()
+        if not 0 <= condition_dropout <= 1:
+            raise ValueError(f"condition_dropout is {condition_dropout}: choose a share between 0 and 1")
+        self.denoiser = denoiser
+        self.objective = objective or Objective()
+        self.objective.connect(denoiser.hidden_size, len(denoiser.blocks))
+        self.sampler = sampler or Heun()
+        self.time = time or LogitNormalTime()
+        self.optimizer = optimizer
+        self.scheduler = scheduler
+        self.warmup_steps = warmup_steps
+        self.condition_dropout = condition_dropout
+        self.noise_scale = noise_scale
+        self.seed = seed
+        self.denoiser.checkpoint_blocks = checkpoint_blocks
+        if compile_blocks:
+            self.denoiser.compile_blocks()
+
+    # Hooks for subclasses
+
+    def draw_times(self, batch_size: int) -> Tensor:
+        """Training times (B,) in [0, 1], on the CPU; 0 is noise."""
+        return self.time(batch_size)
+
+    def corrupt(self, x: Tensor, t: Tensor) -> Tensor:
+        """Noisy images `x_t` from clean images and times (B,)."""
+        return interpolate(x, self.noise_scale * torch.randn_like(x), t)
+
+    def predict(self, x_t: Tensor, t: Tensor, condition: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Predicted clean images, and the hidden tokens that the objective asks for."""
+        return self.denoiser.forward_with_features(x_t, t, condition, self.objective.hidden_layer)
+
+    def combine(self, terms: Terms) -> Tensor:
+        """Total loss (scalar) from the terms."""
+        return self.objective.combine(terms, self.global_step, self.denoiser.last_layer.weight)
+
+    # Training
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Make every random number of this step a function of (seed, batches so far, rank): resuming is then exact."""
+        position = [self.seed, self.trainer.fit_loop.epoch_loop.total_batch_idx, self.global_rank]
+        torch.manual_seed(int(np.random.SeedSequence(position).generate_state(1, np.uint64)[0]))
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Draw times, corrupt, predict, compare; logs every term by name."""
+        prediction = self.denoise(batch)
+        terms = self.objective(prediction)
+        loss = self.combine(terms)
+        self.log("loss", loss.detach(), prog_bar=True)
+        self.log_dict({f"loss/{name}": value.detach() for name, value in terms.values.items()})
+        self.log("gate/passed", terms.passed)
+        if self.objective.adaptive is not None:
+            self.log("adaptive_weight", self.objective.adaptive.weight)
+        return loss
+
+    def denoise(self, batch: Batch) -> Prediction:
+        """Corrupt the images of a batch and predict them back."""
+        x = to_float(batch["image"])
+        t = self.draw_times(len(x))
+        t_device = t.to(x.device, non_blocking=True)
+        x_t = self.corrupt(x, t_device)
+        x_hat, hidden = self.predict(x_t, t_device, self.drop_condition(batch.get("label")))
+        return Prediction(x, x_t, t, x_hat, hidden)
+
+    def drop_condition(self, condition: Tensor | None) -> Tensor | None:
+        """Replace a random share of the conditions by the null condition."""
+        if condition is None or self.denoiser.num_classes is None:
+            return None
+        drop = torch.rand(len(condition), device=condition.device) < self.condition_dropout
+        return self.denoiser.drop_condition(condition, drop)
+
+    def configure_optimizers(self) -> Any:
+        """Optimizer over everything that trains, with warm-up before the scheduler."""
+        optimizer = self.optimizer(p for p in self.parameters() if p.requires_grad)
+        schedulers: list[Any] = []
+        if self.warmup_steps:
+            ramp: Callable[[int], float] = lambda step: min(1.0, (step + 1) / self.warmup_steps)  # noqa: E731
+            schedulers.append(torch.optim.lr_scheduler.LambdaLR(optimizer, ramp))
+        if self.scheduler is not None:
+            schedulers.append(self.scheduler(optimizer))
+        if not schedulers:
+            return optimizer
+        chained = torch.optim.lr_scheduler.ChainedScheduler(schedulers)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": chained, "interval": "step"}}
+
+    # Sampling
+
+    @torch.no_grad()
+    def sample(
+        self,
+        condition: Tensor | Sequence[int] | int | None = None,
+        seeds: Sequence[int] | int = 0,
+        sampler: Sampler | None = None,
+        batch_size: int = 64,
+        size: tuple[int, int] | None = None,
+        progress: Callable[[int], None] | None = None,
+    ) -> Tensor:
+        """Generate images (N, C, H, W) in about [-1, 1], on this module's device.
+
+        An image depends on its own seed, condition and the sampler only, never on the batch it is made in.
+
+        Args:
+            condition: class of each image; a single class for one image per seed; None for an unconditional network.
+            seeds: seed of each image; a single number s stands for s, s+1, … one for each condition.
+            sampler: other than the module's own.
+            batch_size: images made at a time.
+            size: (height, width) in pixels, if not the training size.
+            progress: called after each batch with the number of images made so far.
+
+        Raises:
+            ValueError: if a class does not exist, or there are not as many seeds as conditions.
+        """
+        labels, seeds = self._requests(condition, seeds)
+        height, width = size or (self.denoiser.image_size, self.denoiser.image_size)
+        shape = (self.denoiser.in_channels, height, width)
+        sampler, training = sampler or self.sampler, self.denoiser.training
+        self.denoiser.eval()
+        images = []
+        try:
+            for i in range(0, len(seeds), batch_size):
+                noise = draw_noise(seeds[i : i + batch_size], shape, self.device, self.noise_scale)
+                part = None if labels is None else labels[i : i + batch_size]
+                images.append(sampler(self.denoiser, noise, part, self.denoiser.null_condition(part)))
+                if progress is not None:
+                    progress(min(i + batch_size, len(seeds)))
+        finally:
+            self.denoiser.train(training)
+        return torch.cat(images)
+
+    def _requests(
+        self, condition: Tensor | Sequence[int] | int | None, seeds: Sequence[int] | int
+    ) -> tuple[Tensor | None, list[int]]:
+        """Labels on the device (or None) and one seed per image."""
+        classes = self.denoiser.num_classes
+        if classes is None:
+            if condition is not None:
+                raise ValueError("this network is unconditional: leave the condition out")
+            return None, [seeds] if isinstance(seeds, int) else list(seeds)
+        if condition is None:
+            raise ValueError(f"give the class of each image, 0 to {classes - 1} (or {classes} for no class)")
+        labels = torch.as_tensor(condition, dtype=torch.long, device=self.device)
+        if labels.ndim == 0:
+            labels = labels.expand(1 if isinstance(seeds, int) else len(seeds))
+        if isinstance(seeds, int):
+            seeds = range(seeds, seeds + len(labels))
+        if len(seeds) != len(labels):
+            raise ValueError(f"there are {len(labels)} conditions but {len(seeds)} seeds: give one seed for each")
+        if len(labels) == 0 or int(labels.min()) < 0 or int(labels.max()) > classes:
+            raise ValueError(f"classes must lie between 0 and {classes - 1} (or be {classes} for no class)")
+        return labels, list(seeds)
