@@ -1,1 +1,12 @@
-"""Written by the integrator."""
+"""Side effects of training: averages, previews, evaluation, saving, safety and speed."""
+
+from pixelgen.callbacks.checkpoint import Checkpoint
+from pixelgen.callbacks.ema import EMA
+from pixelgen.callbacks.fid import FID
+from pixelgen.callbacks.guard import Guard
+from pixelgen.callbacks.preview import Preview
+from pixelgen.callbacks.slots import Callbacks
+from pixelgen.callbacks.summary import Summary
+from pixelgen.callbacks.throughput import Throughput
+
+__all__ = ["EMA", "FID", "Callbacks", "Checkpoint", "Guard", "Preview", "Summary", "Throughput"]

@@ -76,23 +76,31 @@ class Checkpoint(ModelCheckpoint):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Save every n-th step, and whenever the monitored value has got better."""
+        """Save every n-th and the last step, and whenever the monitored value has got better."""
         step = trainer.global_step
-        if step > 0 and step % self.every_n_steps == 0:
+        better = self._better(trainer)
+        if step > 0 and (step % self.every_n_steps == 0 or _is_last(trainer)):
             self.save(trainer)
-        self._save_if_best(trainer)
+        if better:
+            self._keep_as_best(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Nothing: checkpoints go by steps."""
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Save if validation found the monitored value better."""
-        self._save_if_best(trainer)
+        """Save if validation found the monitored value better, or ended the training."""
+        better = self._better(trainer)
+        if trainer.should_stop:
+            self.save(trainer)
+        if better:
+            self._keep_as_best(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save the result, unless its step is saved already."""
+        better = self._better(trainer)
         self.save(trainer)
-        self._save_if_best(trainer)
+        if better:
+            self._keep_as_best(trainer)
 
     # --- saving
 
@@ -100,30 +108,40 @@ class Checkpoint(ModelCheckpoint):
         """Save the present step, unless that has been done; let `last.ckpt` follow, and drop old checkpoints."""
         if self._should_skip_saving_checkpoint(trainer):
             return
-        path = self.folder / f"step_{trainer.global_step:07d}.ckpt"
-        last = self.folder / "last.ckpt"
+        path = self._numbered(trainer)
         self._write(trainer, path)
         self._last_global_step_saved = trainer.global_step
-        self.last_model_path = str(last)
+        self.last_model_path = str(self.folder / "last.ckpt")
         if trainer.is_global_zero:
-            _link(path, last)
+            _link(path, self.folder / "last.ckpt")
             self._drop_old(trainer)
         trainer.strategy.barrier("checkpoint")
 
-    def _save_if_best(self, trainer: Trainer) -> None:
+    def _numbered(self, trainer: Trainer) -> Path:
+        return self.folder / f"step_{trainer.global_step:07d}.ckpt"
+
+    def _better(self, trainer: Trainer) -> bool:
+        """Whether the monitored value is new and the best so far, which is then remembered."""
         value = None if self.monitor is None else trainer.callback_metrics.get(self.monitor)
-        if value is None or trainer.sanity_checking or trainer.state.fn != "fit" or trainer.fast_dev_run:
-            return
+        if value is None or trainer.sanity_checking or trainer.state.fn != "fit":
+            return False
         score = float(value)
         fresh, self._seen = score != self._seen, score
-        best = self.best_model_score
         sign = 1 if self.mode == "min" else -1
-        better = best is None or sign * score < sign * float(best)
-        if not fresh or math.isnan(score) or not trainer.strategy.broadcast(better):
-            return
-        self.best_model_score = self.current_score = value.detach().cpu()
-        self.best_model_path = str(self.folder / "best.ckpt")
-        self._write(trainer, Path(self.best_model_path))
+        best = self.best_model_score
+        better = fresh and not math.isnan(score) and (best is None or sign * score < sign * float(best))
+        better = trainer.strategy.broadcast(better)
+        if better:
+            self.best_model_score = self.current_score = value.detach().cpu()
+            self.best_model_path = str(self.folder / "best.ckpt")
+        return better
+
+    def _keep_as_best(self, trainer: Trainer) -> None:
+        best = self.folder / "best.ckpt"
+        if self._last_global_step_saved != trainer.global_step:
+            self._write(trainer, best)
+        elif trainer.is_global_zero:
+            _link(self._numbered(trainer), best)
 
     def _write(self, trainer: Trainer, path: Path) -> None:
         """Save under another name, then rename.
@@ -168,6 +186,16 @@ class Checkpoint(ModelCheckpoint):
             self.best_model_score = Tensor([state_dict["best"]]).squeeze()
             self.best_model_path = str(self.folder / "best.ckpt")
             self._seen = state_dict["seen"]
+
+
+def _is_last(trainer: Trainer) -> bool:
+    """Whether training ends after this batch, as far as can be told.
+
+    Saved here, a checkpoint resumes exactly. One saved in `on_train_end` would, at the end of an epoch, resume as if
+    one more batch of that epoch were due.
+    """
+    last_epoch = trainer.max_epochs is not None and trainer.current_epoch + 1 == trainer.max_epochs
+    return trainer.should_stop or trainer.global_step == trainer.max_steps or (trainer.is_last_batch and last_epoch)
 
 
 def _link(path: Path, name: Path) -> None:

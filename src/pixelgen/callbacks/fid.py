@@ -222,7 +222,10 @@ class FID(Callback):
 
 def _describe(sampler: Any) -> dict[str, Any]:
     """A sampler's class and settings."""
-    settings = {name: value for name, value in vars(sampler).items() if not name.startswith("_")}
-    return {"sampler": type(sampler).__name__} | {
-        name: value if isinstance(value, int | float | str | bool) else str(value) for name, value in settings.items()
-    }
+    described: dict[str, Any] = {"class": type(sampler).__name__}
+    for name, value in vars(sampler).items():
+        if isinstance(value, Tensor):
+            described[name] = value.tolist()
+        elif not name.startswith("_"):
+            described[name] = value if isinstance(value, int | float | str | list) else str(value)
+    return described

@@ -40,7 +40,7 @@ class Backbone(FeaturePyramid):
         weights_sha256: str | None = None,
     ) -> None:
         network = load_backbone(model, weights, weights_sha256)
-        channels = network.feature_info.channels()
+        channels = [level["num_chs"] for level in network.feature_info]
         if not levels or not all(0 <= level < len(channels) for level in levels):
             raise ValueError(f"{model} has feature levels 0 to {len(channels) - 1}, not all of {list(levels)}")
         mean, std = network.pretrained_cfg["mean"], network.pretrained_cfg["std"]

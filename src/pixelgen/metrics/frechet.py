@@ -6,6 +6,7 @@ import hashlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -68,7 +69,7 @@ class Statistics:
         """Write an npz with `mu` and `sigma`, the keys the field uses, and `n`, `extractor`, `weights_sha256`."""
         path.parent.mkdir(parents=True, exist_ok=True)
         known = {"n": self.n, "extractor": self.extractor, "weights_sha256": self.weights_sha256}
-        arrays = {key: np.asarray(value) for key, value in known.items() if value is not None}
+        arrays: dict[str, Any] = {key: np.asarray(value) for key, value in known.items() if value is not None}
         unfinished = path.with_name(f".{path.stem}.unfinished.npz")
         np.savez(unfinished, mu=self.mu.cpu().numpy(), sigma=self.sigma.cpu().numpy(), **arrays)
         os.replace(unfinished, path)

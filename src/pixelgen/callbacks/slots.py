@@ -1,0 +1,41 @@
+"""The callbacks of a run in named slots, so that a config changes one without repeating the others."""
+
+from __future__ import annotations
+
+from lightning.pytorch import Callback
+
+from pixelgen.callbacks.checkpoint import Checkpoint
+from pixelgen.callbacks.ema import EMA
+from pixelgen.callbacks.fid import FID
+from pixelgen.callbacks.guard import Guard
+from pixelgen.callbacks.preview import Preview
+from pixelgen.callbacks.summary import Summary
+from pixelgen.callbacks.throughput import Throughput
+
+
+class Callbacks:
+    """What accompanies training; null switches a slot off.
+
+    Args:
+        ema: averages of the weights.
+        guard: skips steps that are not finite.
+        throughput: images per second, MFU, memory.
+        preview: grids of samples.
+        fid: Fréchet distance during training.
+        checkpoint: saving.
+        summary: table at the end.
+    """
+
+    def __init__(
+        self,
+        ema: EMA | None = None,
+        guard: Guard | None = None,
+        throughput: Throughput | None = None,
+        preview: Preview | None = None,
+        fid: FID | None = None,
+        checkpoint: Checkpoint | None = None,
+        summary: Summary | None = None,
+    ) -> None:
+        # averages come first, so that the others see the newest; the table comes last
+        slots = (ema, guard, throughput, preview, fid, checkpoint, summary)
+        self.active: list[Callback] = [callback for callback in slots if callback is not None]

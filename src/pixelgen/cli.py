@@ -1,0 +1,205 @@
+"""The command line: one flat parser for trainer, model, data and callbacks."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jsonargparse import ArgumentParser, Namespace
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import RichModelSummary, RichProgressBar
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
+
+import pixelgen.encoders
+import pixelgen.metrics  # short class names in configs are looked up among imported classes
+from pixelgen.callbacks import Callbacks
+from pixelgen.data import ImageData
+from pixelgen.module import PixelGen
+from pixelgen.runs import find_checkpoint, load_weights, run_folder, unused_folder
+
+TRAINER_DEFAULTS = {
+    "precision": "bf16-mixed",
+    "max_epochs": -1,
+    "max_steps": 400_000,
+    "num_sanity_val_steps": 0,
+    "use_distributed_sampler": False,  # our order of samples knows ranks, and how to resume
+}
+ON_BY_DEFAULT = ("ema", "guard", "throughput", "preview", "checkpoint", "summary")
+
+
+class CLI(LightningCLI):
+    """Builds model, data and trainer from configs and flags; `fit` trains.
+
+    What the data decides (image size, number of classes) and the seed are filled into the model where the user left
+    them out, and refused where they disagree.
+
+    Args:
+        args: command-line arguments; None for those of the process.
+    """
+
+    def __init__(self, args: Sequence[str] | None = None) -> None:
+        arguments = list(sys.argv[1:] if args is None else args)
+        self.arguments = with_config_of_run(arguments)
+        super().__init__(
+            PixelGen,
+            ImageData,
+            save_config_callback=SaveConfig,
+            seed_everything_default=0,
+            trainer_defaults=TRAINER_DEFAULTS,
+            parser_kwargs={"allow_abbrev": False, "description": "Train diffusion models in pixel space."},
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            args=self.arguments,
+            run=False,
+            auto_configure_optimizers=False,
+        )
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Callbacks in slots, and where runs come from and go to."""
+        parser.add_class_arguments(Callbacks, "callbacks")
+        parser.set_defaults({f"callbacks.{slot}": {"class_path": _callback(slot)} for slot in ON_BY_DEFAULT})
+        parser.add_argument(
+            "--run",
+            type=str | None,
+            help="folder of the run; default runs/NAME, after the first config; a used one gets a number",
+        )
+        parser.add_argument(
+            "--ckpt_path", type=str | None, help="resume: run folder or checkpoint, with optimizer, step and averages"
+        )
+        parser.add_argument(
+            "--init_from", type=str | None, help="start from weights: run folder or checkpoint (its first average)"
+        )
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parse, then fill in what data and seed decide."""
+        self.config = parser.parse_args(self.arguments)
+        if self.config.ckpt_path and self.config.init_from:
+            raise ValueError("--ckpt_path resumes a run, --init_from starts one from weights: give only one of them")
+        given = parser.parse_args(self.arguments, defaults=False)
+        fill(self.config, given, "data.init_args.seed", self.config.seed_everything)
+        fill(self.config, given, "model.init_args.seed", self.config.seed_everything)
+        data = build_data(self.config)
+        for side, value in (("input_size", data.image_size), ("num_classes", data.num_classes)):
+            fill(self.config, given, f"model.init_args.denoiser.init_args.{side}", value)
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Check that model and data fit, and put everything that the run writes into its folder."""
+        check(self.model, self.datamodule)
+        self.folder = self._folder()
+        settings = dict(self.config_init["trainer"])
+        settings["default_root_dir"] = str(self.folder)
+        if settings["logger"] in (None, True):
+            settings["logger"] = default_loggers(self.folder)
+        extras = [*self.config_init["callbacks"].active, RichProgressBar(leave=False), RichModelSummary(max_depth=2)]
+        return self._instantiate_trainer(settings, extras)
+
+    def _folder(self) -> Path:
+        """A resumed run goes on in its own folder; a new one never writes into a used folder."""
+        if self.config.ckpt_path:
+            return run_folder(find_checkpoint(self.config.ckpt_path))
+        configs = self.config.config or []
+        name = Path(str(configs[0])).stem if configs else "run"
+        return unused_folder(Path(self.config.run or Path("runs") / name))
+
+    def fit(self) -> None:
+        """Train, resume, or start from weights."""
+        if self.config.init_from:
+            load_weights(self.model.denoiser, self.config.init_from)
+        checkpoint = find_checkpoint(self.config.ckpt_path) if self.config.ckpt_path else None
+        self.trainer.fit(self.model, datamodule=self.datamodule, ckpt_path=checkpoint)
+
+
+class SaveConfig(SaveConfigCallback):
+    """Writes the resolved config into the run's folder; a resumed run's goes beside the first one."""
+
+    def __init__(self, parser: LightningArgumentParser, config: Namespace, **kwargs: Any) -> None:
+        super().__init__(parser, config, save_to_log_dir=False, **kwargs)
+
+    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Called on rank 0, once all ranks are there."""
+        folder = Path(trainer.default_root_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / "config.yaml"
+        number = 2
+        while path.exists():
+            path = folder / f"config-{number}.yaml"
+            number += 1
+        self.parser.save(self.config, str(path), skip_none=False, multifile=False)
+
+
+@contextmanager
+def stop_on_bad_input() -> Iterator[None]:
+    """Turn a ValueError about the user's input into one line and exit status 2."""
+    try:
+        yield
+    except ValueError as error:
+        sys.stderr.write(f"error: {error}\n")
+        raise SystemExit(2) from error
+
+
+def with_config_of_run(arguments: list[str]) -> list[str]:
+    """Resuming without a config means the run's own config."""
+    parser = ArgumentParser(exit_on_error=False, add_help=False)
+    flags = {flag.partition("=")[0] for flag in arguments}
+    if "--config" in flags or "-c" in flags or "--ckpt_path" not in flags:
+        return arguments
+    position = next(i for i, flag in enumerate(arguments) if flag.partition("=")[0] == "--ckpt_path")
+    _, equals, value = arguments[position].partition("=")
+    source = value if equals else arguments[position + 1] if position + 1 < len(arguments) else ""
+    del parser
+    return ["--config", str(run_folder(find_checkpoint(source)) / "config.yaml"), *arguments]
+
+
+def fill(config: Namespace, given: Namespace, key: str, value: Any) -> None:
+    """Set `key` where the config has such an argument and the user gave no value for it."""
+    if key in config and given.get(key) is None and value is not None:
+        config[key] = value
+
+
+def build_data(config: Namespace) -> ImageData:
+    """The data module of a config, on its own."""
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--data", type=ImageData)
+    data: ImageData = parser.instantiate(Namespace(data=config.data)).data
+    return data
+
+
+def check(model: PixelGen, data: ImageData) -> None:
+    """Refuse a model that does not fit the data.
+
+    Raises:
+        ValueError: naming the two numbers that disagree.
+    """
+    denoiser = model.denoiser
+    if denoiser.image_size != data.image_size:
+        raise ValueError(
+            f"the data has images of {data.image_size} px, but the denoiser is built for {denoiser.image_size} px: "
+            "set data.image_size and the denoiser's input_size to the same number, or leave the latter out"
+        )
+    if denoiser.num_classes is not None and denoiser.num_classes != data.num_classes:
+        found = "no labels" if data.num_classes is None else f"{data.num_classes} classes"
+        raise ValueError(
+            f"the data has {found}, but the denoiser is built for num_classes {denoiser.num_classes}: "
+            "leave num_classes out to take the data's, or set it to null to train without labels"
+        )
+
+
+def default_loggers(folder: Path) -> list[Logger]:
+    """CSV files, and TensorBoard where it is installed, under `<run>/logs`."""
+    loggers: list[Logger] = [CSVLogger(folder, name="logs")]
+    if find_spec("tensorboard"):
+        loggers.append(TensorBoardLogger(folder, name="logs", version=loggers[0].version))
+    return loggers
+
+
+def _callback(slot: str) -> str:
+    from typing import get_args, get_type_hints
+
+    cls = get_args(get_type_hints(Callbacks.__init__)[slot])[0]
+    return f"{cls.__module__}.{cls.__name__}"

@@ -1,0 +1,149 @@
+import os
+
+import pytest
+import torch
+from lightning.pytorch import Callback
+from tiny_run import TinyData, TinyModule, tiny_trainer
+
+from pixelgen.callbacks.checkpoint import Checkpoint
+
+
+def fit(folder, checkpoint, *others, ckpt_path=None, **options):
+    module = TinyModule()
+    trainer = tiny_trainer(folder, [*others, checkpoint], **options)
+    trainer.fit(module, TinyData(), ckpt_path=ckpt_path)
+    return module
+
+
+def names(folder):
+    return sorted(path.name for path in (folder / "checkpoints").iterdir())
+
+
+def step_of(path):
+    return torch.load(path, weights_only=True)["global_step"]
+
+
+class Score(Callback):
+    """A value that appears at some steps, as evaluations do."""
+
+    def __init__(self, values):
+        self.values = values
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        if trainer.global_step in self.values:
+            trainer.callback_metrics["fid"] = torch.tensor(self.values[trainer.global_step])
+
+
+def test_names_and_retention(tmp_path):
+    fit(tmp_path, Checkpoint(every_n_steps=2, keep_last=2), max_steps=7)
+    assert names(tmp_path) == ["last.ckpt", "step_0000006.ckpt", "step_0000007.ckpt"]
+    assert step_of(tmp_path / "checkpoints/last.ckpt") == 7
+    assert os.path.samefile(tmp_path / "checkpoints/last.ckpt", tmp_path / "checkpoints/step_0000007.ckpt")
+
+
+def test_keep_all(tmp_path):
+    fit(tmp_path, Checkpoint(every_n_steps=2, keep_last=None), max_steps=6)
+    assert names(tmp_path) == ["last.ckpt"] + [f"step_000000{i}.ckpt" for i in (2, 4, 6)]
+
+
+def test_accumulating_batches_save_once(tmp_path, monkeypatch):
+    saved = []
+    original = Checkpoint._write
+    monkeypatch.setattr(Checkpoint, "_write", lambda *args: saved.append(args[2].name) or original(*args))
+    fit(tmp_path, Checkpoint(every_n_steps=1), max_steps=3, accumulate_grad_batches=2)
+    assert saved == [f"step_000000{i}.ckpt" for i in (1, 2, 3)]
+
+
+@pytest.mark.parametrize("stop", [4, 5])  # on and off the boundary of an epoch
+@pytest.mark.parametrize("every_n_steps", [1, 100])
+def test_resume_is_bit_equal(tmp_path, stop, every_n_steps):
+    whole = fit(tmp_path / "whole", Checkpoint(every_n_steps=100), max_steps=9)
+    first = fit(tmp_path / "halves", Checkpoint(every_n_steps=every_n_steps), max_steps=stop)
+    last = tmp_path / "halves/checkpoints/last.ckpt"
+    second = fit(tmp_path / "halves", Checkpoint(every_n_steps=every_n_steps), ckpt_path=last, max_steps=9)
+    assert len(first.losses + second.losses) == 9
+    if stop == 4:  # in mid-epoch the order of samples is the data module's concern
+        assert first.losses + second.losses == whole.losses
+
+
+def test_last_batch_of_the_last_epoch_is_saved_exactly(tmp_path):
+    whole = fit(tmp_path / "whole", Checkpoint(), max_steps=8)
+    first = fit(tmp_path / "halves", Checkpoint(), max_steps=-1, max_epochs=1)
+    last = tmp_path / "halves/checkpoints/last.ckpt"
+    second = fit(tmp_path / "halves", Checkpoint(), ckpt_path=last, max_steps=8)
+    assert first.losses + second.losses == whole.losses
+
+
+def test_last_is_found_without_a_path(tmp_path):
+    fit(tmp_path, Checkpoint(every_n_steps=2), max_steps=4)
+    module = fit(tmp_path, Checkpoint(every_n_steps=2), max_steps=6, ckpt_path="last")
+    assert len(module.losses) == 2
+    assert names(tmp_path) == ["last.ckpt", "step_0000004.ckpt", "step_0000006.ckpt"]
+    assert step_of(tmp_path / "checkpoints/last.ckpt") == 6
+
+
+@pytest.mark.parametrize(("mode", "expected"), [("min", 3), ("max", 2)])
+def test_best(tmp_path, mode, expected):
+    score = Score({2: 5.0, 3: 4.0, 5: float("nan"), 6: 4.5})
+    checkpoint = Checkpoint(every_n_steps=4, keep_last=1, monitor="fid", mode=mode)
+    fit(tmp_path, checkpoint, score, max_steps=6)
+    assert names(tmp_path) == ["best.ckpt", "last.ckpt", "step_0000006.ckpt"]
+    assert step_of(tmp_path / "checkpoints/best.ckpt") == expected
+    assert checkpoint.best_model_score == score.values[expected]
+    assert torch.load(checkpoint.best_model_path, weights_only=True)["callbacks"]["Checkpoint"]["best"] == (
+        score.values[expected]
+    )
+    assert checkpoint.best_model_path == str(tmp_path / "checkpoints/best.ckpt")
+
+
+def test_best_of_a_saved_step_is_a_link(tmp_path):
+    fit(tmp_path, Checkpoint(every_n_steps=2, monitor="fid"), Score({2: 1.0}), max_steps=4)
+    best, numbered = (tmp_path / "checkpoints" / name for name in ("best.ckpt", "step_0000002.ckpt"))
+    assert os.path.samefile(best, numbered)
+
+
+def test_resumed_run_remembers_the_best(tmp_path):
+    fit(tmp_path, Checkpoint(every_n_steps=4, monitor="fid"), Score({2: 1.0}), max_steps=4)
+    resumed = Checkpoint(every_n_steps=4, monitor="fid")
+    fit(tmp_path, resumed, Score({5: 2.0}), max_steps=6, ckpt_path=tmp_path / "checkpoints/last.ckpt")
+    assert step_of(tmp_path / "checkpoints/best.ckpt") == 2
+    assert resumed.best_model_score == 1.0
+
+
+def test_value_of_a_validation_is_watched(tmp_path):
+    checkpoint = Checkpoint(every_n_steps=100, monitor="val_loss")
+    fit(tmp_path, checkpoint, max_steps=4, limit_val_batches=1)
+    assert names(tmp_path) == ["best.ckpt", "last.ckpt", "step_0000004.ckpt"]
+
+
+def test_full_disk_keeps_the_former_checkpoint(tmp_path, monkeypatch):
+    from lightning.pytorch import Trainer
+
+    original = Trainer.save_checkpoint
+
+    def full(self, path, *args, **kwargs):
+        original(self, path, *args, **kwargs)
+        if self.global_step == 4:
+            os.truncate(path, 10)
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Trainer, "save_checkpoint", full)
+    with pytest.raises(OSError, match=r"could not write .*step_0000004.ckpt.*No space left.*last.ckpt"):
+        fit(tmp_path, Checkpoint(every_n_steps=2), max_steps=6)
+    assert names(tmp_path) == ["last.ckpt", "step_0000002.ckpt"]
+    assert step_of(tmp_path / "checkpoints/last.ckpt") == 2
+
+
+def test_last_is_a_copy_where_links_are_impossible(tmp_path, monkeypatch):
+    def no_links(*args):
+        raise OSError("no hard links here")
+
+    monkeypatch.setattr(os, "link", no_links)
+    fit(tmp_path, Checkpoint(every_n_steps=2), max_steps=4)
+    assert names(tmp_path) == ["last.ckpt", "step_0000002.ckpt", "step_0000004.ckpt"]
+    assert step_of(tmp_path / "checkpoints/last.ckpt") == 4
+
+
+def test_arguments():
+    with pytest.raises(ValueError, match="keep_last must be at least 1"):
+        Checkpoint(keep_last=0)

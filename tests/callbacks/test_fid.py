@@ -1,0 +1,221 @@
+import csv
+import json
+
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch import Callback
+from lightning.pytorch.loggers import CSVLogger
+from PIL import Image
+from tiny_run import Means, TinyData, TinyImages, TinyModule, tiny_trainer
+from torchmetrics import Metric
+
+from pixelgen.callbacks.checkpoint import Checkpoint
+from pixelgen.callbacks.ema import EMA
+from pixelgen.callbacks.fid import FID
+from pixelgen.flow import to_uint8
+from pixelgen.metrics.frechet import Statistics, frechet_distance
+
+NAME = "frechet/means"
+
+
+def fit(folder, *callbacks, data=True, module=None, ckpt_path=None, **options):
+    module = TinyModule(global_noise=True) if module is None else module
+    trainer = tiny_trainer(folder, list(callbacks), **options)
+    torch.manual_seed(1)
+    trainer.fit(module, TinyData() if data else TinyData().train_dataloader(), ckpt_path=ckpt_path)
+    return trainer, module
+
+
+def expected_distance(module, samples=10, seed=0):
+    with torch.no_grad():
+        images = module.sample([i % 3 for i in range(samples)], [seed + i for i in range(samples)])
+    fake, real = Means()(to_uint8(images)).double(), Means()(TinyImages().images).double()
+    return frechet_distance(fake.mean(0), fake.T.cov(), real.mean(0), real.T.cov())
+
+
+def test_value_of_the_first_average(tmp_path):
+    ema, fid = EMA([0.5, 0.9]), FID(Means(), num_samples=10, batch_size=4)
+    trainer, module = fit(tmp_path, ema, fid)
+    with ema.average(module):
+        expected = expected_distance(module)
+    assert trainer.callback_metrics[NAME].item() == pytest.approx(expected, rel=1e-6)
+    assert fid.history == [{"step": 6, NAME: pytest.approx(expected, rel=1e-6)}]
+    assert set(trainer.callback_metrics) == {NAME}
+
+
+def test_all_averages(tmp_path):
+    ema, fid = EMA([0.5, 0.9]), FID(Means(), num_samples=10, decays="all", seed=3)
+    trainer, module = fit(tmp_path, ema, fid)
+    for decay, name in ((0.5, NAME), (0.9, f"{NAME}/0.9")):
+        with ema.average(module, decay):
+            expected = expected_distance(module, seed=3)
+        assert trainer.callback_metrics[name].item() == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 64])
+def test_batch_size_does_not_matter(tmp_path, batch_size):
+    trainer, module = fit(tmp_path, FID(Means(), num_samples=10, batch_size=batch_size))
+    assert trainer.callback_metrics[NAME].item() == pytest.approx(expected_distance(module), rel=1e-6)
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3])
+def test_ranks_share_the_samples(world_size):
+    class Rank:
+        def __init__(self, rank):
+            self.global_rank, self.world_size = rank, world_size
+
+    seen, calls = [], []
+    for rank in range(world_size):
+        module, fid = TinyModule(), FID(Means(), num_samples=10, batch_size=2)
+        with torch.no_grad():
+            for images, labels in fid._images(Rank(rank), module):
+                seen += [(image.sum().item(), label.item()) for image, label in zip(images, labels, strict=True)]
+        calls.append(len(module.sampled))
+    assert len(set(calls)) == 1  # sharded networks need as many calls on every rank
+    module = TinyModule()
+    with torch.no_grad():
+        whole = to_uint8(module.sample([i % 3 for i in range(10)], range(10)))
+    assert sorted(seen) == sorted((image.sum().item(), i % 3) for i, image in enumerate(whole))
+
+
+def test_unlabelled(tmp_path):
+    module = TinyModule(num_classes=None)
+    trainer, _ = fit(tmp_path, FID(Means(), num_samples=4), module=module)
+    assert trainer.callback_metrics[NAME].isfinite()
+
+
+def test_schedule_and_logs(tmp_path):
+    fid = FID(Means(), num_samples=4, every_n_steps=2, at_start=True)
+    fit(tmp_path, fid, max_steps=5, logger=CSVLogger(tmp_path, "", ""))
+    assert [entry["step"] for entry in fid.history] == [0, 2, 4, 5]
+    with (tmp_path / "metrics.csv").open() as file:
+        logged = {int(row["step"]): float(row[NAME]) for row in csv.DictReader(file) if row[NAME]}
+    assert logged == {entry["step"]: pytest.approx(entry[NAME]) for entry in fid.history}
+
+
+def test_tensorboard(tmp_path):
+    from lightning.pytorch.loggers import TensorBoardLogger
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    fid = FID(Means(), num_samples=4, every_n_steps=3)
+    fit(tmp_path, fid, logger=TensorBoardLogger(tmp_path, "", ""))
+    events = EventAccumulator(str(tmp_path))
+    events.Reload()
+    assert [event.step for event in events.Scalars(NAME)] == [3, 6]
+
+
+def test_checkpoint_can_watch_it(tmp_path):
+    fid = FID(Means(), num_samples=4, every_n_steps=2)
+    checkpoint = Checkpoint(every_n_steps=100, monitor=NAME)
+    fit(tmp_path, fid, checkpoint, max_steps=6)
+    best = min(fid.history, key=lambda entry: entry[NAME])
+    assert checkpoint.best_model_score.item() == pytest.approx(best[NAME])
+    saved = torch.load(tmp_path / "checkpoints/best.ckpt", weights_only=True)
+    assert saved["global_step"] == best["step"]
+
+
+def test_history_survives_resuming(tmp_path):
+    fid = FID(Means(), num_samples=4, every_n_steps=2)
+    fit(tmp_path, fid, Checkpoint(every_n_steps=2), max_steps=4)
+    resumed = FID(Means(), num_samples=4, every_n_steps=2, at_start=True)
+    fit(tmp_path, resumed, max_steps=6, ckpt_path=tmp_path / "checkpoints/last.ckpt")
+    assert [entry["step"] for entry in resumed.history] == [2, 4, 6]
+
+
+def test_training_does_not_notice(tmp_path):
+    _, plain = fit(tmp_path)
+    _, scored = fit(tmp_path, FID(Means(), num_samples=4, every_n_steps=1, at_start=True))
+    assert plain.losses == scored.losses
+
+
+def test_reference_is_computed_once_and_kept(tmp_path, monkeypatch):
+    calls = []
+    original = TinyData.train_dataset
+    monkeypatch.setattr(TinyData, "train_dataset", lambda self: calls.append(1) or original(self))
+    fit(tmp_path, FID(Means(), num_samples=4, reference_samples=8, every_n_steps=2))
+    assert len(calls) == 1
+    assert Statistics.load(tmp_path / "reference_means.npz", Means()).n == 8
+
+
+def test_reference_file_and_folder(tmp_path):
+    mu, sigma = np.zeros(3), np.eye(3)
+    np.savez(tmp_path / "adm.npz", mu=mu, sigma=sigma)
+    trainer, _ = fit(tmp_path, FID(Means(), tmp_path / "adm.npz", num_samples=10), data=False)
+    assert trainer.callback_metrics[NAME] > 1
+    (tmp_path / "images").mkdir()
+    for i, image in enumerate(TinyImages().images):
+        Image.fromarray(image.permute(1, 2, 0).numpy()).save(tmp_path / f"images/{i:02d}.png")
+    trainer, module = fit(tmp_path, FID(Means(), tmp_path / "images", num_samples=10), data=False)
+    assert trainer.callback_metrics[NAME].item() == pytest.approx(expected_distance(module), rel=1e-6)
+    with pytest.raises(ValueError, match="no data module"):
+        fit(tmp_path, FID(Means(), num_samples=4), data=False)
+
+
+class MeanLabel(Metric):
+    """Counts what it is shown."""
+
+    def __init__(self, named=True):
+        super().__init__()
+        self.named = named
+        self.add_state("images", torch.zeros(()), dist_reduce_fx="sum")
+        self.add_state("labels", torch.zeros(()), dist_reduce_fx="sum")
+
+    def update(self, images, labels):
+        assert images.dtype == torch.uint8
+        self.images += len(images)
+        self.labels += labels.sum()
+
+    def compute(self):
+        return {"accuracy/images": self.images, "accuracy/labels": self.labels} if self.named else self.labels
+
+
+def test_accuracy_sees_the_same_images(tmp_path):
+    fid = FID(Means(), num_samples=10, batch_size=4, every_n_steps=3, accuracy=MeanLabel())
+    trainer, module = fit(tmp_path, fid)
+    assert len(module.sampled) == 20
+    for entry in fid.history:
+        assert (entry["accuracy/images"], entry["accuracy/labels"]) == (10, 9)
+    assert trainer.callback_metrics["accuracy/images"] == 10
+    trainer, _ = fit(tmp_path, FID(Means(), num_samples=10, accuracy=MeanLabel(named=False)))
+    assert trainer.callback_metrics["meanlabel"] == 9
+
+
+def test_protocol_is_recorded(tmp_path):
+    fit(tmp_path, EMA([0.5]), FID(Means(), num_samples=4, every_n_steps=3))
+    records = [json.loads(line) for line in (tmp_path / "evaluations.jsonl").read_text().splitlines()]
+    assert [record["step"] for record in records] == [3, 6]
+    expected = {"samples": 4, "average": "0.5", "extractor": "means", "reference_samples": 16, "seed": 0}
+    assert expected.items() <= records[0].items()
+    assert records[0]["sampler"]["class"] == "TinySampler"
+    assert len(records[0]["reference_fingerprint"]) == 16
+
+
+def test_only_inception_makes_a_fid(monkeypatch):
+    from pixelgen.encoders.inception import Inception
+
+    assert FID(Means(), num_samples=4).name == NAME
+    monkeypatch.setattr(Inception, "__init__", lambda self: Means.__init__(self))
+    assert FID(Inception(), num_samples=4).name == "fid"
+
+
+def test_too_few_samples_warn_once():
+    with pytest.warns(UserWarning, match="3 samples are too few for 3 features") as caught:
+        FID(Means(), num_samples=3)
+    assert len(caught) == 1
+
+
+def test_arguments():
+    with pytest.raises(ValueError, match="at least 2"):
+        FID(Means(), num_samples=1)
+
+
+class OnlyAtEnd(Callback):
+    def on_train_end(self, trainer, pl_module):
+        self.metrics = dict(trainer.callback_metrics)
+
+
+def test_value_of_the_last_step_reaches_later_callbacks(tmp_path):
+    look = OnlyAtEnd()
+    fit(tmp_path, FID(Means(), num_samples=4), look)
+    assert NAME in look.metrics
