@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -183,12 +184,17 @@ class PixelGen(LightningModule):
             for i in range(0, len(seeds), batch_size):
                 noise = draw_noise(seeds[i : i + batch_size], shape, self.device, self.noise_scale)
                 part = None if labels is None else labels[i : i + batch_size]
-                images.append(sampler(self.denoiser, noise, part, self.denoiser.null_condition(part)))
+                with self._precision():
+                    images.append(sampler(self.denoiser, noise, part, self.denoiser.null_condition(part)))
                 if progress is not None:
                     progress(min(i + batch_size, len(seeds)))
         finally:
             self.denoiser.train(training)
         return torch.cat(images)
+
+    def _precision(self) -> AbstractContextManager[Any]:
+        """The trainer's precision while one is attached; else the caller's."""
+        return nullcontext() if self._trainer is None else self._trainer.precision_plugin.forward_context()
 
     def _requests(
         self, condition: Tensor | Sequence[int] | int | None, seeds: Sequence[int] | int

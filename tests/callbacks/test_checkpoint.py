@@ -3,9 +3,9 @@ import os
 import pytest
 import torch
 from lightning.pytorch import Callback
-from tiny_run import TinyData, TinyModule, tiny_trainer
 
 from pixelgen.callbacks.checkpoint import Checkpoint
+from tiny_run import TinyData, TinyModule, tiny_trainer
 
 
 def fit(folder, checkpoint, *others, ckpt_path=None, **options):
@@ -90,8 +90,9 @@ def test_best(tmp_path, mode, expected):
     assert names(tmp_path) == ["best.ckpt", "last.ckpt", "step_0000006.ckpt"]
     assert step_of(tmp_path / "checkpoints/best.ckpt") == expected
     assert checkpoint.best_model_score == score.values[expected]
-    assert torch.load(checkpoint.best_model_path, weights_only=True)["callbacks"]["Checkpoint"]["best"] == (
-        score.values[expected]
+    assert (
+        torch.load(checkpoint.best_model_path, weights_only=True)["callbacks"]["Checkpoint"]["best"]
+        == (score.values[expected])
     )
     assert checkpoint.best_model_path == str(tmp_path / "checkpoints/best.ckpt")
 

@@ -3,10 +3,10 @@ import math
 import pytest
 import torch
 from lightning.pytorch import Callback
-from tiny_run import TinyData, TinyModule, tiny_trainer
 
 from pixelgen.callbacks.checkpoint import Checkpoint
 from pixelgen.callbacks.ema import EMA, power_function_gamma
+from tiny_run import TinyData, TinyModule, tiny_trainer
 
 
 def weights(module):
@@ -52,11 +52,9 @@ def test_names():
     assert EMA([0.9999, 0.999], widths=[0.1, 0.075]).names == ["0.9999", "0.999", "width0.10", "width0.075"]
 
 
-@pytest.mark.parametrize(
-    "arguments", [{"decays": [1.0]}, {"widths": [0.3]}, {"decays": []}, {"every_n_steps": 0}]
-)
+@pytest.mark.parametrize("arguments", [{"decays": [1.0]}, {"widths": [0.3]}, {"decays": []}, {"every_n_steps": 0}])
 def test_refuses(arguments):
-    with pytest.raises(ValueError, match="usual|nothing to average|at least 1"):
+    with pytest.raises(ValueError, match=r"usual|nothing to average|at least 1"):
         EMA(**arguments)
 
 
@@ -238,7 +236,7 @@ def test_other_decays_or_networks_are_refused(tmp_path):
     state = ema.state_dict()
     state["averages"]["0.9"]["extra"] = torch.zeros(1)
     other.load_state_dict(state)
-    with pytest.raises(ValueError, match="another network.*extra"):
+    with pytest.raises(ValueError, match=r"another network.*extra"):
         fit(tmp_path, other, max_steps=1)
 
 

@@ -7,14 +7,16 @@ import torch
 from lightning.pytorch import Callback
 from lightning.pytorch.loggers import CSVLogger
 from PIL import Image
-from tiny_run import Means, TinyData, TinyImages, TinyModule, tiny_trainer
+from torch import nn
 from torchmetrics import Metric
 
 from pixelgen.callbacks.checkpoint import Checkpoint
 from pixelgen.callbacks.ema import EMA
 from pixelgen.callbacks.fid import FID
+from pixelgen.encoders.frozen import FeatureExtractor
 from pixelgen.flow import to_uint8
 from pixelgen.metrics.frechet import Statistics, frechet_distance
+from tiny_run import Means, TinyData, TinyImages, TinyModule, tiny_trainer
 
 NAME = "frechet/means"
 
@@ -129,6 +131,16 @@ def test_training_does_not_notice(tmp_path):
     assert plain.losses == scored.losses
 
 
+def test_features_are_not_in_half_precision(tmp_path):
+    class Watch(Means):
+        def forward(self, images):
+            assert not torch.is_autocast_enabled("cpu")
+            return super().forward(images)
+
+    trainer, _ = fit(tmp_path, FID(Watch(), num_samples=4), precision="bf16-mixed")
+    assert trainer.callback_metrics[NAME].isfinite()
+
+
 def test_reference_is_computed_once_and_kept(tmp_path, monkeypatch):
     calls = []
     original = TinyData.train_dataset
@@ -195,7 +207,7 @@ def test_only_inception_makes_a_fid(monkeypatch):
     from pixelgen.encoders.inception import Inception
 
     assert FID(Means(), num_samples=4).name == NAME
-    monkeypatch.setattr(Inception, "__init__", lambda self: Means.__init__(self))
+    monkeypatch.setattr(Inception, "__init__", lambda self: FeatureExtractor.__init__(self, nn.Identity(), "x", 3))
     assert FID(Inception(), num_samples=4).name == "fid"
 
 

@@ -1,9 +1,9 @@
 import pytest
 import torch
 from lightning.pytorch.loggers import CSVLogger
-from tiny_run import TinyData, TinyModule, tiny_trainer
 
 from pixelgen.callbacks.guard import Guard
+from tiny_run import TinyData, TinyModule, tiny_trainer
 
 
 class Poisoned(TinyModule):

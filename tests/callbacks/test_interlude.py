@@ -3,10 +3,10 @@ import random
 import numpy as np
 import pytest
 import torch
-from tiny_run import TinyData, TinyModule, tiny_trainer
 
 from pixelgen.callbacks.ema import EMA
 from pixelgen.callbacks.interlude import Schedule, find_ema, interlude
+from tiny_run import TinyData, TinyModule, tiny_trainer
 
 
 @pytest.mark.parametrize("error", [False, True])
@@ -45,6 +45,31 @@ def test_without_averages(tmp_path):
     raw = module.denoiser.mix.weight.detach().clone()
     with interlude(trainer, module):
         assert torch.equal(module.denoiser.mix.weight, raw)
+
+
+@pytest.mark.parametrize(("precision", "dtype"), [("32-true", torch.float32), ("bf16-mixed", torch.bfloat16)])
+def test_samples_in_the_precision_of_training(tmp_path, precision, dtype):
+    trainer, module = tiny_trainer(tmp_path, [], precision=precision), TinyModule()
+    with interlude(trainer, module):
+        assert module.denoiser(torch.zeros(1, 3, 8, 8)).dtype == dtype
+    assert module.denoiser(torch.zeros(1, 3, 8, 8)).dtype == torch.float32
+
+
+def test_compiled_blocks_run_uncompiled_if_asked(tmp_path):
+    module, trainer = TinyModule(), tiny_trainer(tmp_path, [])
+    calls = []
+
+    def backend(graph, inputs):
+        calls.append(1)
+        return graph.forward
+
+    module.denoiser.mix.compile(backend=backend)
+    with interlude(trainer, module, eager=True):
+        module.denoiser(torch.zeros(1, 3, 8, 8))
+    assert not calls
+    with interlude(trainer, module):
+        module.denoiser(torch.zeros(1, 3, 8, 8))
+    assert calls
 
 
 def test_schedule():

@@ -3,12 +3,12 @@ import pytest
 import torch
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from PIL import Image
-from tiny_run import TinyData, TinyModule, tiny_trainer
 
 from pixelgen.callbacks.checkpoint import Checkpoint
 from pixelgen.callbacks.ema import EMA
 from pixelgen.callbacks.preview import Preview
 from pixelgen.flow import to_uint8
+from tiny_run import TinyData, TinyModule, tiny_trainer
 
 
 def fit(folder, *callbacks, module=None, ckpt_path=None, **options):

@@ -1,9 +1,9 @@
 import pytest
 import torch
 from PIL import Image
-from tiny_run import Means, TinyImages
 
 from pixelgen.metrics.reference import FolderImages, reference_statistics
+from tiny_run import Means, TinyImages
 
 
 def test_statistics_of_a_data_set():

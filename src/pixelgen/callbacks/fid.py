@@ -122,8 +122,9 @@ class FID(Callback):
         if ema is not None:
             averages = list(ema.names) if self.decays == "all" else [ema.names[0]]
         values: dict[str, float] = {}
+        eager = pl_module.device.type == "cpu"
         for i, average in enumerate(averages):
-            with interlude(trainer, pl_module, average):
+            with interlude(trainer, pl_module, average, eager):
                 scores = self._score(trainer, pl_module)
             values |= {name if i == 0 else f"{name}/{average}": value for name, value in scores.items()}
             self._record(trainer, pl_module, average, scores)
@@ -133,14 +134,16 @@ class FID(Callback):
 
     def _score(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, float]:
         self.extractor.to(pl_module.device)
-        real = self._reference(trainer, pl_module)
+        with torch.autocast(pl_module.device.type, enabled=False):
+            real = self._reference(trainer, pl_module)
         features = FeatureStatistics(self.extractor.num_features).to(pl_module.device)
         if self.accuracy is not None:
             self.accuracy.to(pl_module.device).reset()
         for images, labels in self._images(trainer, pl_module):
-            features.update(self.extractor(images))
-            if self.accuracy is not None and labels is not None:
-                self.accuracy.update(images, labels)
+            with torch.autocast(pl_module.device.type, enabled=False):
+                features.update(self.extractor(images))
+                if self.accuracy is not None and labels is not None:
+                    self.accuracy.update(images, labels)
         mu, sigma = features.compute()
         # the decomposition may round differently on different machines: all ranks take the first one's number
         distance = Statistics(mu, sigma).distance(real) if trainer.is_global_zero else 0.0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 
 import numpy as np
 import torch
@@ -21,8 +21,10 @@ def find_ema(trainer: Trainer) -> EMA | None:
 
 
 @contextmanager
-def interlude(trainer: Trainer, pl_module: LightningModule, average: str | None = None) -> Iterator[None]:
-    """Evaluation mode, no gradients and averaged weights; everything is put back on leaving, also on an error.
+def interlude(
+    trainer: Trainer, pl_module: LightningModule, average: str | None = None, eager: bool = False
+) -> Iterator[None]:
+    """Evaluation mode, no gradients, averaged weights and the trainer's mixed precision, all put back on leaving.
 
     The global random generators of torch, numpy and Python, and the mode of every submodule, are as before
     afterwards, so that an interlude never changes the result of a training run.
@@ -32,11 +34,24 @@ def interlude(trainer: Trainer, pl_module: LightningModule, average: str | None 
         pl_module: its module.
         average: which average to use (a name out of `EMA.names`); the first one if None, the raw weights if
             there is no EMA callback.
+        eager: run compiled blocks uncompiled. Compiling them again for sampling takes 15 to 30 s for each batch
+            size and gains 15 % on a CPU.
     """
     ema = find_ema(trainer)
     weights = nullcontext() if ema is None else ema.average(pl_module, average)
-    with pause(trainer), _random_state(pl_module.device), _evaluation(pl_module), weights, torch.no_grad():
+    compiled = torch.compiler.set_stance("force_eager" if eager else "default")
+    mixed = _mixed_precision(trainer, pl_module.device)
+    quiet = _random_state(pl_module.device), _evaluation(pl_module), torch.no_grad()
+    with ExitStack() as stack:
+        for context in (pause(trainer), *quiet, weights, compiled, mixed):
+            stack.enter_context(context)
         yield
+
+
+def _mixed_precision(trainer: Trainer, device: torch.device) -> torch.autocast:
+    precision = str(trainer.precision)
+    dtype = torch.bfloat16 if precision.startswith("bf16") else torch.float16
+    return torch.autocast(device.type, dtype, enabled=precision.endswith("mixed"))
 
 
 @contextmanager

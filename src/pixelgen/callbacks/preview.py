@@ -79,7 +79,7 @@ class Preview(Callback):
         """Sample on every rank (sharded networks need all of them); write on rank 0."""
         condition = self._condition(pl_module.denoiser.num_classes)  # type: ignore[union-attr, arg-type]
         seeds = range(self.seed, self.seed + self.num_images)
-        with interlude(trainer, pl_module):
+        with interlude(trainer, pl_module, eager=True):
             images = to_uint8(pl_module.sample(condition, list(seeds))).cpu()  # type: ignore[operator]
         if trainer.is_global_zero:
             self._write(trainer, images)

@@ -72,6 +72,6 @@ def places(trainer: Trainer) -> list[tuple[str, Path]]:
         ("checkpoints", run / "checkpoints"),
         ("scores", run / "evaluations.jsonl"),
     ]
-    folders = (getattr(logger, "log_dir", None) for logger in trainer.loggers)
+    folders = dict.fromkeys(getattr(logger, "log_dir", None) for logger in trainer.loggers)
     logs = [("logs", Path(folder)) for folder in folders if folder]
     return [(name, path) for name, path in [*found, *logs] if path.exists()]

@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from .images import ImageData, Item, centre_crop
+from pixelgen.data.images import ImageData, Item, centre_crop
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 

@@ -11,7 +11,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
-from .order import ResumableOrder
+from pixelgen.data.order import ResumableOrder
 
 Item = dict[str, Any]
 """`image`: uint8 tensor (3, H, W); `label`: int, unless unlabelled; `caption`: str, where asked for."""

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from .drawing import PALETTE, SHAPES, background, paint
-from .images import ImageData, Item
+from pixelgen.data.drawing import PALETTE, SHAPES, background, paint
+from pixelgen.data.images import ImageData, Item
 
 DEFAULT_SHAPES = ("circle", "square", "triangle", "star")
 DEFAULT_COLORS = tuple(PALETTE)

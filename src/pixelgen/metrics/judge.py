@@ -24,8 +24,8 @@ Mask = NDArray[np.bool_]
 SIDE = 64
 """Larger images are averaged down to this many pixels a side before they are judged."""
 
-MIN_AREA = 0.012
-"""Smaller regions, as a share of the image, are no objects."""
+MIN_AREA, MAX_AREA = 0.012, 0.6
+"""Smaller and larger regions, as a share of the image, are no objects: specks, and images of a single colour."""
 
 MIN_MATCH, MIN_PURITY, MAX_SPREAD = 0.9, 0.8, 50.0
 """An object is named only with this likeness to a shape, this share of its pixels nearest to its colour, and pixels
@@ -73,6 +73,8 @@ def judge(
     """
     if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
         raise ValueError(f"judge needs uint8 images of shape (B, 3, H, H), not {images.dtype} {tuple(images.shape)}")
+    if len(images) == 0:
+        return []
     pixels = _shrink(images)
     smooth = _smooth(pixels)
     regions, count = ndimage.label(_distance_from_greys(smooth) > _OFF, structure=_NEIGHBOURS)
@@ -80,7 +82,7 @@ def judge(
     found: list[list[Detection]] = [[] for _ in range(len(images))]
     unexplained = (regions > 0).sum((1, 2))
     for number, place in enumerate(ndimage.find_objects(regions), start=1):
-        if sizes[number] < MIN_AREA * pixels[0, 0].size:
+        if not MIN_AREA <= sizes[number] / pixels[0, 0].size <= MAX_AREA:
             continue
         index, window = place[0].start, tuple(slice(max(0, s.start - 2), s.stop + 2) for s in place[1:])
         crop = (index, slice(None), *window)
@@ -139,6 +141,8 @@ def _identify(found: _Region, shapes: tuple[str, ...], colors: tuple[str, ...]) 
     around = ~ndimage.binary_dilation(found.numbers > 0)
     ground = pixels[:, around].mean(1) if around.any() else np.full(3, _GREY)
     way = smooth[:, core].mean(1) - ground
+    if way @ way < _OFF**2 / 4:
+        return None
     mask = np.clip(np.tensordot(way, pixels - ground[:, None, None], 1) / (way @ way), 0, 1) * near
     matches = _templates(shapes) @ _normalised(mask).ravel()
     best = int(matches.argmax())
@@ -192,11 +196,11 @@ def _templates(shapes: tuple[str, ...]) -> Array:
 class ShapesAccuracy(Metric):
     """Share of images whose largest object has the colour, the shape, and both, that its class asks for.
 
-    An image in which `judge` finds nothing counts as wrong.
+    An image in which `judge` finds nothing counts as wrong. The judge may answer any shape and colour that it knows,
+    also those that are not among the classes.
 
     Args:
-        class_names: Names such as "red circle"; by default those of `ShapesData`. Shapes and colours that do not
-            occur in them are never answered.
+        class_names: Names such as "red circle"; by default those of `ShapesData`.
     """
 
     is_differentiable = False
@@ -212,16 +216,17 @@ class ShapesAccuracy(Metric):
         super().__init__()
         names = all_class_names() if class_names is None else class_names
         self.targets = [(color, shape) for color, _, shape in (name.partition(" ") for name in names)]
-        self.colors, self.shapes = (tuple(dict.fromkeys(parts)) for parts in zip(*self.targets, strict=True))
-        unknown = [c for c in self.colors if c not in PALETTE] + [s for s in self.shapes if s not in SHAPES]
-        if unknown:
-            raise ValueError(f"{unknown[0]!r} is no colour or shape of ShapesData: give class names like 'red circle'")
+        for name, (color, shape) in zip(names, self.targets, strict=True):
+            if color not in PALETTE or shape not in SHAPES:
+                raise ValueError(
+                    f"{name!r} is no class of ShapesData: give names of a colour and a shape, 'red circle'"
+                )
         for state in ("color", "shape", "both", "total"):
             self.add_state(state, torch.tensor(0, dtype=torch.long), dist_reduce_fx="sum")
 
     def update(self, images: Tensor, labels: Tensor) -> None:
         """Judge uint8 images (B, 3, H, H) made for classes (B,)."""
-        for detections, label in zip(judge(images, self.shapes, self.colors), labels.tolist(), strict=True):
+        for detections, label in zip(judge(images), labels.tolist(), strict=True):
             color, shape = self.targets[label]
             self.total += 1
             if detections:

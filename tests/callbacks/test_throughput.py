@@ -1,0 +1,158 @@
+import time
+
+import pytest
+import torch
+from lightning.pytorch import Callback
+from lightning.pytorch.loggers import CSVLogger
+from torch import nn
+
+from pixelgen.callbacks.checkpoint import Checkpoint
+from pixelgen.callbacks.interlude import interlude
+from pixelgen.callbacks.throughput import Throughput, pause
+from pixelgen.encoders.frozen import FrozenEncoder
+from tiny_run import TinyData, TinyModule, tiny_trainer
+
+
+class Slow(FrozenEncoder):
+    def __init__(self, seconds):
+        super().__init__(nn.Identity())
+        self.seconds = seconds
+
+    def forward(self, x):
+        time.sleep(self.seconds)
+        return x
+
+
+class Perceptual(TinyModule):
+    """A quarter of a step in a frozen network."""
+
+    def __init__(self):
+        super().__init__()
+        self.encoder = Slow(0.01)
+
+    def training_step(self, batch, batch_idx):
+        self.encoder(batch["image"])
+        time.sleep(0.03)
+        return super().training_step(batch, batch_idx)
+
+
+class SlowData(TinyData):
+    def train_dataloader(self):
+        def fetch(items):
+            time.sleep(0.02)
+            return {"image": torch.stack([i["image"] for i in items]), "label": torch.zeros(4, dtype=torch.long)}
+
+        return torch.utils.data.DataLoader(self.train_dataset(), batch_size=4, collate_fn=fetch)
+
+
+def fit(folder, *callbacks, module=None, data=None, **options):
+    trainer = tiny_trainer(folder, list(callbacks), **options)
+    trainer.fit(TinyModule() if module is None else module, TinyData() if data is None else data)
+    return {name: value.item() for name, value in trainer.callback_metrics.items()}
+
+
+def test_speed_and_shares(tmp_path):
+    values = fit(tmp_path, Throughput(every_n_steps=4), module=Perceptual(), data=SlowData())
+    assert values["throughput/step_ms"] >= 59
+    assert values["throughput/images_per_s"] == pytest.approx(4000 / values["throughput/step_ms"])
+    # a third and a quarter, on a machine that does nothing else
+    assert values["throughput/data_share"] == pytest.approx(0.33, abs=0.2)
+    assert values["throughput/perceptual_share"] == pytest.approx(0.25, abs=0.2)
+    assert "throughput/mfu" not in values  # nobody knows the peak of this processor
+
+
+def test_no_frozen_networks(tmp_path):
+    assert "throughput/perceptual_share" not in fit(tmp_path, Throughput(every_n_steps=2))
+
+
+def test_hooks_are_there_in_logging_steps_only(tmp_path):
+    seen = []
+
+    class Look(Perceptual):
+        def on_before_zero_grad(self, optimizer):
+            seen.append(len(self.encoder._forward_hooks))
+
+    fit(tmp_path, Throughput(every_n_steps=3), module=Look())
+    assert seen == [0, 0, 1, 0, 0, 1]
+
+
+class Pauses(Callback):
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        with interlude(trainer, pl_module):
+            time.sleep(0.1)
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_interludes_checkpoints_and_validation_are_left_out(tmp_path, monkeypatch, first):
+    class Steady(TinyModule):
+        def training_step(self, batch, batch_idx):
+            time.sleep(0.02)
+            return super().training_step(batch, batch_idx)
+
+        def validation_step(self, batch, batch_idx):
+            time.sleep(0.1)
+
+    original = Checkpoint._write
+
+    def slow(self, trainer, path):
+        with pause(trainer):
+            time.sleep(0.1)
+        original(self, trainer, path)
+
+    monkeypatch.setattr(Checkpoint, "_write", slow)
+    throughput = Throughput(every_n_steps=6)
+    callbacks = [Pauses(), throughput] if first else [throughput, Pauses()]
+    values = fit(tmp_path, *callbacks, Checkpoint(1), module=Steady(), limit_val_batches=1)
+    assert 20 <= values["throughput/step_ms"] < 100  # each pause alone takes 100 ms
+    assert values["throughput/data_share"] < 0.7
+
+
+def test_flops_are_counted_once_and_resumed(tmp_path):
+    throughput = Throughput(every_n_steps=2, peak_flops=1e9)
+    values = fit(tmp_path, throughput, Checkpoint(2), max_steps=4)
+    # 3 × 3 convolution of 3 to 3 channels on 8 × 8 pixels: forward, and the weight's gradient
+    assert throughput.flops_per_image == 2 * (2 * 9 * 3 * 3 * 64)
+    expected = throughput.flops_per_image * values["throughput/images_per_s"] / 1e9
+    assert values["throughput/mfu"] == pytest.approx(expected)
+    resumed = Throughput()
+    resumed.load_state_dict(throughput.state_dict())
+    assert resumed.flops_per_image == throughput.flops_per_image
+
+
+def test_accumulation(tmp_path):
+    throughput = Throughput(every_n_steps=2)
+    values = fit(tmp_path, throughput, max_steps=2, accumulate_grad_batches=2)
+    assert throughput.flops_per_image == 2 * (2 * 9 * 3 * 3 * 64)
+    assert values["throughput/images_per_s"] == pytest.approx(8000 / values["throughput/step_ms"])
+
+
+def test_training_does_not_notice(tmp_path):
+    plain, timed = TinyModule(global_noise=True), TinyModule(global_noise=True)
+    for module, callbacks in ((plain, []), (timed, [Throughput(every_n_steps=2)])):
+        torch.manual_seed(1)
+        fit(tmp_path, *callbacks, module=module)
+    assert plain.losses == timed.losses
+
+
+def test_nothing_is_left_behind_by_an_exception(tmp_path):
+    class Fails(Perceptual):
+        def training_step(self, batch, batch_idx):
+            raise KeyError("failed")
+
+    throughput, module = Throughput(every_n_steps=1, count_flops=False), Fails()
+    with pytest.raises(KeyError, match="failed"):
+        fit(tmp_path, throughput, module=module)
+    assert not module.encoder._forward_hooks
+    with pytest.raises(KeyError, match="failed"):
+        fit(tmp_path, Throughput(), module=Fails())
+    assert torch.utils._python_dispatch._get_current_dispatch_mode() is None
+
+
+def test_logged(tmp_path):
+    fit(tmp_path, Throughput(every_n_steps=3), logger=CSVLogger(tmp_path, "", ""))
+    assert "throughput/images_per_s" in (tmp_path / "metrics.csv").read_text()
+
+
+def test_arguments():
+    with pytest.raises(ValueError, match="at least 1"):
+        Throughput(every_n_steps=0)

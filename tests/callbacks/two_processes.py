@@ -1,0 +1,68 @@
+"""Trains the tiny module with every callback on two processes; started by test_two_processes.py."""
+
+import json
+import logging
+import sys
+import warnings
+from pathlib import Path
+
+import torch
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
+from tiny_run import Means, TinyData, TinyModule, tiny_trainer
+from torch.distributed.fsdp import fully_shard
+
+from pixelgen.callbacks.checkpoint import Checkpoint
+from pixelgen.callbacks.ema import EMA
+from pixelgen.callbacks.fid import FID
+from pixelgen.callbacks.guard import Guard
+from pixelgen.callbacks.preview import Preview
+from pixelgen.callbacks.summary import Summary
+from pixelgen.callbacks.throughput import Throughput
+
+warnings.filterwarnings("ignore")
+logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+
+
+class Sharded(TinyModule):
+    def configure_model(self):
+        if getattr(self, "device_mesh", None) is not None and not hasattr(self, "done"):
+            self.done = True
+            self.denoiser = fully_shard(self.denoiser, mesh=self.device_mesh["data_parallel"])
+
+    def training_step(self, batch, batch_idx):
+        loss = super().training_step(batch, batch_idx)
+        bad = self.global_step == 2 and self.global_rank == 1  # one process only
+        return loss + float("inf") if bad else loss
+
+
+class Record(Callback):
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        weight = pl_module.denoiser.mix.weight.detach()
+        weight = weight.full_tensor() if hasattr(weight, "full_tensor") else weight
+        self.__dict__.setdefault("seen", []).append(weight.flatten().tolist())
+
+
+def main(strategy, folder, max_steps, ckpt_path=None):
+    ema, guard, record = EMA([0.5]), Guard(), Record()
+    fid = FID(Means(), num_samples=9, at_start=True, batch_size=2)
+    callbacks = [ema, guard, Throughput(every_n_steps=2), Preview(num_images=2), fid, Summary(), record]
+    options = {"devices": 1} if strategy == "one" else {"devices": 2, "strategy": _strategy(strategy)}
+    trainer = tiny_trainer(folder, [*callbacks, Checkpoint(every_n_steps=3)], max_steps=max_steps, **options)
+    trainer.fit(Sharded(), TinyData(), ckpt_path=ckpt_path)
+    average = ema.state_dict()["averages"]["0.5"]["mix.weight"].flatten().tolist()
+    result = {"fid": fid.history, "skipped": guard.skipped, "average": average, "weights": record.seen}
+    Path(folder, f"rank{trainer.global_rank}.json").write_text(json.dumps(result))
+
+
+def _strategy(name):
+    if name == "ddp":
+        return DDPStrategy(process_group_backend="gloo")
+    return ModelParallelStrategy(
+        data_parallel_size=2, tensor_parallel_size=1, save_distributed_checkpoint=False, process_group_backend="gloo"
+    )
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    main(sys.argv[1], sys.argv[2], int(sys.argv[3]), *sys.argv[4:])

@@ -1,0 +1,77 @@
+import pytest
+import torch
+from golden_files import load_golden, section
+from timm.models.vision_transformer import VisionTransformer
+
+from pixelgen.encoders import VisionTransformerPatches, dinov2
+from pixelgen.encoders.dino import resample_positions
+
+
+def golden_encoder(patch_size=16, layer=2):
+    tensors, settings = load_golden("dino_features")
+    network = VisionTransformer(num_classes=0, **settings["config"])
+    weights = {
+        key.replace("blocks.0.", "blocks.", 1): value
+        for key, value in section(tensors, "weights").items()
+        if key != "mask_token"
+    }
+    network.load_state_dict(weights)
+    return VisionTransformerPatches(network, layer=layer, patch_size=patch_size), tensors
+
+
+def test_agrees_with_dinov2():
+    encoder, tensors = golden_encoder()
+    tokens = encoder(tensors["input.image"] * 2 - 1)
+    assert (tokens - tensors["expected.layer2"]).abs().max() < 1e-5
+
+
+def test_native_grid_keeps_its_positions():
+    encoder, _ = golden_encoder()
+    positions = encoder.network.pos_embed
+    assert resample_positions(positions, 5, 5) is positions
+    assert resample_positions(positions, 3, 4).shape == (1, 13, 24)
+
+
+def test_one_token_per_patch_of_the_denoiser():
+    encoder, _ = golden_encoder(patch_size=32)
+    assert encoder(torch.zeros(2, 3, 64, 96)).shape == (2, 6, 24)
+
+
+def test_earlier_layers_drop_the_later_blocks():
+    encoder, _ = golden_encoder(layer=0)
+    assert len(encoder.network.blocks) == 1
+
+
+def test_gradient_flows_through_and_remembered_positions_survive_inference_mode():
+    encoder, _ = golden_encoder()
+    with torch.inference_mode():
+        encoder(torch.zeros(1, 3, 48, 48))
+    x = torch.rand(1, 3, 48, 48, requires_grad=True)
+    encoder(x).square().sum().backward()
+    assert x.grad.abs().sum() > 0
+
+
+def test_bad_sizes_layers_and_files_are_refused(tmp_path, monkeypatch):
+    encoder, _ = golden_encoder()
+    with pytest.raises(ValueError, match="multiples of 16, not 40x48"):
+        encoder(torch.zeros(1, 3, 40, 48))
+    with pytest.raises(ValueError, match="blocks 0 to 2"):
+        golden_encoder(layer=3)
+    with pytest.raises(ValueError, match="no weights of vit_base"):
+        dinov2(tmp_path / "nothing.pth")
+
+
+def test_loads_a_local_file_and_checks_its_hash(tmp_path):
+    """The real loading path, with a small random network of the same class."""
+    import timm
+
+    name = "vit_tiny_patch16_224"
+    path = tmp_path / "vit.pth"
+    torch.manual_seed(0)
+    network = timm.create_model(name)
+    torch.save(network.state_dict(), path)
+    encoder = dinov2(path, model=name, layer=1)
+    assert torch.equal(encoder.network.pos_embed, network.pos_embed)
+    assert encoder(torch.zeros(1, 3, 32, 32)).shape == (1, 4, 192)
+    with pytest.raises(ValueError, match="not the expected 00"):
+        dinov2(path, model=name, sha256="00")

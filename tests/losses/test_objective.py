@@ -1,0 +1,165 @@
+import pytest
+import torch
+from golden_files import load_golden, section
+from torch import nn
+from torch.nn import functional as F
+
+from pixelgen.encoders import FeaturePyramid, PatchEncoder
+from pixelgen.flow import interpolate
+from pixelgen.losses import PDINO, REPA, AdaptiveWeight, NoiseGate, Objective, PerceptualLoss, Prediction
+
+
+def patches(images):
+    return F.unfold(images, 4, stride=4).transpose(1, 2)
+
+
+class PatchStandIn(PatchEncoder):
+    """The golden files' stand-in for DINO; counts the images it sees."""
+
+    def __init__(self):
+        super().__init__(nn.Identity(), 48)
+        self.seen = []
+
+    def forward(self, images):
+        self.seen.append((len(images), torch.is_grad_enabled()))
+        return patches((images + 1) / 2 - 0.45)
+
+
+class SquaredStandIn(PerceptualLoss):
+    """The golden files' stand-in for LPIPS: mean squared difference; records which samples it sees."""
+
+    name = "lpips"
+
+    def __init__(self, weight=0.1):
+        super().__init__(FeaturePyramid(nn.Identity(), [3]), weight)
+        self.seen = []
+
+    def forward(self, x_hat, x):
+        self.seen.append(x)
+        return (x_hat - x).square().flatten(1).mean(1)
+
+
+def golden_case(case, gated):
+    tensors, settings = load_golden("loss")
+    settings = settings[case]
+    inputs, expected = section(tensors, f"{case}.input"), section(tensors, f"{case}.expected")
+    repa = REPA(layer=0, weight=settings.get("feat_loss_weight", 0.5), projector_dim=16)
+    objective = Objective(
+        lpips=SquaredStandIn(settings["lpips_weight"]),
+        pdino=PDINO(settings["dino_weight"], gated=gated),
+        repa=repa,
+        encoder=PatchStandIn(),
+        gate=NoiseGate(settings["percept_t_threshold"]),
+    )
+    objective.connect(hidden_size=48, depth=1)
+    repa.load_state_dict(section({k: v for k, v in tensors.items() if k.startswith(case)}, case), strict=False)
+    noise = inputs["noise"] * settings.get("noise_scale", 1.0)
+    x_t = interpolate(inputs["x"], noise, inputs["t"])
+    t, y = (inputs[key].view(-1, 1, 1, 1) for key in ("t", "class_label"))
+    x_hat = 0.8 * torch.tanh(x_t) + 0.1 * t + 0.02 * y
+    return objective, Prediction(inputs["x"], x_t, inputs["t"], x_hat, patches(x_hat)), expected
+
+
+@pytest.mark.parametrize("case", ["case00", "case01", "case02", "case03"])
+@pytest.mark.parametrize("gated", [False, True])
+def test_agrees_with_the_release(case, gated):
+    objective, prediction, expected = golden_case(case, gated)
+    terms = objective(prediction)
+    assert (terms.values["flow_matching"] - expected["fm"]).abs() < 1e-5
+    assert (terms.values["lpips"] - expected["lpips"]).abs() < 1e-5
+    assert (terms.values["pdino"] - expected[f"pdino_{'gated' if gated else 'ungated'}"]).abs() < 1e-5
+    assert (terms.values["repa"] - expected["repa"]).abs() < 1e-5
+    if not gated:
+        assert (objective.combine(terms) - expected["total"]).abs() < 1e-5
+
+
+def test_the_gate_selects_before_the_network_runs():
+    objective, prediction, _ = golden_case("case00", gated=True)
+    objective(prediction)
+    (seen,) = objective.lpips.seen
+    assert torch.equal(seen, prediction.x[1:])
+
+
+def test_clean_features_are_computed_once_without_gradient():
+    objective, prediction, _ = golden_case("case00", gated=False)
+    objective(prediction)
+    assert objective.encoder.seen == [(4, False), (4, True)]
+
+
+def test_without_repa_gated_pdino_looks_at_passing_samples_only():
+    objective, prediction, expected = golden_case("case00", gated=True)
+    objective.repa = None
+    assert (objective(prediction).values["pdino"] - expected["pdino_gated"]).abs() < 1e-5
+    assert objective.encoder.seen == [(3, False), (3, True)]
+
+
+def test_nothing_runs_when_nothing_passes():
+    objective, prediction, _ = golden_case("case01", gated=True)
+    objective.repa = None
+    terms = objective(prediction)
+    assert objective.lpips.seen == objective.encoder.seen == []
+    assert float(terms.values["lpips"]) == float(terms.values["pdino"]) == terms.passed == 0
+
+
+def test_empty_slots_leave_no_trace():
+    objective, prediction, expected = golden_case("case00", gated=False)
+    terms = Objective()(prediction)
+    assert list(terms.values) == ["flow_matching"]
+    assert (Objective().combine(terms) - expected["fm"]).abs() < 1e-5
+
+
+def test_expected_normalisation_does_not_depend_on_the_batch():
+    gate = NoiseGate(normalise="expected", expected_fraction=0.5)
+    assert float(gate.mean(torch.tensor([2.0, 4.0]), 8)) == 6 / 4
+    assert float(NoiseGate().mean(torch.tensor([2.0, 4.0]), 8)) == 3
+    assert float(gate.mean(torch.tensor([]), 8)) == 0
+
+
+def test_expected_fraction_is_that_of_the_published_times():
+    z = (torch.logit(torch.tensor(0.3, dtype=torch.float64)) + 0.8) / 0.8
+    assert float(1 - torch.special.ndtr(z)) == pytest.approx(0.5236, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("slots", "message"),
+    [
+        ({"pdino": PDINO()}, "need an encoder"),
+        ({"encoder": PatchStandIn()}, "set the encoder to null"),
+    ],
+)
+def test_inconsistent_slots_are_refused(slots, message):
+    with pytest.raises(ValueError, match=message):
+        Objective(**slots)
+
+
+def test_repa_refuses_a_layer_that_does_not_exist_and_other_grids():
+    objective = Objective(repa=REPA(layer=8), encoder=PatchStandIn())
+    with pytest.raises(ValueError, match="blocks 0 to 5"):
+        objective.connect(hidden_size=8, depth=6)
+    objective.connect(hidden_size=8, depth=9)
+    with pytest.raises(ValueError, match="16 patches and the encoder gives 4 tokens"):
+        objective.repa(torch.zeros(1, 16, 8), torch.zeros(1, 4, 48))
+
+
+def test_adaptive_weight_follows_the_ratio_of_gradients():
+    adaptive = AdaptiveWeight(start_step=100, interval=50, momentum=0.8)
+    assert [step for step in range(300) if adaptive.due(step)] == [100, 150, 200, 250]
+    weight = nn.Parameter(torch.ones(4))
+    adaptive.update((3.0 * weight).sum(), (2.0 * weight).sum(), weight)
+    assert float(adaptive.weight) == pytest.approx(0.8 + 0.2 * 6 / (4 + 1e-4))
+    adaptive.update((3.0 * weight).sum(), (0.0 * weight).sum(), weight)
+    ratio = 0.8 + 0.2 * 6 / (4 + 1e-4)
+    assert float(adaptive.weight) == pytest.approx(0.8 * ratio + 0.2 * 100)
+    restored = AdaptiveWeight()
+    restored.load_state_dict(adaptive.state_dict())
+    assert torch.equal(restored.weight, adaptive.weight)
+
+
+def test_adaptive_weight_multiplies_only_perceptual_terms():
+    objective, prediction, _ = golden_case("case00", gated=False)
+    objective.adaptive = AdaptiveWeight(start_step=10)
+    objective.adaptive.weight.fill_(3.0)
+    terms = objective(prediction)
+    v = terms.values
+    expected = v["flow_matching"] + 0.5 * v["repa"] + 3 * (0.1 * v["lpips"] + 0.01 * v["pdino"])
+    assert torch.allclose(objective.combine(terms), expected)
