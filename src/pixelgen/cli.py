@@ -28,6 +28,7 @@ TRAINER_DEFAULTS = {
     "max_epochs": -1,
     "max_steps": 400_000,
     "num_sanity_val_steps": 0,
+    "limit_val_batches": 32,
     "use_distributed_sampler": False,  # our order of samples knows ranks, and how to resume
 }
 ON_BY_DEFAULT = ("ema", "guard", "throughput", "preview", "checkpoint", "summary")

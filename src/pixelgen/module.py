@@ -117,6 +117,13 @@ class PixelGen(LightningModule):
             self.log("adaptive_weight", self.objective.adaptive.weight)
         return loss
 
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Loss terms on held-out images, with the same times and noise every time; logged under `val/`."""
+        torch.manual_seed(int(np.random.SeedSequence([self.seed, batch_idx, self.global_rank]).generate_state(1)[0]))
+        terms = self.objective(self.denoise(batch))
+        size = len(batch["image"])
+        self.log_dict({f"val/{name}": value for name, value in terms.values.items()}, batch_size=size, sync_dist=True)
+
     def denoise(self, batch: Batch) -> Prediction:
         """Corrupt the images of a batch and predict them back."""
         x = to_float(batch["image"])
@@ -127,9 +134,11 @@ class PixelGen(LightningModule):
         return Prediction(x, x_t, t, x_hat, hidden)
 
     def drop_condition(self, condition: Tensor | None) -> Tensor | None:
-        """Replace a random share of the conditions by the null condition."""
+        """In training, replace a random share of the conditions by the null condition."""
         if condition is None or self.denoiser.num_classes is None:
             return None
+        if not self.training:
+            return condition
         drop = torch.rand(len(condition), device=condition.device) < self.condition_dropout
         return self.denoiser.drop_condition(condition, drop)
 

@@ -120,7 +120,7 @@ def test_flops_are_counted_once_and_resumed(tmp_path):
 
 
 def test_accumulation(tmp_path):
-    throughput = Throughput(every_n_steps=2)
+    throughput = Throughput(every_n_steps=2, peak_flops=1e9)
     values = fit(tmp_path, throughput, max_steps=2, accumulate_grad_batches=2)
     assert throughput.flops_per_image == 2 * (2 * 9 * 3 * 3 * 64)
     assert values["throughput/images_per_s"] == pytest.approx(8000 / values["throughput/step_ms"])
@@ -128,7 +128,7 @@ def test_accumulation(tmp_path):
 
 def test_training_does_not_notice(tmp_path):
     plain, timed = TinyModule(global_noise=True), TinyModule(global_noise=True)
-    for module, callbacks in ((plain, []), (timed, [Throughput(every_n_steps=2)])):
+    for module, callbacks in ((plain, []), (timed, [Throughput(every_n_steps=2, peak_flops=1e9)])):
         torch.manual_seed(1)
         fit(tmp_path, *callbacks, module=module)
     assert plain.losses == timed.losses
@@ -144,7 +144,7 @@ def test_nothing_is_left_behind_by_an_exception(tmp_path):
         fit(tmp_path, throughput, module=module)
     assert not module.encoder._forward_hooks
     with pytest.raises(KeyError, match="failed"):
-        fit(tmp_path, Throughput(), module=Fails())
+        fit(tmp_path, Throughput(peak_flops=1e9), module=Fails())
     assert torch.utils._python_dispatch._get_current_dispatch_mode() is None
 
 

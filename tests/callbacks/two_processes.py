@@ -9,8 +9,8 @@ from pathlib import Path
 import torch
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
-from tiny_run import Means, TinyData, TinyModule, tiny_trainer
 from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
 
 from pixelgen.callbacks.checkpoint import Checkpoint
 from pixelgen.callbacks.ema import EMA
@@ -19,6 +19,7 @@ from pixelgen.callbacks.guard import Guard
 from pixelgen.callbacks.preview import Preview
 from pixelgen.callbacks.summary import Summary
 from pixelgen.callbacks.throughput import Throughput
+from tiny_run import Means, TinyData, TinyModule, tiny_trainer
 
 warnings.filterwarnings("ignore")
 logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
@@ -39,7 +40,8 @@ class Sharded(TinyModule):
 class Record(Callback):
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
         weight = pl_module.denoiser.mix.weight.detach()
-        weight = weight.full_tensor() if hasattr(weight, "full_tensor") else weight
+        self.sharded = isinstance(weight, DTensor)
+        weight = weight.full_tensor() if self.sharded else weight
         self.__dict__.setdefault("seen", []).append(weight.flatten().tolist())
 
 
@@ -51,6 +53,7 @@ def main(strategy, folder, max_steps, ckpt_path=None):
     trainer = tiny_trainer(folder, [*callbacks, Checkpoint(every_n_steps=3)], max_steps=max_steps, **options)
     trainer.fit(Sharded(), TinyData(), ckpt_path=ckpt_path)
     average = ema.state_dict()["averages"]["0.5"]["mix.weight"].flatten().tolist()
+    assert record.sharded == (strategy == "fsdp")
     result = {"fid": fid.history, "skipped": guard.skipped, "average": average, "weights": record.seen}
     Path(folder, f"rank{trainer.global_rank}.json").write_text(json.dumps(result))
 

@@ -38,7 +38,8 @@ class Throughput(Callback):
     The device is synchronised in logging steps only. `throughput/data_share` is the share of the host's time
     between two steps: loading, copying to the device and Lightning's own logging.
     `throughput/perceptual_share` is the forward time of frozen networks in the logging step over that step's time;
-    their backward pass is not in it. FLOPs are counted once, in the first training step of a run.
+    their backward pass is not in it. FLOPs are counted once, in the first training step of a run, which therefore runs
+    uncompiled; not where the peak is unknown, and not for sharded networks.
 
     Args:
         every_n_steps: optimizer steps between two loggings.
@@ -87,7 +88,7 @@ class Throughput(Callback):
         """Note how long the batch took to arrive."""
         self._waited += max(0.0, time.perf_counter() - self._batch_ended - self._excluded_gap)
         sharded = any(isinstance(parameter, DTensor) for parameter in pl_module.parameters())
-        if self.count_flops and self.flops_per_image is None and not sharded:
+        if self.count_flops and self.peak_flops and self.flops_per_image is None and not sharded:
             self._counter = FlopCounterMode(display=False)
             self._counter.__enter__()
         elif (trainer.global_step + 1) % self.every_n_steps == 0:
