@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import sys
+from argparse import ArgumentError
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
-import yaml
 from jsonargparse import ArgumentParser, Namespace
-from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import RichModelSummary, RichProgressBar
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import RichModelSummary
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 
-import pixelgen.encoders
-import pixelgen.metrics  # short class names in configs are looked up among imported classes
-from pixelgen.callbacks import Callbacks
+from pixelgen.callbacks import Callbacks, Progress
 from pixelgen.data import ImageData
+from pixelgen.messages import one_sentence
 from pixelgen.module import PixelGen
 from pixelgen.runs import find_checkpoint, load_weights, run_folder, unused_folder
 
@@ -45,15 +44,25 @@ class CLI(LightningCLI):
     """
 
     def __init__(self, args: Sequence[str] | None = None) -> None:
-        arguments = list(sys.argv[1:] if args is None else args)
-        self.arguments = with_config_of_run(arguments)
+        self.arguments = with_config_of_run(list(sys.argv[1:] if args is None else args))
+        try:
+            self._build()
+        except (ValueError, ArgumentError) as error:
+            flags = [flag for action in self.parser._actions for flag in action.option_strings]
+            raise ValueError(one_sentence(error, flags)) from error
+
+    def _build(self) -> None:
         super().__init__(
             PixelGen,
             ImageData,
             save_config_callback=SaveConfig,
             seed_everything_default=0,
             trainer_defaults=TRAINER_DEFAULTS,
-            parser_kwargs={"allow_abbrev": False, "description": "Train diffusion models in pixel space."},
+            parser_kwargs={
+                "allow_abbrev": False,
+                "exit_on_error": False,
+                "description": "Train diffusion models in pixel space.",
+            },
             subclass_mode_model=True,
             subclass_mode_data=True,
             args=self.arguments,
@@ -92,13 +101,22 @@ class CLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Check that model and data fit, and put everything that the run writes into its folder."""
         check(self.model, self.datamodule)
+        if self.config.init_from:
+            load_weights(self.model.denoiser, self.config.init_from)
         self.folder = self._folder()
         settings = dict(self.config_init["trainer"])
         settings["default_root_dir"] = str(self.folder)
         if settings["logger"] in (None, True):
             settings["logger"] = default_loggers(self.folder)
-        extras = [*self.config_init["callbacks"].active, RichProgressBar(leave=False), RichModelSummary(max_depth=2)]
+        extras = [*self.config_init["callbacks"].active, *self._display(settings)]
         return self._instantiate_trainer(settings, extras)
+
+    def _display(self, settings: dict[str, Any]) -> list[Callback]:
+        """Progress bar and model summary, unless the trainer's switches turn them off."""
+        bar = [Progress()] if settings["enable_progress_bar"] is not False else []
+        summary = [RichModelSummary(max_depth=2)] if settings["enable_model_summary"] is not False else []
+        settings["enable_model_summary"] = False  # Lightning would add its own beside ours, and say so
+        return [*bar, *summary]
 
     def _folder(self) -> Path:
         """A resumed run goes on in its own folder; a new one never writes into a used folder."""
@@ -109,11 +127,9 @@ class CLI(LightningCLI):
         return unused_folder(Path(self.config.run or Path("runs") / name))
 
     def fit(self) -> None:
-        """Train, resume, or start from weights."""
-        if self.config.init_from:
-            load_weights(self.model.denoiser, self.config.init_from)
+        """Train, from the start or from where a checkpoint stands."""
         checkpoint = find_checkpoint(self.config.ckpt_path) if self.config.ckpt_path else None
-        self.trainer.fit(self.model, datamodule=self.datamodule, ckpt_path=checkpoint)
+        self.trainer.fit(self.model, datamodule=self.datamodule, ckpt_path=checkpoint, weights_only=True)
 
 
 class SaveConfig(SaveConfigCallback):
@@ -136,7 +152,7 @@ class SaveConfig(SaveConfigCallback):
 
 @contextmanager
 def stop_on_bad_input() -> Iterator[None]:
-    """Turn a ValueError about the user's input into one line and exit status 2."""
+    """Turn an error about the user's input into one line and exit status 2."""
     try:
         yield
     except ValueError as error:
@@ -146,14 +162,12 @@ def stop_on_bad_input() -> Iterator[None]:
 
 def with_config_of_run(arguments: list[str]) -> list[str]:
     """Resuming without a config means the run's own config."""
-    parser = ArgumentParser(exit_on_error=False, add_help=False)
-    flags = {flag.partition("=")[0] for flag in arguments}
+    flags = [argument.partition("=")[0] for argument in arguments]
     if "--config" in flags or "-c" in flags or "--ckpt_path" not in flags:
         return arguments
-    position = next(i for i, flag in enumerate(arguments) if flag.partition("=")[0] == "--ckpt_path")
+    position = flags.index("--ckpt_path")
     _, equals, value = arguments[position].partition("=")
-    source = value if equals else arguments[position + 1] if position + 1 < len(arguments) else ""
-    del parser
+    source = value if equals else "".join(arguments[position + 1 : position + 2])
     return ["--config", str(run_folder(find_checkpoint(source)) / "config.yaml"), *arguments]
 
 
@@ -172,11 +186,12 @@ def build_data(config: Namespace) -> ImageData:
 
 
 def check(model: PixelGen, data: ImageData) -> None:
-    """Refuse a model that does not fit the data.
+    """Refuse unreadable data, and a model that does not fit the data.
 
     Raises:
         ValueError: naming the two numbers that disagree.
     """
+    data.setup("fit")  # looks at the files
     denoiser = model.denoiser
     if denoiser.image_size != data.image_size:
         raise ValueError(
@@ -200,7 +215,5 @@ def default_loggers(folder: Path) -> list[Logger]:
 
 
 def _callback(slot: str) -> str:
-    from typing import get_args, get_type_hints
-
     cls = get_args(get_type_hints(Callbacks.__init__)[slot])[0]
     return f"{cls.__module__}.{cls.__name__}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from argparse import ArgumentError
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,7 @@ import yaml
 from jsonargparse import ArgumentParser
 from torch import Tensor
 
-import pixelgen.flow
-import pixelgen.losses
-import pixelgen.models  # short class names in configs are looked up among imported classes
+from pixelgen.messages import one_sentence
 from pixelgen.models import Denoiser
 from pixelgen.module import PixelGen
 
@@ -100,7 +99,11 @@ def load_weights(denoiser: Denoiser, source: str | Path, ema: Average = True) ->
         ValueError: naming the first parameters that are missing, unexpected, or of another shape.
     """
     path = find_checkpoint(source)
-    weights = denoiser_weights(read_checkpoint(path), ema)
+    fill_denoiser(denoiser, denoiser_weights(read_checkpoint(path), ema), path)
+
+
+def fill_denoiser(denoiser: Denoiser, weights: dict[str, Tensor], path: Path) -> None:
+    """Copy weights into a denoiser; `path` is where they came from, for the message if they do not fit."""
     own = denoiser.state_dict()
     problems = [f"{key} is missing" for key in own if key not in weights]
     problems += [f"{key} is unexpected" for key in weights if key not in own]
@@ -125,17 +128,32 @@ def load(source: str | Path, ema: Average = True, device: str | torch.device | N
         device: where to put the model; None for a GPU if there is one, else the CPU.
 
     Raises:
-        ValueError: if the run has no checkpoint, or its weights do not fit its config.
+        ValueError: if the run has no readable checkpoint, or its weights do not fit its config.
     """
     path = find_checkpoint(source)
-    with (run_folder(path) / "config.yaml").open() as file:
-        config: dict[str, Any] = yaml.safe_load(file)["model"]
-    arguments = config.get("init_args", config)
-    arguments |= {"objective": None, "compile_blocks": False}  # sampling needs neither losses nor a compiler
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_argument("--model", type=PixelGen)
-    model: PixelGen = parser.instantiate(parser.parse_object({"model": config})).model
-    load_weights(model.denoiser, path, ema)
+    weights = denoiser_weights(read_checkpoint(path), ema)
+    model = model_of_run(run_folder(path))
+    fill_denoiser(model.denoiser, weights, path)
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     return model.to(device).eval()
+
+
+def model_of_run(folder: Path) -> PixelGen:
+    """The model that a run's config describes, with new weights, without losses and compilation.
+
+    Raises:
+        ValueError: if the config does not describe a model.
+    """
+    path = folder / "config.yaml"
+    with path.open() as file:
+        config: dict[str, Any] = yaml.safe_load(file)["model"]
+    arguments = config.get("init_args", config)
+    arguments |= {"objective": None, "compile_blocks": False}  # sampling needs neither
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--model", type=PixelGen)
+    try:
+        model: PixelGen = parser.instantiate(parser.parse_object({"model": config})).model
+    except (ArgumentError, ValueError) as error:
+        raise ValueError(f"{path} does not describe a model of this version: {one_sentence(error)}") from error
+    return model

@@ -5,8 +5,9 @@ from pixelgen.callbacks.ema import EMA
 from pixelgen.callbacks.fid import FID
 from pixelgen.callbacks.guard import Guard
 from pixelgen.callbacks.preview import Preview
+from pixelgen.callbacks.progress import Progress
 from pixelgen.callbacks.slots import Callbacks
 from pixelgen.callbacks.summary import Summary
 from pixelgen.callbacks.throughput import Throughput
 
-__all__ = ["EMA", "FID", "Callbacks", "Checkpoint", "Guard", "Preview", "Summary", "Throughput"]
+__all__ = ["EMA", "FID", "Callbacks", "Checkpoint", "Guard", "Preview", "Progress", "Summary", "Throughput"]

@@ -152,7 +152,7 @@ class Checkpoint(ModelCheckpoint):
         unfinished = path.with_name(f".{path.name}.unfinished")
         with pause(trainer):
             try:
-                trainer.save_checkpoint(unfinished)
+                trainer.save_checkpoint(unfinished, weights_only=False)  # the whole state, optimizer included
                 if trainer.is_global_zero:
                     _rename(unfinished, path)
             except OSError as error:

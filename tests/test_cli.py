@@ -1,0 +1,174 @@
+"""Every config builds and runs a step; bad input is refused in one sentence; runs resume and reload exactly."""
+
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+import pixelgen
+from pixelgen.cli import CLI
+from pixelgen.data.digits import write_digits
+from pixelgen.fit import main
+from pixelgen.flow import Euler
+
+ROOT = Path(__file__).parent.parent
+CONFIGS = ROOT / "configs"
+TINY = [
+    *("--model.denoiser", "JiT", "--model.denoiser.patch_size", "8", "--model.denoiser.hidden_size", "16"),
+    *("--model.denoiser.depth", "2", "--model.denoiser.num_heads", "2", "--model.denoiser.bottleneck_dim", "4"),
+    *("--model.denoiser.in_context_len", "2", "--model.denoiser.in_context_start", "1"),
+    *("--model.compile_blocks", "false", "--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false"),
+    *("--trainer.enable_model_summary", "false", "--callbacks.preview", "null", "--callbacks.summary", "null"),
+    *("--trainer.precision", "32"),
+]
+SHAPES = ["--data", "ShapesData", "--data.batch_size", "4", "--data.length", "32", "--data.val_length", "4"]
+
+
+def fit(folder, *arguments):
+    return main([*SHAPES, *TINY, "--run", str(folder), *arguments])
+
+
+@pytest.fixture(scope="module")
+def finished_run(tmp_path_factory):
+    """Twelve steps, with a checkpoint in the middle of an epoch."""
+    folder = tmp_path_factory.mktemp("runs") / "straight"
+    arguments = ("--trainer.max_steps", "12", "--callbacks.checkpoint.every_n_steps", "5")
+    fit(folder, *arguments, "--callbacks.checkpoint.keep_last", "null", "--callbacks.ema.decays", "[0.9,0.5]")
+    return folder
+
+
+def weights(folder):
+    checkpoint = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
+    return checkpoint["state_dict"], checkpoint["callbacks"]["EMA"]["averages"], checkpoint["optimizer_states"]
+
+
+def assert_equal(a, b):
+    if isinstance(a, dict):
+        assert a.keys() == b.keys()
+        for key in a:
+            assert_equal(a[key], b[key])
+    elif isinstance(a, list | tuple):
+        for x, y in zip(a, b, strict=True):
+            assert_equal(x, y)
+    elif isinstance(a, torch.Tensor):
+        assert torch.equal(a, b)
+    else:
+        assert a == b
+
+
+def test_resuming_is_bit_equal_to_not_stopping(finished_run, tmp_path):
+    """Stopped after 5 of 12 steps; weights, averages and optimizer are the same to the last bit."""
+    folder = tmp_path / "stopped"
+    arguments = ["--callbacks.checkpoint.every_n_steps", "5", "--callbacks.ema.decays", "[0.9,0.5]"]
+    fit(folder, "--trainer.max_steps", "5", *arguments)
+    cli = main(["--ckpt_path", str(folder), "--trainer.max_steps", "12"])
+    assert cli.folder == folder
+    assert_equal(weights(folder), weights(finished_run))
+    assert (folder / "config.yaml").read_text() != (folder / "config-2.yaml").read_text()
+
+
+def test_a_run_keeps_everything_in_its_folder(finished_run):
+    names = {path.name for path in finished_run.iterdir()}
+    assert names >= {"config.yaml", "checkpoints", "logs"}
+    kept = sorted(path.name for path in (finished_run / "checkpoints").iterdir())
+    assert kept == ["last.ckpt", "step_0000005.ckpt", "step_0000010.ckpt", "step_0000012.ckpt"]
+    config = yaml.safe_load((finished_run / "config.yaml").read_text())
+    assert config["model"]["init_args"]["denoiser"]["init_args"]["num_classes"] == 40
+    assert config["model"]["init_args"]["denoiser"]["init_args"]["input_size"] == 32
+
+
+def test_load_gives_the_average_asked_for(finished_run):
+    state, averages, _ = weights(finished_run)
+    name = "final_layer.linear.weight"
+    raw, first, second = (pixelgen.load(finished_run, ema=ema, device="cpu") for ema in (False, True, 0.5))
+    assert torch.equal(raw.denoiser.get_parameter(name), state[f"denoiser.{name}"])
+    assert torch.equal(first.denoiser.get_parameter(name), averages["0.9"][name])
+    assert torch.equal(second.denoiser.get_parameter(name), averages["0.5"][name])
+    with pytest.raises(ValueError, match=r"no average '0.7', only \['0.9', '0.5'\]"):
+        pixelgen.load(finished_run, ema=0.7)
+    assert first.objective.lpips is None
+
+
+def test_same_image_at_any_batch_size(finished_run):
+    model = pixelgen.load(finished_run, device="cpu")
+    sampler = Euler(num_steps=4, guidance=2.0)
+    together = model.sample([0, 1, 2, 3, 4], seeds=7, sampler=sampler)
+    alone = model.sample([0, 1, 2, 3, 4], seeds=7, sampler=sampler, batch_size=2)
+    assert torch.allclose(together, alone, atol=1e-5)
+    assert torch.allclose(together[3:4], model.sample(3, seeds=10, sampler=sampler), atol=1e-5)
+
+
+def test_starting_again_never_writes_into_a_used_folder(tmp_path):
+    first = fit(tmp_path / "run", "--trainer.max_steps", "1").folder
+    second = fit(tmp_path / "run", "--trainer.max_steps", "1").folder
+    assert (first.name, second.name) == ("run", "run-2")
+
+
+def test_init_from_takes_weights_and_nothing_else(finished_run, tmp_path):
+    cli = CLI([*SHAPES, *TINY, "--run", str(tmp_path / "next"), "--init_from", str(finished_run)])
+    expected = weights(finished_run)[1]["0.9"]["blocks.0.attn.qkv.weight"]
+    assert torch.equal(cli.model.denoiser.blocks[0].attn.qkv.weight, expected)
+    assert cli.config.ckpt_path is None
+    assert cli.trainer.global_step == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--trainer.max_epoch", "3"], "no option --trainer.max_epoch: did you mean --trainer.max_epochs?"),
+        (["--model.denoiser.hiden_size", "3"], "model.denoiser has no option 'hiden_size': did you mean hidden_size?"),
+        (["--model.denoiser", "JitT"], "model.denoiser: there is no class 'JitT': did you mean JiT?"),
+        (["--data", "ShapeData"], "data: there is no class 'ShapeData': did you mean ShapesData?"),
+        (["--model.warmup_steps", "x"], "model.warmup_steps: expected int, got x"),
+        (["--model.denoiser.num_classes", "7"], "the data has 40 classes, but the denoiser is built for num_classes 7"),
+        (["--model.denoiser.input_size", "64"], "images of 32 px, but the denoiser is built for 64 px"),
+        (["--model.denoiser.patch_size", "5"], "image size 32 is not divisible by patch size 5"),
+        (["--model.objective.pdino.weight", "0.1"], "pdino and repa need an encoder"),
+        (["--config", "nothing.yaml"], "config: File does not exist"),
+        (["--init_from", "nowhere"], "nowhere does not exist"),
+        (["--data", "ImageFolderData", "--data.root", "nowhere"], "nowhere does not exist"),
+    ],
+)
+def test_bad_input_is_refused_in_one_sentence(arguments, message, tmp_path, capsys):
+    with pytest.raises(SystemExit) as stop:
+        fit(tmp_path / "run", *arguments)
+    assert stop.value.code == 2
+    error = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert len(error) == 1
+    assert message in error[0]
+    assert not (tmp_path / "run").exists()
+
+
+def test_empty_and_unreadable_folders_are_refused_before_training(tmp_path, capsys):
+    write_digits(tmp_path / "digits")
+    (tmp_path / "digits" / "10").mkdir()
+    arguments = ["--data", "ImageFolderData", "--data.root", str(tmp_path / "digits"), "--data.image_size", "32"]
+    with pytest.raises(SystemExit):
+        main([*TINY, *arguments, "--run", str(tmp_path / "run")])
+    assert "10 has no images" in capsys.readouterr().err
+    (tmp_path / "digits" / "10" / "a.png").write_bytes(b"not an image")
+    with pytest.raises(SystemExit):
+        main([*TINY, *arguments, "--run", str(tmp_path / "run")])
+    assert "a.png cannot be read as an image" in capsys.readouterr().err
+
+
+def test_other_weights_name_what_differs(finished_run, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        fit(tmp_path / "run", "--model.denoiser.depth", "3", "--init_from", str(finished_run))
+    assert "weights in" in (error := capsys.readouterr().err)
+    assert "blocks.2" in error
+
+
+def test_resume_and_init_from_exclude_each_other(finished_run, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        fit(tmp_path / "run", "--ckpt_path", str(finished_run), "--init_from", str(finished_run))
+    assert "give only one of them" in capsys.readouterr().err
+
+
+def test_damaged_checkpoint_is_refused(tmp_path):
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "run" / "config.yaml").write_text("model: {}")
+    (tmp_path / "run" / "checkpoints" / "last.ckpt").write_bytes(b"half of it")
+    with pytest.raises(ValueError, match="not a readable checkpoint"):
+        pixelgen.load(tmp_path / "run")
