@@ -24,6 +24,7 @@ import torch
 
 import pixelgen
 from pixelgen.data import ShapesData
+from pixelgen.encoders import Backbone
 from pixelgen.flow import AdamsBashforth, interpolate, to_float, to_uint8
 from pixelgen.losses import FeatureDistance, NoiseGate, velocity_loss
 
@@ -86,7 +87,7 @@ show(torch.cat([x_t, x_hat]).clamp(-1, 1))
 # there, which it cannot be: the gate leaves those times out.
 
 # %%
-perceptual = FeatureDistance(model_encoder := pixelgen.encoders.Backbone(levels=(0, 1, 2)))
+perceptual = FeatureDistance(Backbone(levels=(0, 1, 2)))
 count = max(2, NUM_IMAGES // 4)
 items = [data.val_dataset()[i] for i in range(count)]
 batch = to_float(torch.stack([item["image"] for item in items])).to(model.device)

@@ -18,7 +18,16 @@ TINY_DENOISER = [
 QUICK = [
     *("--trainer.max_steps", "1", "--trainer.accelerator", "cpu", "--trainer.devices", "1", "--data.batch_size", "2"),
     *("--model.compile_blocks", "false", "--callbacks.fid", "null", "--callbacks.summary", "null"),
-    *("--model.sampler.num_steps", "2", "--callbacks.preview.num_images", "2", "--trainer.limit_val_batches", "1", "--data.num_workers", "0"),
+    *(
+        "--model.sampler.num_steps",
+        "2",
+        "--callbacks.preview.num_images",
+        "2",
+        "--trainer.limit_val_batches",
+        "1",
+        "--data.num_workers",
+        "0",
+    ),
     *("--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false"),
 ]
 

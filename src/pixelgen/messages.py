@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable
 from difflib import get_close_matches
 from importlib import import_module
+from typing import Any
 
 from torch import nn
 
@@ -59,10 +60,10 @@ def _class_names() -> list[str]:
     """Names of our own classes that configs may use."""
     from lightning import LightningDataModule
 
-    def below(cls: type) -> Iterable[type]:
-        for sub in cls.__subclasses__():
-            yield sub
-            yield from below(sub)
+    def below(cls: Any) -> Iterable[Any]:
+        for subclass in cls.__subclasses__():
+            yield subclass
+            yield from below(subclass)
 
     from pixelgen.flow import Sampler, TimeSampler
 

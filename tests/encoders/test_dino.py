@@ -1,8 +1,8 @@
 import pytest
 import torch
-from golden_files import load_golden, section
 from timm.models.vision_transformer import VisionTransformer
 
+from golden_files import load_golden, section
 from pixelgen.encoders import VisionTransformerPatches, dinov2
 from pixelgen.encoders.dino import resample_positions
 

@@ -1,9 +1,9 @@
 import pytest
 import torch
-from golden_files import load_golden, section
 from torch import nn
 from torch.nn import functional as F
 
+from golden_files import load_golden, section
 from pixelgen.encoders import FeaturePyramid, PatchEncoder
 from pixelgen.flow import interpolate
 from pixelgen.losses import PDINO, REPA, AdaptiveWeight, NoiseGate, Objective, PerceptualLoss, Prediction
@@ -102,7 +102,7 @@ def test_nothing_runs_when_nothing_passes():
 
 
 def test_empty_slots_leave_no_trace():
-    objective, prediction, expected = golden_case("case00", gated=False)
+    _, prediction, expected = golden_case("case00", gated=False)
     terms = Objective()(prediction)
     assert list(terms.values) == ["flow_matching"]
     assert (Objective().combine(terms) - expected["fm"]).abs() < 1e-5

@@ -93,7 +93,7 @@ def test_missing_weights_say_what_to_do(tmp_path, monkeypatch):
         VGG16(tmp_path / "nothing.pth")
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setattr(torch.hub, "download_url_to_file", lambda *_: (_ for _ in ()).throw(OSError("offline")))
-    with pytest.raises(ValueError, match="put vgg16-397923af.pth into"):
+    with pytest.raises(ValueError, match=r"put vgg16-397923af\.pth into"):
         VGG16()
     torch.save({}, tmp_path / "empty.pth")
     with pytest.raises(ValueError, match="not torchvision's VGG-16"):
