@@ -8,7 +8,7 @@ from torch import nn
 
 from pixelgen.callbacks.checkpoint import Checkpoint
 from pixelgen.callbacks.interlude import interlude
-from pixelgen.callbacks.throughput import Throughput, pause
+from pixelgen.callbacks.throughput import Throughput, pause, peak_flops
 from pixelgen.encoders.frozen import FrozenEncoder
 from tiny_run import TinyData, TinyModule, tiny_trainer
 
@@ -79,7 +79,7 @@ def test_hooks_are_there_in_logging_steps_only(tmp_path):
 class Pauses(Callback):
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
         with interlude(trainer, pl_module):
-            time.sleep(0.1)
+            time.sleep(0.25)
 
 
 @pytest.mark.parametrize("first", [True, False])
@@ -90,21 +90,21 @@ def test_interludes_checkpoints_and_validation_are_left_out(tmp_path, monkeypatc
             return super().training_step(batch, batch_idx)
 
         def validation_step(self, batch, batch_idx):
-            time.sleep(0.1)
+            time.sleep(0.25)
 
     original = Checkpoint._write
 
     def slow(self, trainer, path):
         with pause(trainer):
-            time.sleep(0.1)
+            time.sleep(0.25)
         original(self, trainer, path)
 
     monkeypatch.setattr(Checkpoint, "_write", slow)
     throughput = Throughput(every_n_steps=6)
     callbacks = [Pauses(), throughput] if first else [throughput, Pauses()]
     values = fit(tmp_path, *callbacks, Checkpoint(1), module=Steady(), limit_val_batches=1)
-    assert 20 <= values["throughput/step_ms"] < 100  # each pause alone takes 100 ms
-    assert values["throughput/data_share"] < 0.7
+    assert 20 <= values["throughput/step_ms"] < 250  # each pause alone takes 250 ms
+    assert values["throughput/data_share"] < 0.9
 
 
 def test_flops_are_counted_once_and_resumed(tmp_path):
@@ -114,6 +114,7 @@ def test_flops_are_counted_once_and_resumed(tmp_path):
     assert throughput.flops_per_image == 2 * (2 * 9 * 3 * 3 * 64)
     expected = throughput.flops_per_image * values["throughput/images_per_s"] / 1e9
     assert values["throughput/mfu"] == pytest.approx(expected)
+    assert values["throughput/flops_per_step"] == pytest.approx(throughput.flops_per_image * 4)
     resumed = Throughput()
     resumed.load_state_dict(throughput.state_dict())
     assert resumed.flops_per_image == throughput.flops_per_image
@@ -156,3 +157,9 @@ def test_logged(tmp_path):
 def test_arguments():
     with pytest.raises(ValueError, match="at least 1"):
         Throughput(every_n_steps=0)
+
+
+def test_hopper_peaks_are_those_of_dense_matrices(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA H200")
+    assert peak_flops(torch.device("cuda"), torch.bfloat16) == 989e12
+    assert peak_flops(torch.device("cpu"), torch.bfloat16) is None

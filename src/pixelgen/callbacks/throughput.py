@@ -18,6 +18,20 @@ from torch.utils.hooks import RemovableHandle
 from pixelgen.encoders.frozen import FrozenEncoder
 
 
+# dense bf16 and fp16 peaks by the makers' data sheets, where Lightning's table holds the sparse one or nothing
+_DENSE_HALF_PEAK = {"H100 PCIe": 756e12, "H100": 989e12, "H800": 989e12, "H200": 989e12}
+
+
+def peak_flops(device: torch.device, dtype: torch.dtype) -> float | None:
+    """FLOP/s that a device reaches at best in a precision; None if unknown."""
+    if device.type == "cuda" and dtype in (torch.bfloat16, torch.float16):
+        name = torch.cuda.get_device_name(device)
+        known = next((peak for part, peak in _DENSE_HALF_PEAK.items() if part in name), None)
+        if known is not None:
+            return known
+    return get_available_flops(device, dtype)
+
+
 @contextmanager
 def pause(trainer: Trainer) -> Iterator[None]:
     """Time spent in here is not training: `Throughput` leaves it out."""
@@ -44,8 +58,7 @@ class Throughput(Callback):
     Args:
         every_n_steps: optimizer steps between two loggings.
         count_flops: count the FLOPs of the first step (forward and backward, frozen networks included) for the MFU.
-        peak_flops: FLOP/s that one device can reach at best; looked up for known devices if not given. Lightning's
-            table holds the sparse peak of some (H100, H200): give the dense one here for a meaningful MFU.
+        peak_flops: FLOP/s that one device can reach at best, on dense matrices; looked up for known devices if not given.
     """
 
     def __init__(self, every_n_steps: int = 50, count_flops: bool = True, peak_flops: float | None = None) -> None:
@@ -82,7 +95,7 @@ class Throughput(Callback):
         self._step = trainer.global_step
         self._open_window(trainer)
         if self.peak_flops is None:
-            self.peak_flops = get_available_flops(pl_module.device, _compute_dtype(trainer))
+            self.peak_flops = peak_flops(pl_module.device, _compute_dtype(trainer))
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Note how long the batch took to arrive."""
@@ -135,6 +148,7 @@ class Throughput(Callback):
         if perceptual_share is not None:
             values["throughput/perceptual_share"] = perceptual_share
         if self.flops_per_image and self.peak_flops:
+            values["throughput/flops_per_step"] = self.flops_per_image * self._images * trainer.world_size / steps
             values["throughput/mfu"] = self.flops_per_image * per_device / self.peak_flops
         if pl_module.device.type == "cuda":
             values["throughput/peak_memory_gib"] = torch.cuda.max_memory_allocated(pl_module.device) / 2**30
