@@ -11,6 +11,7 @@ from pixelgen.cli import CLI
 from pixelgen.data.digits import write_digits
 from pixelgen.fit import main
 from pixelgen.flow import Euler
+from pixelgen.runs import denoiser_weights
 
 ROOT = Path(__file__).parent.parent
 CONFIGS = ROOT / "configs"
@@ -65,7 +66,10 @@ def test_resuming_is_bit_equal_to_not_stopping(finished_run, tmp_path):
     cli = main(["--ckpt_path", str(folder), "--trainer.max_steps", "12"])
     assert cli.folder == folder
     assert_equal(weights(folder), weights(finished_run))
-    assert (folder / "config.yaml").read_text() != (folder / "config-2.yaml").read_text()
+    steps = [
+        yaml.safe_load((folder / name).read_text())["trainer"]["max_steps"] for name in ("config-1.yaml", "config.yaml")
+    ]
+    assert steps == [5, 12]
 
 
 def test_a_run_keeps_everything_in_its_folder(finished_run):
@@ -111,6 +115,11 @@ def test_init_from_takes_weights_and_nothing_else(finished_run, tmp_path):
     assert torch.equal(cli.model.denoiser.blocks[0].attn.qkv.weight, expected)
     assert cli.config.ckpt_path is None
     assert cli.trainer.global_step == 0
+    main(
+        [*SHAPES, *TINY, "--run", str(tmp_path / "next"), "--init_from", str(finished_run), "--trainer.max_steps", "1"]
+    )
+    assert "# started from the weights of" in (tmp_path / "next" / "config.yaml").read_text()
+    assert main(["--ckpt_path", str(tmp_path / "next"), "--trainer.max_steps", "2"]).trainer.global_step == 2
 
 
 @pytest.mark.parametrize(
@@ -127,6 +136,7 @@ def test_init_from_takes_weights_and_nothing_else(finished_run, tmp_path):
         (["--model.objective.pdino.weight", "0.1"], "pdino and repa need an encoder"),
         (["--config", "nothing.yaml"], "config: File does not exist"),
         (["--init_from", "nowhere"], "nowhere does not exist"),
+        (["--data.length", "3"], "3 training images, fewer than data.batch_size 4"),
         (["--data", "ImageFolderData", "--data.root", "nowhere"], "nowhere does not exist"),
     ],
 )
@@ -153,6 +163,27 @@ def test_empty_and_unreadable_folders_are_refused_before_training(tmp_path, caps
     assert "a.png cannot be read as an image" in capsys.readouterr().err
 
 
+@pytest.fixture
+def flat_folder(tmp_path):
+    write_digits(tmp_path / "digits")
+    return ["--data", "ImageFolderData", "--data.root", str(tmp_path / "digits" / "3"), "--data.image_size", "32"]
+
+
+def test_a_folder_without_classes_trains_without_labels(flat_folder, tmp_path):
+    cli = main(
+        [*TINY, *flat_folder, "--data.batch_size", "4", "--run", str(tmp_path / "run"), "--trainer.max_steps", "1"]
+    )
+    assert cli.model.denoiser.num_classes is None
+    assert pixelgen.load(tmp_path / "run").sample(seeds=[0], sampler=Euler(num_steps=1)).shape == (1, 3, 32, 32)
+
+
+def test_labels_can_be_left_unused(tmp_path):
+    config = tmp_path / "unconditional.yaml"
+    config.write_text("model: {denoiser: {class_path: JiT, init_args: {num_classes: null}}}")
+    cli = CLI(["--config", str(config), *SHAPES, "--run", str(tmp_path / "run")])
+    assert cli.model.denoiser.num_classes is None
+
+
 def test_other_weights_name_what_differs(finished_run, tmp_path, capsys):
     with pytest.raises(SystemExit):
         fit(tmp_path / "run", "--model.denoiser.depth", "3", "--init_from", str(finished_run))
@@ -160,10 +191,34 @@ def test_other_weights_name_what_differs(finished_run, tmp_path, capsys):
     assert "blocks.2" in error
 
 
-def test_resume_and_init_from_exclude_each_other(finished_run, tmp_path, capsys):
+def test_resume_and_init_from_exclude_each_other(finished_run, capsys):
     with pytest.raises(SystemExit):
-        fit(tmp_path / "run", "--ckpt_path", str(finished_run), "--init_from", str(finished_run))
+        main([*SHAPES, *TINY, "--ckpt_path", str(finished_run), "--init_from", str(finished_run)])
     assert "give only one of them" in capsys.readouterr().err
+
+
+def test_projector_comes_along_and_published_averages_are_preferred(tmp_path):
+    repa = [
+        "--model.objective.repa",
+        "REPA",
+        "--model.objective.repa.layer",
+        "1",
+        "--model.objective.encoder",
+        "BackbonePatches",
+    ]
+    repa += ["--model.objective.encoder.level", "2"]
+    first = fit(tmp_path / "first", "--trainer.max_steps", "1", *repa)
+    second = CLI([*SHAPES, *TINY, *repa, "--run", str(tmp_path / "second"), "--init_from", str(first.folder)])
+    assert_equal(dict(second.model.objective.state_dict()), dict(first.model.objective.state_dict()))
+    state = {"denoiser.a": torch.zeros(1), "ema_denoiser.a": torch.ones(1)}
+    assert denoiser_weights({"state_dict": state}, ema=True)["a"] == 1
+    assert denoiser_weights({"state_dict": state}, ema=False)["a"] == 0
+
+
+def test_a_resumed_run_stays_in_its_folder(finished_run, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        main(["--ckpt_path", str(finished_run), "--run", str(tmp_path / "elsewhere")])
+    assert "leave --run out" in capsys.readouterr().err
 
 
 def test_damaged_checkpoint_is_refused(tmp_path):

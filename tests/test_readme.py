@@ -21,37 +21,30 @@ def test_make_targets_exist(line):
     assert line.split("#")[0].split()[1] in targets
 
 
-@pytest.mark.parametrize("line", [line for line in COMMANDS if "pixelgen.fit" in line and "--ckpt_path" not in line])
-def test_fit_commands_build(line, tmp_path, monkeypatch):
+@pytest.mark.parametrize("line", [line for line in COMMANDS if "pixelgen.fit" in line])
+def test_fit_commands_build(line, demo_run, tmp_path, monkeypatch):
+    """Everything is parsed, built and checked, up to the first step; runs and images are those of the tests."""
     monkeypatch.chdir(ROOT)
-    arguments = shlex.split(line, comments=True)[3:]
     write_digits(tmp_path / "images")
-    if "imagenet" not in line:
-        arguments += ["--run", str(tmp_path / "run"), "--trainer.accelerator", "cpu"]
-    arguments = [str(tmp_path / "images") if a in {"my/images", "data/digits"} else a for a in arguments]
+    places = {"my/images": str(tmp_path / "images"), "runs/demo": str(demo_run), "runs/slow": str(tmp_path / "slow")}
+    arguments = [places.get(argument, argument) for argument in shlex.split(line, comments=True)[3:]]
+    if "--run" not in arguments and "--ckpt_path" not in arguments:
+        arguments += ["--run", str(tmp_path / "run")]
     if "digits" in line:
         arguments += ["--data.root", str(tmp_path / "images")]
-    arguments = [a for a in arguments if "init_from" not in a and a != "runs/demo"]
-    assert CLI(arguments).model is not None
+    if "--init_from" in arguments:  # the run of the tests is of another size than the demo's
+        arguments += ["--model.denoiser.patch_size", "16", "--model.denoiser.hidden_size", "16"]
+        arguments += ["--model.denoiser.depth", "2", "--model.denoiser.num_heads", "2"]
+        arguments += ["--model.denoiser.bottleneck_dim", "128"]
+    assert CLI([*arguments, "--trainer.accelerator", "cpu"]).model is not None
 
 
-def test_sampling_lines_run(tmp_path, monkeypatch):
-    from pixelgen.fit import main
-
-    monkeypatch.chdir(tmp_path)
-    denoiser = "--model.denoiser"
-    main(
-        [
-            *("--data", "ShapesData", "--data.batch_size", "2", denoiser, "JiT", f"{denoiser}.patch_size", "16"),
-            *(f"{denoiser}.hidden_size", "16", f"{denoiser}.depth", "2", f"{denoiser}.num_heads", "2"),
-            *("--model.sampler", "Euler", "--model.sampler.num_steps", "2", "--trainer.max_steps", "1"),
-            *("--trainer.limit_val_batches", "0", "--callbacks.preview", "null", "--run", "runs/demo"),
-            *("--trainer.accelerator", "cpu"),
-        ]
-    )
+def test_sampling_lines_run(demo_run, monkeypatch):
+    folder = demo_run.parent.parent
+    monkeypatch.chdir(folder)
     sampling = next(text for language, text in BLOCKS if language == "python" and "load(" in text)
     exec(compile(sampling, "README.md", "exec"), {})
-    assert (tmp_path / "samples.png").exists()
+    assert (folder / "samples.png").exists()
 
 
 def test_subclassing_lines_run():

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 from jsonargparse import ArgumentParser, Namespace
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import RichModelSummary
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
@@ -20,7 +21,7 @@ from pixelgen.callbacks import Callbacks, Progress
 from pixelgen.data import ImageData
 from pixelgen.messages import one_sentence
 from pixelgen.module import PixelGen
-from pixelgen.runs import find_checkpoint, load_weights, run_folder, unused_folder
+from pixelgen.runs import find_checkpoint, run_folder, start_from, unused_folder
 
 TRAINER_DEFAULTS = {
     "precision": "bf16-mixed",
@@ -47,7 +48,7 @@ class CLI(LightningCLI):
         self.arguments = with_config_of_run(list(sys.argv[1:] if args is None else args))
         try:
             self._build()
-        except (ValueError, ArgumentError) as error:
+        except (ValueError, OSError, ModuleNotFoundError, ArgumentError, MisconfigurationException) as error:
             flags = [flag for action in self.parser._actions for flag in action.option_strings]
             raise ValueError(one_sentence(error, flags)) from error
 
@@ -89,6 +90,8 @@ class CLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse, then fill in what data and seed decide."""
         self.config = parser.parse_args(self.arguments)
+        if self.config.ckpt_path and self.config.run:
+            raise ValueError("--ckpt_path goes on in the folder of its run: leave --run out, or use --init_from")
         if self.config.ckpt_path and self.config.init_from:
             raise ValueError("--ckpt_path resumes a run, --init_from starts one from weights: give only one of them")
         given = parser.parse_args(self.arguments, defaults=False)
@@ -102,7 +105,7 @@ class CLI(LightningCLI):
         """Check that model and data fit, and put everything that the run writes into its folder."""
         check(self.model, self.datamodule)
         if self.config.init_from:
-            load_weights(self.model.denoiser, self.config.init_from)
+            start_from(self.model, self.config.init_from)
         self.folder = self._folder()
         settings = dict(self.config_init["trainer"])
         settings["default_root_dir"] = str(self.folder)
@@ -133,7 +136,7 @@ class CLI(LightningCLI):
 
 
 class SaveConfig(SaveConfigCallback):
-    """Writes the resolved config into the run's folder; a resumed run's goes beside the first one."""
+    """Writes the resolved config into the run's folder; when a run is resumed, the former one is kept by number."""
 
     def __init__(self, parser: LightningArgumentParser, config: Namespace, **kwargs: Any) -> None:
         super().__init__(parser, config, save_to_log_dir=False, **kwargs)
@@ -143,11 +146,17 @@ class SaveConfig(SaveConfigCallback):
         folder = Path(trainer.default_root_dir)
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / "config.yaml"
-        number = 2
-        while path.exists():
-            path = folder / f"config-{number}.yaml"
-            number += 1
-        self.parser.save(self.config, str(path), skip_none=False, multifile=False)
+        number = 1
+        if path.exists():
+            while (older := folder / f"config-{number}.yaml").exists():
+                number += 1
+            path.rename(older)
+        config = self.config.clone()
+        origin = config.init_from
+        for key in ("run", "ckpt_path", "init_from"):  # whoever resumes this run says where from anew
+            config[key] = None
+        text = self.parser.dump(config, skip_none=False)
+        path.write_text(f"# started from the weights of {origin}\n{text}" if origin else text)
 
 
 @contextmanager
@@ -173,7 +182,7 @@ def with_config_of_run(arguments: list[str]) -> list[str]:
 
 def fill(config: Namespace, given: Namespace, key: str, value: Any) -> None:
     """Set `key` where the config has such an argument and the user gave no value for it."""
-    if key in config and given.get(key) is None and value is not None:
+    if key in config and key not in given:
         config[key] = value
 
 
@@ -192,6 +201,9 @@ def check(model: PixelGen, data: ImageData) -> None:
         ValueError: naming the two numbers that disagree.
     """
     data.setup("fit")  # looks at the files
+    length = len(data.train_dataset())  # type: ignore[arg-type]
+    if length < data.batch_size:
+        raise ValueError(f"there are {length} training images, fewer than data.batch_size {data.batch_size}: lower it")
     denoiser = model.denoiser
     if denoiser.image_size != data.image_size:
         raise ValueError(

@@ -28,6 +28,8 @@ def one_sentence(error: Exception, flags: Iterable[str] = ()) -> str:
     report = str(error)
     place = ".".join(re.findall(r'Parser key "([\w.]+)"', report))
     classes = re.findall(r"given class_path '([\w.]+)'", report)
+    if "Requirement 'wandb" in report:
+        return "W&B is not installed: pip install 'pixelgen-lightning[wandb]'"
     if unknown := re.search(r"unrecognized arguments: (\S+)", report):
         return f"there is no option {unknown[1]}{_suggest(unknown[1].partition('=')[0], flags)}"
     if option := re.search(r"Option '([\w.]+)' is not accepted", report):

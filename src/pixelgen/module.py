@@ -39,7 +39,7 @@ class PixelGen(LightningModule):
         time: how training times are drawn.
         optimizer: called with the trainable parameters.
         scheduler: called with the optimizer and stepped after every step; null keeps the learning rate constant.
-        warmup_steps: steps over which the learning rate rises linearly from 0.
+        warmup_steps: steps over which the scheduler's learning rate is multiplied by a ramp from 0 to 1.
         condition_dropout: share of labels replaced by the null class, for guidance.
         noise_scale: standard deviation of the noise.
         seed: seed of times, noise and dropout; together with the step it decides every random number of a step.
@@ -67,7 +67,7 @@ class PixelGen(LightningModule):
             raise ValueError(f"condition_dropout is {condition_dropout}: choose a share between 0 and 1")
         self.denoiser = denoiser
         self.objective = objective or Objective()
-        self.objective.connect(denoiser.hidden_size, len(denoiser.blocks))
+        self.objective.connect(denoiser.hidden_size, len(denoiser.blocks), denoiser.patch_size)
         self.sampler = sampler or Heun()
         self.time = time or LogitNormalTime()
         self.optimizer = optimizer
@@ -143,18 +143,21 @@ class PixelGen(LightningModule):
         return self.denoiser.drop_condition(condition, drop)
 
     def configure_optimizers(self) -> Any:
-        """Optimizer over everything that trains, with warm-up before the scheduler."""
+        """Optimizer over everything that trains, and the scheduler, stepped after every step."""
         optimizer = self.optimizer(p for p in self.parameters() if p.requires_grad)
-        schedulers: list[Any] = []
-        if self.warmup_steps:
-            ramp: Callable[[int], float] = lambda step: min(1.0, (step + 1) / self.warmup_steps)  # noqa: E731
-            schedulers.append(torch.optim.lr_scheduler.LambdaLR(optimizer, ramp))
-        if self.scheduler is not None:
-            schedulers.append(self.scheduler(optimizer))
-        if not schedulers:
+        if self.scheduler is None:
             return optimizer
-        chained = torch.optim.lr_scheduler.ChainedScheduler(schedulers)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": chained, "interval": "step"}}
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": self.scheduler(optimizer), "interval": "step"}}
+
+    def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
+        """During warm-up, step with a share of the learning rate that the scheduler has set."""
+        rates = [group["lr"] for group in optimizer.param_groups]
+        ramp = min(1.0, (self.global_step + 1) / max(1, self.warmup_steps))
+        for group, rate in zip(optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate * ramp
+        super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
+        for group, rate in zip(optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate
 
     # Sampling
 

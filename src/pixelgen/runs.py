@@ -10,6 +10,7 @@ from typing import Any
 import torch
 import yaml
 from jsonargparse import ArgumentParser
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from pixelgen.messages import one_sentence
@@ -81,9 +82,11 @@ def denoiser_weights(checkpoint: dict[str, Any], ema: Average) -> dict[str, Tens
     Raises:
         ValueError: if there is no such average.
     """
-    prefix = "denoiser."
-    weights = {key[len(prefix) :]: value for key, value in checkpoint["state_dict"].items() if key.startswith(prefix)}
+    weights = _below("denoiser.", checkpoint["state_dict"])
     averages: dict[str, dict[str, Tensor]] = checkpoint.get("callbacks", {}).get("EMA", {}).get("averages", {})
+    released = _below("ema_denoiser.", checkpoint["state_dict"])  # the authors keep theirs beside the raw weights
+    if released:
+        averages = {"ema": released}
     if ema is False or (ema is True and not averages):
         return weights
     name = next(iter(averages)) if ema is True else ema if isinstance(ema, str) else repr(float(ema))
@@ -92,14 +95,23 @@ def denoiser_weights(checkpoint: dict[str, Any], ema: Average) -> dict[str, Tens
     return weights | averages[name]
 
 
-def load_weights(denoiser: Denoiser, source: str | Path, ema: Average = True) -> None:
-    """Fill a denoiser from a run folder or checkpoint; every parameter must fit.
+def start_from(model: PixelGen, source: str | Path) -> None:
+    """Fill a new model from a run folder or checkpoint: the first average of the denoiser, and REPA's projector.
+
+    The whole denoiser must fit. A projector that does not fit, or is not there, starts anew, with a warning.
 
     Raises:
         ValueError: naming the first parameters that are missing, unexpected, or of another shape.
     """
     path = find_checkpoint(source)
-    fill_denoiser(denoiser, denoiser_weights(read_checkpoint(path), ema), path)
+    checkpoint = read_checkpoint(path)
+    fill_denoiser(model.denoiser, denoiser_weights(checkpoint, True), path)
+    own = model.objective.state_dict()
+    theirs = _below("objective.", checkpoint["state_dict"])
+    if own and {key: value.shape for key, value in own.items()} == {key: value.shape for key, value in theirs.items()}:
+        model.objective.load_state_dict(theirs)
+    elif own:
+        rank_zero_warn(f"{path} does not hold the objective's own weights ({next(iter(own))}, …): they start anew")
 
 
 def fill_denoiser(denoiser: Denoiser, weights: dict[str, Tensor], path: Path) -> None:
@@ -116,6 +128,11 @@ def fill_denoiser(denoiser: Denoiser, weights: dict[str, Tensor], path: Path) ->
         more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
         raise ValueError(f"the weights in {path} are of another network: {'; '.join(problems[:3])}{more}")
     denoiser.load_state_dict(weights)
+
+
+def _below(prefix: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The entries under a prefix, without it."""
+    return {key[len(prefix) :]: value for key, value in state.items() if key.startswith(prefix)}
 
 
 def load(source: str | Path, ema: Average = True, device: str | torch.device | None = None) -> PixelGen:

@@ -51,7 +51,7 @@ def golden_case(case, gated):
         encoder=PatchStandIn(),
         gate=NoiseGate(settings["percept_t_threshold"]),
     )
-    objective.connect(hidden_size=48, depth=1)
+    objective.connect(hidden_size=48, depth=1, patch_size=4)
     repa.load_state_dict(section({k: v for k, v in tensors.items() if k.startswith(case)}, case), strict=False)
     noise = inputs["noise"] * settings.get("noise_scale", 1.0)
     x_t = interpolate(inputs["x"], noise, inputs["t"])
@@ -135,8 +135,8 @@ def test_inconsistent_slots_are_refused(slots, message):
 def test_repa_refuses_a_layer_that_does_not_exist_and_other_grids():
     objective = Objective(repa=REPA(layer=8), encoder=PatchStandIn())
     with pytest.raises(ValueError, match="blocks 0 to 5"):
-        objective.connect(hidden_size=8, depth=6)
-    objective.connect(hidden_size=8, depth=9)
+        objective.connect(hidden_size=8, depth=6, patch_size=4)
+    objective.connect(hidden_size=8, depth=9, patch_size=4)
     with pytest.raises(ValueError, match="16 patches and the encoder gives 4 tokens"):
         objective.repa(torch.zeros(1, 16, 8), torch.zeros(1, 4, 48))
 
@@ -145,14 +145,26 @@ def test_adaptive_weight_follows_the_ratio_of_gradients():
     adaptive = AdaptiveWeight(start_step=100, interval=50, momentum=0.8)
     assert [step for step in range(300) if adaptive.due(step)] == [100, 150, 200, 250]
     weight = nn.Parameter(torch.ones(4))
-    adaptive.update((3.0 * weight).sum(), (2.0 * weight).sum(), weight)
+    adaptive.update((3.0 * weight).sum(), (2.0 * weight).sum(), weight, step=100)
+    assert not adaptive.due(100)  # a second micro-batch of the same step
     assert float(adaptive.weight) == pytest.approx(0.8 + 0.2 * 6 / (4 + 1e-4))
-    adaptive.update((3.0 * weight).sum(), (0.0 * weight).sum(), weight)
+    adaptive.update((3.0 * weight).sum(), (0.0 * weight).sum(), weight, step=150)
     ratio = 0.8 + 0.2 * 6 / (4 + 1e-4)
     assert float(adaptive.weight) == pytest.approx(0.8 * ratio + 0.2 * 100)
+    before = adaptive.weight.clone()
+    adaptive.update((float("nan") * weight).sum(), weight.sum(), weight, step=200)
+    adaptive.update(weight.sum(), torch.zeros(()), weight, step=250)
+    assert torch.allclose(adaptive.weight, before)  # neither a bad gradient nor an empty gate has a vote
     restored = AdaptiveWeight()
     restored.load_state_dict(adaptive.state_dict())
     assert torch.equal(restored.weight, adaptive.weight)
+
+
+def test_an_encoder_for_other_patches_is_refused():
+    encoder = PatchStandIn()
+    encoder.patch_size = 16
+    with pytest.raises(ValueError, match=r"encoder\.patch_size is 16, but the denoiser's is 32"):
+        Objective(pdino=PDINO(), encoder=encoder).connect(hidden_size=8, depth=9, patch_size=32)
 
 
 def test_adaptive_weight_multiplies_only_perceptual_terms():

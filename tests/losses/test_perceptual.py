@@ -5,7 +5,7 @@ from torch import nn
 
 from pixelgen.encoders import VGG16, FeaturePyramid
 from pixelgen.encoders.vgg import vgg16_features
-from pixelgen.losses import LPIPS, FeatureDistance
+from pixelgen.losses import LPIPS, FeatureDistance, Objective
 from pixelgen.losses.perceptual import lpips_heads, unit_distance, unit_length
 
 
@@ -33,7 +33,8 @@ def test_agrees_with_the_lpips_package(vgg_file, monkeypatch):
 
 
 def test_other_patch_sizes_resize_as_released(vgg_file):
-    loss = LPIPS(VGG16(vgg_file), patch_size=32)
+    loss = LPIPS(VGG16(vgg_file))
+    Objective(lpips=loss).connect(hidden_size=8, depth=1, patch_size=32)
     assert loss.prepare(torch.zeros(1, 3, 64, 64)).shape == (1, 3, 32, 32)
     assert LPIPS(VGG16(vgg_file)).prepare(x := torch.zeros(1, 3, 64, 64)) is x
 
@@ -93,8 +94,11 @@ def test_missing_weights_say_what_to_do(tmp_path, monkeypatch):
         VGG16(tmp_path / "nothing.pth")
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setattr(torch.hub, "download_url_to_file", lambda *_: (_ for _ in ()).throw(OSError("offline")))
-    with pytest.raises(ValueError, match=r"put vgg16-397923af\.pth into"):
+    with pytest.raises(ValueError, match=r"put it at .*vgg16-397923af\.pth"):
         VGG16()
+    (tmp_path / "half.pth").write_bytes(b"half of it")
+    with pytest.raises(ValueError, match="does not hold weights of VGG-16"):
+        VGG16(tmp_path / "half.pth")
     torch.save({}, tmp_path / "empty.pth")
     with pytest.raises(ValueError, match="not torchvision's VGG-16"):
         VGG16(tmp_path / "empty.pth")

@@ -115,6 +115,7 @@ def test_compiled_blocks_agree():
         ({"input_size": 10}, "not divisible by patch size 4"),
         ({"num_heads": 3}, "hidden size 16 is not a multiple"),
         ({"num_classes": 0}, "num_classes is 0"),
+        ({"in_context_start": 4}, "blocks 0 to 3"),
     ],
 )
 def test_impossible_sizes_say_what_to_change(options, message):

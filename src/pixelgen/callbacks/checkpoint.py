@@ -84,6 +84,11 @@ class Checkpoint(ModelCheckpoint):
         if better:
             self._keep_as_best(trainer)
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """The step that a run is resumed from is saved already: half of the next one must not take its place."""
+        if trainer.ckpt_path:
+            self._last_global_step_saved = trainer.global_step
+
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Nothing: checkpoints go by steps."""
 

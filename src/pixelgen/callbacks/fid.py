@@ -15,11 +15,13 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from pixelgen.callbacks.interlude import Schedule, find_ema, interlude, log
+from pixelgen.data.imagenet import ImageFolderDataset, list_images
 from pixelgen.encoders.frozen import FeatureExtractor
 from pixelgen.encoders.inception import Inception
 from pixelgen.flow import to_uint8
 from pixelgen.metrics.frechet import FeatureStatistics, Statistics
-from pixelgen.metrics.reference import FolderImages, reference_statistics
+from pixelgen.metrics.judge import ShapesAccuracy
+from pixelgen.metrics.reference import reference_statistics
 
 
 class FID(Callback):
@@ -85,8 +87,22 @@ class FID(Callback):
     # --- hooks
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Forget the reference of an earlier fit, whose data may have been other."""
+        """Forget the reference of an earlier fit, whose data may have been other; check what evaluation will need.
+
+        Raises:
+            ValueError: if the reference does not exist or is empty, or the judge knows other classes than the data.
+        """
         self._statistics = None
+        if self.reference is not None and not self.reference.exists():
+            raise ValueError(f"fid.reference {self.reference} does not exist: give a folder of images or an npz file")
+        if self.reference is not None and self.reference.is_dir() and not list_images(self.reference):
+            raise ValueError(f"no images under fid.reference {self.reference}: give a folder of images or an npz file")
+        names = getattr(trainer.datamodule, "class_names", None)  # type: ignore[attr-defined]
+        if isinstance(self.accuracy, ShapesAccuracy) and names is not None and names != self.accuracy.class_names:
+            raise ValueError(
+                f"fid.accuracy judges the classes {self.accuracy.class_names[:2]} and so on, but those of the data are "
+                f"{names[:2]} and so on: give ShapesAccuracy the same class_names"
+            )
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Score the untrained network, if asked for."""
@@ -134,16 +150,14 @@ class FID(Callback):
 
     def _score(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, float]:
         self.extractor.to(pl_module.device)
-        with torch.autocast(pl_module.device.type, enabled=False):
-            real = self._reference(trainer, pl_module)
+        real = self._reference(trainer, pl_module)
         features = FeatureStatistics(self.extractor.num_features).to(pl_module.device)
         if self.accuracy is not None:
             self.accuracy.to(pl_module.device).reset()
         for images, labels in self._images(trainer, pl_module):
-            with torch.autocast(pl_module.device.type, enabled=False):
-                features.update(self.extractor(images))
-                if self.accuracy is not None and labels is not None:
-                    self.accuracy.update(images, labels)
+            features.update(self.extractor(images))
+            if self.accuracy is not None and labels is not None:
+                self.accuracy.update(images, labels)
         mu, sigma = features.compute()
         # the decomposition may round differently on different machines: all ranks take the first one's number
         distance = Statistics(mu, sigma).distance(real) if trainer.is_global_zero else 0.0
@@ -184,7 +198,7 @@ class FID(Callback):
         datamodule: Any = trainer.datamodule  # type: ignore[attr-defined]
         if self.reference is not None:
             size: int = pl_module.denoiser.image_size  # type: ignore[union-attr, assignment]
-            dataset: Any = FolderImages(self.reference, size)
+            dataset: Any = ImageFolderDataset(list_images(self.reference), None, size)
         elif datamodule is not None:
             dataset = datamodule.train_dataset()
         else:

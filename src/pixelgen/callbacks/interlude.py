@@ -40,18 +40,11 @@ def interlude(
     ema = find_ema(trainer)
     weights = nullcontext() if ema is None else ema.average(pl_module, average)
     compiled = torch.compiler.set_stance("force_eager" if eager else "default")
-    mixed = _mixed_precision(trainer, pl_module.device)
     quiet = _random_state(pl_module.device), _evaluation(pl_module), torch.no_grad()
     with ExitStack() as stack:
-        for context in (pause(trainer), *quiet, weights, compiled, mixed):
+        for context in (pause(trainer), *quiet, weights, compiled):
             stack.enter_context(context)
         yield
-
-
-def _mixed_precision(trainer: Trainer, device: torch.device) -> torch.autocast:
-    precision = str(trainer.precision)
-    dtype = torch.bfloat16 if precision.startswith("bf16") else torch.float16
-    return torch.autocast(device.type, dtype, enabled=precision.endswith("mixed"))
 
 
 @contextmanager

@@ -58,6 +58,17 @@ class Preview(Callback):
         self.seed = seed
         self.labels = None if labels is None else list(labels)
 
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Refuse labels that do not exist before anything is trained.
+
+        Raises:
+            ValueError: naming them.
+        """
+        num_classes: int | None = pl_module.denoiser.num_classes  # type: ignore[union-attr, assignment]
+        if self.labels is not None and (num_classes is None or not all(0 <= i <= num_classes for i in self.labels)):
+            known = "it is unconditional" if num_classes is None else f"it has classes 0 to {num_classes - 1}"
+            raise ValueError(f"preview.labels are {list(self.labels)}, but the network does not know them: {known}")
+
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Preview the untrained network, if asked for."""
         if self.schedule.start(trainer.global_step):

@@ -17,7 +17,6 @@ from torch.utils.hooks import RemovableHandle
 
 from pixelgen.encoders.frozen import FrozenEncoder
 
-
 # dense bf16 and fp16 peaks by the makers' data sheets, where Lightning's table holds the sparse one or nothing
 _DENSE_HALF_PEAK = {"H100 PCIe": 756e12, "H100": 989e12, "H800": 989e12, "H200": 989e12}
 
@@ -58,7 +57,7 @@ class Throughput(Callback):
     Args:
         every_n_steps: optimizer steps between two loggings.
         count_flops: count the FLOPs of the first step (forward and backward, frozen networks included) for the MFU.
-        peak_flops: FLOP/s that one device can reach at best, on dense matrices; looked up for known devices if not given.
+        peak_flops: FLOP/s that one device reaches at best, on dense matrices; looked up for known devices if null.
     """
 
     def __init__(self, every_n_steps: int = 50, count_flops: bool = True, peak_flops: float | None = None) -> None:

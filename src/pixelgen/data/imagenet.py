@@ -142,7 +142,7 @@ class ImageFolderData(ImageData):
         return self._datasets[folder]
 
 
-def _files(folder: Path) -> list[str]:
+def list_images(folder: Path) -> list[str]:
     """Paths of the images anywhere below a folder, sorted; hidden ones (`._x.jpg` of some archives) left out."""
     found = (os.path.join(parent, name) for parent, _, names in os.walk(folder) for name in names if _is_image(name))
     return sorted(found)
@@ -170,7 +170,7 @@ def _class_names(folder: Path) -> list[str] | None:
 def _labelled_files(folder: Path, class_names: list[str] | None) -> tuple[list[str], list[int] | None]:
     """All files below a folder and their classes, after trying the first image of each class."""
     if class_names is None:
-        files = _files(folder)
+        files = list_images(folder)
         if not files:
             raise ValueError(f"no images in {folder}: put {', '.join(EXTENSIONS)} files there")
         load_rgb(files[0])
@@ -180,7 +180,7 @@ def _labelled_files(folder: Path, class_names: list[str] | None) -> tuple[list[s
     for name in _class_names(folder) or ():
         if name not in class_names:
             raise ValueError(f"{folder / name} is a class without training images: remove it or add it to train")
-        files = _files(folder / name)
+        files = list_images(folder / name)
         if not files:
             raise ValueError(f"the class folder {folder / name} has no images: add some or remove the folder")
         load_rgb(files[0])

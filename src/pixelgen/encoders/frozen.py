@@ -114,24 +114,40 @@ def check_weights(path: Path, expected: str | None, what: str) -> str:
     return found
 
 
-def download(url: str, what: str) -> Path:
-    """Download a weights file once into torch's hub folder, its name's hash checked; return its path.
+def read_weights(path: Path, what: str) -> dict[str, Tensor]:
+    """A file's tensors on the CPU; nothing in it is executed.
 
     Raises:
-        ValueError: without network, saying which file to put where.
+        ValueError: if the file is missing or damaged.
     """
-    folder = Path(torch.hub.get_dir()) / "checkpoints"
-    path = folder / url.rsplit("/", 1)[-1]
-    if not path.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        prefix = torch.hub.HASH_REGEX.search(path.name)
+    if not path.is_file():
+        raise ValueError(f"no weights of {what} at {path}: pass the path of the downloaded file")
+    try:
+        state: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch.load raises many kinds for a damaged file
+        raise ValueError(f"{path} does not hold weights of {what}: download it again ({error})") from error
+    return state
+
+
+def download(url: str, what: str) -> Path:
+    """Download a weights file once into torch's hub folder, check the hash in its name, and return its path.
+
+    Raises:
+        ValueError: without network, saying which file to put where; or if the file is damaged.
+    """
+    path = Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[-1]
+    if not path.is_file():
+        path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            torch.hub.download_url_to_file(url, str(path), prefix.group(1) if prefix else None)
-        except (OSError, RuntimeError) as error:
+            torch.hub.download_url_to_file(url, str(path))
+        except OSError as error:
             raise ValueError(
-                f"cannot download the weights of {what} ({error}): put {path.name} into {folder}, "
-                "or give its path as `weights`"
+                f"could not download the weights of {what} ({error}): fetch {url} and put it at {path}, "
+                "or pass its path as `weights`"
             ) from error
+    expected = path.stem.rsplit("-", 1)[-1]
+    if not sha256(path).startswith(expected):
+        raise ValueError(f"{path} is damaged: its SHA-256 does not begin with {expected}; delete it and try again")
     return path
 
 

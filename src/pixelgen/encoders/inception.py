@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from pixelgen.encoders.frozen import FeatureExtractor, check_weights, sha256
+from pixelgen.encoders.frozen import FeatureExtractor, check_weights, download
 
 
 class Inception(FeatureExtractor):
@@ -20,7 +20,9 @@ class Inception(FeatureExtractor):
     """
 
     def __init__(self, weights: Path | None = None, sha256: str | None = None) -> None:
-        path = _downloaded() if weights is None else weights
+        from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3
+
+        path = weights or download(URL_INCEPTION_V3, "Inception-v3")
         found = check_weights(path, sha256, "Inception-v3")
         super().__init__(_build(path), "inception-v3-compat", 2048, found)
 
@@ -42,24 +44,3 @@ def _build(path: Path) -> nn.Module:
             f"{path} does not hold torch-fidelity's Inception-v3 weights: "
             "download weights-inception-2015-12-05-6726825d.pth again"
         ) from error
-
-
-def _downloaded() -> Path:
-    """Where torch's hub folder holds the weights, after downloading them if they are not there yet."""
-    from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3
-
-    name = URL_INCEPTION_V3.rsplit("/", 1)[1]
-    path = Path(torch.hub.get_dir()) / "checkpoints" / name
-    if not path.is_file():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            torch.hub.download_url_to_file(URL_INCEPTION_V3, str(path), progress=False)
-        except OSError as error:
-            raise ValueError(
-                f"could not download the Inception weights ({error}): "
-                f"fetch {URL_INCEPTION_V3} and put it at {path}, or pass its path as `weights`"
-            ) from error
-    expected = path.stem.rsplit("-", 1)[1]
-    if not sha256(path).startswith(expected):
-        raise ValueError(f"{path} is damaged: its SHA-256 does not begin with {expected}; delete it and try again")
-    return path

@@ -9,10 +9,8 @@ from torch import Tensor, nn
 from torchvision.models import VGG16_Weights
 from torchvision.models.vgg import cfgs, make_layers
 
-from pixelgen.encoders.frozen import FeaturePyramid, check_weights, download
+from pixelgen.encoders.frozen import FeaturePyramid, download, read_weights
 
-# torchvision names its file by the first digits of the hash
-_SHA256_PREFIX = "397923af"
 _LAST_LAYERS = (3, 8, 15, 22, 29)  # relu1_2, relu2_2, relu3_3, relu4_3, relu5_3
 
 
@@ -23,7 +21,7 @@ class VGG16(FeaturePyramid):
         weights: torchvision's `vgg16-397923af.pth`; null downloads it once into torch's hub folder.
 
     Raises:
-        ValueError: if the weights are missing or cannot be downloaded, or their hash is not torchvision's.
+        ValueError: if the weights cannot be downloaded, are damaged, or are not VGG-16's.
     """
 
     shift = (-0.030, -0.088, -0.188)  # LPIPS' own normalisation of images in [-1, 1]
@@ -31,9 +29,8 @@ class VGG16(FeaturePyramid):
 
     def __init__(self, weights: Path | None = None) -> None:
         path = weights or download(VGG16_Weights.IMAGENET1K_V1.url, "VGG-16")
-        check_weights(path, None, "VGG-16")
         network = vgg16_features()
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        state = read_weights(path, "VGG-16")
         missing, _ = network.load_state_dict(
             {key.removeprefix("features."): value for key, value in state.items() if key.startswith("features.")},
             strict=False,

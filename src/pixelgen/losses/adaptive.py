@@ -28,21 +28,27 @@ class AdaptiveWeight(nn.Module):
         self.interval = interval
         self.momentum = momentum
         self.register_buffer("weight", torch.ones(()))
+        self._updated: int | None = None
 
     def due(self, step: int) -> bool:
-        """Whether the weight is updated in this step."""
-        return step >= self.start_step and (step - self.start_step) % self.interval == 0
+        """Whether the weight is updated in this step: once, also where gradients of several batches accumulate."""
+        return step != self._updated and step >= self.start_step and (step - self.start_step) % self.interval == 0
 
-    def update(self, flow_matching: Tensor, perceptual: Tensor, last_weight: Tensor) -> None:
-        """Move the weight towards the ratio of gradient norms at `last_weight`."""
-        if not perceptual.requires_grad:
-            return  # nothing passed the gate
-        norms = [
-            torch.autograd.grad(loss, last_weight, retain_graph=True)[0].float().norm()
-            for loss in (flow_matching, perceptual)
-        ]
-        ratio = (norms[0] / (norms[1] + 1e-4)).clamp(0, 100)
+    def update(self, flow_matching: Tensor, perceptual: Tensor, last_weight: Tensor, step: int) -> None:
+        """Move the weight towards the ratio of gradient norms at `last_weight`.
+
+        Ranks where nothing passed the gate, or whose ratio is not finite, do not vote.
+        """
+        self._updated = step
+        vote = self.weight.new_zeros(2)  # sum of ratios, number of them
+        if perceptual.requires_grad:
+            norms = [
+                torch.autograd.grad(loss, last_weight, retain_graph=True)[0].float().norm()
+                for loss in (flow_matching, perceptual)
+            ]
+            ratio = (norms[0] / (norms[1] + 1e-4)).clamp(0, 100)
+            vote = torch.where(ratio.isfinite(), torch.stack([ratio, torch.ones_like(ratio)]), vote)
         if torch.distributed.is_available() and torch.distributed.is_initialized():
-            torch.distributed.all_reduce(ratio)
-            ratio = ratio / torch.distributed.get_world_size()
-        self.weight.mul_(self.momentum).add_((1 - self.momentum) * ratio)
+            torch.distributed.all_reduce(vote)
+        mean = torch.where(vote[1] > 0, vote[0] / vote[1].clamp_min(1), self.weight)
+        self.weight.mul_(self.momentum).add_((1 - self.momentum) * mean)

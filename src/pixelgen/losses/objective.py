@@ -11,7 +11,7 @@ from pixelgen.encoders import PatchEncoder
 from pixelgen.losses.adaptive import AdaptiveWeight
 from pixelgen.losses.alignment import PDINO, REPA
 from pixelgen.losses.gate import NoiseGate
-from pixelgen.losses.perceptual import PerceptualLoss
+from pixelgen.losses.perceptual import LPIPS, PerceptualLoss
 from pixelgen.losses.velocity import FlowMatching
 
 
@@ -102,8 +102,19 @@ class Objective(nn.Module):
         """The block whose incoming tokens the objective wants to see, if any."""
         return None if self.repa is None else self.repa.layer
 
-    def connect(self, hidden_size: int, depth: int) -> None:
-        """Fit what trains inside the objective to a denoiser of this width and depth."""
+    def connect(self, hidden_size: int, depth: int, patch_size: int) -> None:
+        """Fit the parts to a denoiser of this width, number of blocks and patch size.
+
+        Raises:
+            ValueError: if the encoder expects another patch size, or REPA a block that is not there.
+        """
+        if isinstance(self.lpips, LPIPS):
+            self.lpips.patch_size = patch_size
+        expected = getattr(self.encoder, "patch_size", patch_size)
+        if expected != patch_size:
+            raise ValueError(
+                f"objective.encoder.patch_size is {expected}, but the denoiser's is {patch_size}: set both to the same"
+            )
         if self.repa is None:
             return
         if not 0 <= self.repa.layer < depth:
@@ -118,11 +129,11 @@ class Objective(nn.Module):
         selected = self.gate.select(p.t)
         passed = len(selected) / len(p.t)
         index = None if passed == 1 else selected.to(p.x.device)
+        perceptual = []
         if self.lpips is not None:
-            name = self.lpips.name
-            values[name] = self._lpips(p, index, bool(passed))
-            weights[name] = self.lpips.weight
-        perceptual = list(values)[1:]
+            values[self.lpips.name] = self._lpips(p, index, bool(passed))
+            weights[self.lpips.name] = self.lpips.weight
+            perceptual.append(self.lpips.name)
         clean = self._clean_tokens(p, index, bool(passed))
         if self.pdino is not None:
             values[self.pdino.name] = self._pdino(p, clean, index, bool(passed))
@@ -140,8 +151,8 @@ class Objective(nn.Module):
         perceptual = terms.sum(*terms.perceptual)
         if self.adaptive is None:
             return terms.sum(*terms.values)
-        if self.adaptive.due(step) and last_weight is not None and terms.perceptual and perceptual.requires_grad:
-            self.adaptive.update(terms.values["flow_matching"], perceptual, last_weight)
+        if last_weight is not None and last_weight.requires_grad and terms.perceptual and self.adaptive.due(step):
+            self.adaptive.update(terms.values["flow_matching"], perceptual, last_weight, step)
         others = [name for name in terms.values if name not in terms.perceptual]
         return terms.sum(*others) + self.adaptive.weight * perceptual
 

@@ -47,17 +47,19 @@ class PerceptualLoss(nn.Module):
 class LPIPS(PerceptualLoss):
     """LPIPS with VGG-16 and the v0.1 linear heads of the `lpips` package (arXiv 1801.03924).
 
+    For a denoiser with patches of p other than 16 pixels, images are resized to `H·16/p` first, as released; the
+    objective sets `patch_size`.
+
     Args:
         encoder: VGG-16 with its ImageNet weights.
         weight: weight in the objective.
-        patch_size: the denoiser's patch size p; for p other than 16 images are resized to `H·16/p` first, as released.
     """
 
     name = "lpips"
 
-    def __init__(self, encoder: VGG16, weight: float = 0.1, patch_size: int = 16) -> None:
+    def __init__(self, encoder: VGG16, weight: float = 0.1) -> None:
         super().__init__(encoder, weight)
-        self.patch_size = patch_size
+        self.patch_size = 16
         for i, head in enumerate(lpips_heads()):
             self.register_buffer(f"head{i}", head, persistent=False)
 

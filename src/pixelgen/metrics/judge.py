@@ -215,6 +215,7 @@ class ShapesAccuracy(Metric):
     def __init__(self, class_names: Sequence[str] | None = None) -> None:
         super().__init__()
         names = all_class_names() if class_names is None else class_names
+        self.class_names = list(names)
         self.targets = [(color, shape) for color, _, shape in (name.partition(" ") for name in names)]
         for name, (color, shape) in zip(names, self.targets, strict=True):
             if color not in PALETTE or shape not in SHAPES:

@@ -2,46 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 
-from pixelgen.data.images import Item, centre_crop
+from pixelgen.data.images import Item
 from pixelgen.encoders.frozen import FeatureExtractor
 from pixelgen.metrics.frechet import FeatureStatistics, Statistics
-
-SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
-
-
-class FolderImages(Dataset[Item]):
-    """All images under a folder, in the order of their paths, centre-cropped to one size.
-
-    Args:
-        folder: where to look, subfolders included.
-        image_size: side of the images in pixels.
-
-    Raises:
-        ValueError: if there are no images.
-    """
-
-    def __init__(self, folder: Path, image_size: int) -> None:
-        self.paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
-        self.image_size = image_size
-        if not self.paths:
-            raise ValueError(f"no images under {folder}: pass a folder of {', '.join(sorted(SUFFIXES))} files")
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def __getitem__(self, index: int) -> Item:
-        with Image.open(self.paths[index]) as file:
-            pixels = np.array(centre_crop(file.convert("RGB"), self.image_size))
-        return {"image": torch.from_numpy(pixels).permute(2, 0, 1)}
 
 
 def reference_statistics(

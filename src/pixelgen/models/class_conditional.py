@@ -140,6 +140,11 @@ class JiT(Denoiser):
                 f"hidden size {hidden_size} is not a multiple of 4 x {num_heads} heads, which rotary positions need: "
                 "choose another hidden size or number of heads"
             )
+        if num_classes is not None and in_context_len and not 0 <= in_context_start < depth:
+            raise ValueError(
+                f"in_context_start is {in_context_start}, but there are blocks 0 to {depth - 1}: choose one of them, "
+                "or set in_context_len to 0 for no class tokens"
+            )
         if num_classes is not None and num_classes < 1:
             raise ValueError(f"num_classes is {num_classes}: give at least 1, or null for an unconditional network")
         self.hidden_size = hidden_size
