@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from argparse import ArgumentError
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -53,6 +54,7 @@ class CLI(LightningCLI):
             raise ValueError(one_sentence(error, flags)) from error
 
     def _build(self) -> None:
+        warnings.filterwarnings("ignore", message=".*treespec, LeafSpec.*")  # Lightning's own use of torch
         super().__init__(
             PixelGen,
             ImageData,

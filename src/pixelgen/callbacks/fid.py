@@ -14,7 +14,8 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from torchmetrics import Metric
 
-from pixelgen.callbacks.interlude import Schedule, find_ema, interlude, log
+from pixelgen.callbacks.interlude import Schedule, find_ema, interlude
+from pixelgen.callbacks.log import log
 from pixelgen.data.imagenet import ImageFolderDataset, list_images
 from pixelgen.encoders.frozen import FeatureExtractor
 from pixelgen.encoders.inception import Inception

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 
 import numpy as np
@@ -68,18 +68,6 @@ def _evaluation(module: nn.Module) -> Iterator[None]:
     finally:
         for submodule, training in modes.items():
             submodule.training = training
-
-
-def log(trainer: Trainer, values: Mapping[str, float]) -> None:
-    """Give values to every logger at the current step, and to `trainer.callback_metrics` for callbacks to watch.
-
-    `self.log` refuses in several hooks (`on_train_end` among them), and elsewhere logs only every
-    `log_every_n_steps`.
-    """
-    for logger in trainer.loggers:
-        logger.log_metrics(dict(values), step=trainer.global_step)
-        logger.save()
-    trainer.callback_metrics.update({name: torch.tensor(value) for name, value in values.items()})
 
 
 class Schedule:

@@ -15,6 +15,7 @@ from torch.distributed.tensor import DTensor
 from torch.utils.flop_counter import FlopCounterMode
 from torch.utils.hooks import RemovableHandle
 
+from pixelgen.callbacks.log import log
 from pixelgen.encoders.frozen import FrozenEncoder
 
 # dense bf16 and fp16 peaks by the makers' data sheets, where Lightning's table holds the sparse one or nothing
@@ -52,7 +53,8 @@ class Throughput(Callback):
     between two steps: loading, copying to the device and Lightning's own logging.
     `throughput/perceptual_share` is the forward time of frozen networks in the logging step over that step's time;
     their backward pass is not in it. FLOPs are counted once, in the first training step of a run, which therefore runs
-    uncompiled; not where the peak is unknown, and not for sharded networks.
+    uncompiled, with the share of samples that happens to pass the gate there; not where the peak is unknown, and not
+    for sharded networks.
 
     Args:
         every_n_steps: optimizer steps between two loggings.
@@ -133,8 +135,6 @@ class Throughput(Callback):
         self._batch_ended = time.perf_counter()
 
     def _log(self, trainer: Trainer, pl_module: LightningModule, perceptual_share: float | None) -> None:
-        from pixelgen.callbacks.interlude import log
-
         seconds = _now(trainer.strategy.root_device) - self._opened - self._excluded
         steps = max(1, trainer.global_step - self._steps_before)
         per_device = self._images / seconds
