@@ -19,7 +19,7 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]' -c constraints.txt
 	@touch $@
 
-demo: $(READY)  ## train on drawn shapes for about five minutes; pictures and scores in runs/demo
+demo: $(READY)  ## train on drawn shapes for about six minutes; pictures and scores in runs/demo
 	$(BIN)/python -m pixelgen.fit --config configs/demo.yaml
 
 test: $(READY)  ## the default tests, under two minutes on two cores

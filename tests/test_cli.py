@@ -135,6 +135,7 @@ def test_init_from_takes_weights_and_nothing_else(finished_run, tmp_path):
         (["--model.denoiser.patch_size", "5"], "image size 32 is not divisible by patch size 5"),
         (["--model.objective.pdino.weight", "0.1"], "pdino and repa need an encoder"),
         (["--config", "nothing.yaml"], "config: File does not exist"),
+        (["--data", "ImageFolderData"], "--data.root must be given"),
         (["--init_from", "nowhere"], "nowhere does not exist"),
         (["--data.length", "3"], "3 training images, fewer than data.batch_size 4"),
         (["--data", "ImageFolderData", "--data.root", "nowhere"], "nowhere does not exist"),
@@ -161,6 +162,18 @@ def test_empty_and_unreadable_folders_are_refused_before_training(tmp_path, caps
     with pytest.raises(SystemExit):
         main([*TINY, *arguments, "--run", str(tmp_path / "run")])
     assert "a.png cannot be read as an image" in capsys.readouterr().err
+
+
+def test_nothing_given_points_to_a_config(capsys):
+    with pytest.raises(SystemExit):
+        main([])
+    assert "start from a config, as in --config configs/demo.yaml" in capsys.readouterr().err
+
+
+def test_raw_weights_in_place_of_averages_are_said(tmp_path):
+    fit(tmp_path / "run", "--trainer.max_steps", "1", "--callbacks.ema", "null")
+    with pytest.warns(UserWarning, match="holds no averages"):
+        pixelgen.load(tmp_path / "run")
 
 
 @pytest.fixture

@@ -1,6 +1,6 @@
 import pytest
 import torch
-from lightning import Trainer
+from lightning import Callback, Trainer
 from torch.utils.data import DataLoader
 
 from pixelgen import PixelGen
@@ -44,7 +44,7 @@ def batches(count, labels=True):
     return DataLoader(items, batch_size=4)
 
 
-def train(model, steps, labels=True):
+def train(model, steps, labels=True, **options):
     trainer = Trainer(
         max_steps=steps,
         accelerator="cpu",
@@ -53,6 +53,7 @@ def train(model, steps, labels=True):
         enable_progress_bar=False,
         enable_model_summary=False,
         log_every_n_steps=1,
+        **options,
     )
     trainer.fit(model, batches(steps, labels))
     return trainer
@@ -144,6 +145,23 @@ def test_sampling_leaves_mode_and_other_generators_alone():
     assert model.denoiser.training
 
 
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_samples_in_the_precision_of_training(precision, monkeypatch):
+    model, mixed = tiny(), []
+
+    class Samples(Callback):
+        def on_train_end(self, trainer, pl_module):
+            pl_module.sample([0])
+
+    def sampler(predict, noise, *_):
+        mixed.append(torch.is_autocast_enabled("cpu"))
+        return noise
+
+    monkeypatch.setattr(model, "sampler", sampler)
+    train(model, 1, precision=precision, callbacks=[Samples()])
+    assert mixed == [precision == "bf16-mixed"]
+
+
 def test_progress_and_sizes():
     model, made = tiny(), []
     images = model.sample([0, 1, 2, 0, 1], batch_size=2, size=(8, 16), progress=made.append)
@@ -158,6 +176,7 @@ def test_progress_and_sizes():
         ([5], 0, "between 0 and 2"),
         ([-1], 0, "between 0 and 2"),
         ([0, 1], [0], "2 conditions but 1 seeds"),
+        (["red circle"], 0, "class numbers, 0 to 2"),
     ],
 )
 def test_wrong_requests_are_refused(condition, seeds, message):

@@ -30,8 +30,11 @@ TRAINER_DEFAULTS = {
     "max_steps": 400_000,
     "num_sanity_val_steps": 0,
     "limit_val_batches": 32,
+    "log_every_n_steps": 20,
     "use_distributed_sampler": False,  # our order of samples knows ranks, and how to resume
 }
+# warnings of Lightning about itself, or about what is meant here
+NOISE = (".*treespec, LeafSpec.*", ".*not supported by the model summary.*", ".*across ranks is zero.*")
 ON_BY_DEFAULT = ("ema", "guard", "throughput", "preview", "checkpoint", "summary")
 
 
@@ -54,7 +57,8 @@ class CLI(LightningCLI):
             raise ValueError(one_sentence(error, flags)) from error
 
     def _build(self) -> None:
-        warnings.filterwarnings("ignore", message=".*treespec, LeafSpec.*")  # Lightning's own use of torch
+        for message in NOISE:
+            warnings.filterwarnings("ignore", message=message)
         super().__init__(
             PixelGen,
             ImageData,

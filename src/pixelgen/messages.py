@@ -29,7 +29,11 @@ def one_sentence(error: Exception, flags: Iterable[str] = ()) -> str:
     place = ".".join(re.findall(r'Parser key "([\w.]+)"', report))
     classes = re.findall(r"given class_path '([\w.]+)'", report)
     if "Requirement 'wandb" in report:
-        return "W&B is not installed: pip install 'pixelgen-lightning[wandb]'"
+        return "W&B is not installed: pip install wandb (the extra `wandb` of this package)"
+    if required := re.search(r"following arguments are required: (.+)", report):
+        start = "" if place else ", or start from a config, as in --config configs/demo.yaml"
+        flags = [f"--{place}.{name}" if place else f"--{name}" for name in required[1].split(", ")]
+        return f"{' and '.join(flags)} must be given{start}"
     if unknown := re.search(r"unrecognized arguments: (\S+)", report):
         return f"there is no option {unknown[1]}{_suggest(unknown[1].partition('=')[0], flags)}"
     if option := re.search(r"Option '([\w.]+)' is not accepted", report):
@@ -46,7 +50,7 @@ def one_sentence(error: Exception, flags: Iterable[str] = ()) -> str:
 
 def _suggest(name: str, names: Iterable[str]) -> str:
     """The nearest of `names`, as the end of a sentence."""
-    matches = get_close_matches(name, list(names), n=1)
+    matches = get_close_matches(name, list(names), n=1, cutoff=0.7)
     return f": did you mean {matches[0]}?" if matches else ""
 
 

@@ -176,7 +176,8 @@ class PixelGen(LightningModule):
         An image depends on its own seed, condition and the sampler only, never on the batch it is made in.
 
         Args:
-            condition: class of each image; a single class for one image per seed; None for an unconditional network.
+            condition: number of each image's class, in the order of the data's `class_names`; a single number for one
+                image per seed; None for an unconditional network.
             seeds: seed of each image; a single number s stands for s, s+1, … one for each condition.
             sampler: other than the module's own.
             batch_size: images made at a time.
@@ -215,11 +216,14 @@ class PixelGen(LightningModule):
         classes = self.denoiser.num_classes
         if classes is None:
             if condition is not None:
-                raise ValueError("this network is unconditional: leave the condition out")
+                raise ValueError("this network is unconditional: give seeds alone, one for each image")
             return None, [seeds] if isinstance(seeds, int) else list(seeds)
         if condition is None:
             raise ValueError(f"give the class of each image, 0 to {classes - 1} (or {classes} for no class)")
-        labels = torch.as_tensor(condition, dtype=torch.long, device=self.device)
+        try:
+            labels = torch.as_tensor(condition, dtype=torch.long, device=self.device)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"conditions are class numbers, 0 to {classes - 1}, not {condition!r}") from error
         if labels.ndim == 0:
             labels = labels.expand(1 if isinstance(seeds, int) else len(seeds))
         if isinstance(seeds, int):

@@ -47,14 +47,6 @@ def test_without_averages(tmp_path):
         assert torch.equal(module.denoiser.mix.weight, raw)
 
 
-@pytest.mark.parametrize(("precision", "dtype"), [("32-true", torch.float32), ("bf16-mixed", torch.bfloat16)])
-def test_samples_in_the_precision_of_training(tmp_path, precision, dtype):
-    trainer, module = tiny_trainer(tmp_path, [], precision=precision), TinyModule()
-    with interlude(trainer, module):
-        assert module.denoiser(torch.zeros(1, 3, 8, 8)).dtype == dtype
-    assert module.denoiser(torch.zeros(1, 3, 8, 8)).dtype == torch.float32
-
-
 def test_compiled_blocks_run_uncompiled_if_asked(tmp_path):
     module, trainer = TinyModule(), tiny_trainer(tmp_path, [])
     calls = []

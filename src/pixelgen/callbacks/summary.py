@@ -18,8 +18,8 @@ class Summary(Callback):
     """Prints first and last scores, speed, and where to find pictures, checkpoints and logs when training ends."""
 
     def __init__(self) -> None:
-        self._started = 0.0
-        self._steps_before = 0
+        self._started = time.perf_counter()
+        self._steps_before: int | None = None  # None: nothing was left to train
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Note the time."""
@@ -39,8 +39,11 @@ class Summary(Callback):
             table.add_row(name, first, last)
         table.add_section()
         minutes = (time.perf_counter() - self._started) / 60
-        steps = trainer.global_step - self._steps_before
-        table.add_row("steps", str(self._steps_before), f"{trainer.global_step} ({steps} in {minutes:.1f} min)")
+        before = trainer.global_step if self._steps_before is None else self._steps_before
+        done = f"{trainer.global_step - before} in {minutes:.1f} min"
+        if self._steps_before is None:
+            done = "nothing left to train: raise trainer.max_steps"
+        table.add_row("steps", str(before), f"{trainer.global_step} ({done})")
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, Throughput) and callback.images_per_second is not None:
                 table.add_row("images/s", "", f"{callback.images_per_second:.0f}")
