@@ -41,8 +41,8 @@ ON_BY_DEFAULT = ("ema", "guard", "throughput", "preview", "checkpoint", "summary
 class CLI(LightningCLI):
     """Builds model, data and trainer from configs and flags; `fit` trains.
 
-    What the data decides (image size, number of classes) and the seed are filled into the model where the user left
-    them out, and refused where they disagree.
+    What the data decides (image size, number of classes) is filled into the model where the user left it out, and
+    refused where it disagrees. `seed_everything` is the seed of model and data unless they are given their own.
 
     Args:
         args: command-line arguments; None for those of the process.

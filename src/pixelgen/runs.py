@@ -87,9 +87,10 @@ def denoiser_weights(checkpoint: dict[str, Any], ema: Average) -> dict[str, Tens
     released = _below("ema_denoiser.", checkpoint["state_dict"])  # the authors keep theirs beside the raw weights
     if released:
         averages = {"ema": released}
+    if ema is False:
+        return weights
     if ema is True and not averages:
         rank_zero_warn("the checkpoint holds no averages of the weights: taking the raw ones")
-    if ema is False or (ema is True and not averages):
         return weights
     name = next(iter(averages)) if ema is True else ema if isinstance(ema, str) else repr(float(ema))
     if name not in averages:

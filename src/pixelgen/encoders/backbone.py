@@ -46,8 +46,7 @@ class Backbone(FeaturePyramid):
         mean, std = network.pretrained_cfg["mean"], network.pretrained_cfg["std"]
         network.prune_intermediate_layers(list(levels), prune_head=True)
         super().__init__(network.to(memory_format=torch.channels_last), [channels[level] for level in levels])
-        file = packaged_weights() if weights is None and model == PACKAGED else weights
-        self.weights_sha256 = sha256(file) if file is not None else None
+        self.weights_file = packaged_weights() if weights is None and model == PACKAGED else weights
         self.levels = list(levels)
         self.upsample = upsample
         self.mean, self.std = mean, std
@@ -108,7 +107,8 @@ class BackboneFeatures(FeatureExtractor):
         weights_sha256: str | None = None,
     ) -> None:
         pyramid = Backbone(model, (level,), 1.0, weights, weights_sha256)
-        super().__init__(pyramid, f"{model}-level{level}-{size}px", pyramid.channels[0], pyramid.weights_sha256)
+        found = None if pyramid.weights_file is None else sha256(pyramid.weights_file)
+        super().__init__(pyramid, f"{model}-level{level}-{size}px", pyramid.channels[0], found)
         self.size = size
 
     def forward(self, images: Tensor) -> Tensor:

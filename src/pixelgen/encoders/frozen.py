@@ -98,14 +98,18 @@ def sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
+def _require(path: Path, what: str) -> None:
+    if not path.is_file():
+        raise ValueError(f"no weights of {what} at {path}: pass the path of the downloaded file")
+
+
 def check_weights(path: Path, expected: str | None, what: str) -> str:
     """Return the SHA-256 of a weights file.
 
     Raises:
         ValueError: if the file is missing, or its hash differs from `expected`.
     """
-    if not path.is_file():
-        raise ValueError(f"no weights of {what} at {path}: pass the path of the downloaded file")
+    _require(path, what)
     found = sha256(path)
     if expected is not None and found != expected.lower():
         raise ValueError(
@@ -120,8 +124,7 @@ def read_weights(path: Path, what: str) -> dict[str, Tensor]:
     Raises:
         ValueError: if the file is missing or damaged.
     """
-    if not path.is_file():
-        raise ValueError(f"no weights of {what} at {path}: pass the path of the downloaded file")
+    _require(path, what)
     try:
         state: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load raises many kinds for a damaged file

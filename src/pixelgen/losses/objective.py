@@ -11,7 +11,7 @@ from pixelgen.encoders import PatchEncoder
 from pixelgen.losses.adaptive import AdaptiveWeight
 from pixelgen.losses.alignment import PDINO, REPA
 from pixelgen.losses.gate import NoiseGate
-from pixelgen.losses.perceptual import LPIPS, PerceptualLoss
+from pixelgen.losses.perceptual import PerceptualLoss
 from pixelgen.losses.velocity import FlowMatching
 
 
@@ -108,7 +108,7 @@ class Objective(nn.Module):
         Raises:
             ValueError: if the encoder expects another patch size, or REPA a block that is not there.
         """
-        if isinstance(self.lpips, LPIPS):
+        if self.lpips is not None:
             self.lpips.patch_size = patch_size
         expected = getattr(self.encoder, "patch_size", patch_size)
         if expected != patch_size:
@@ -148,9 +148,9 @@ class Objective(nn.Module):
 
     def combine(self, terms: Terms, step: int = 0, last_weight: Tensor | None = None) -> Tensor:
         """Total loss; updates the adaptive weight when it is due at this step."""
-        perceptual = terms.sum(*terms.perceptual)
         if self.adaptive is None:
             return terms.sum(*terms.values)
+        perceptual = terms.sum(*terms.perceptual)
         if last_weight is not None and last_weight.requires_grad and terms.perceptual and self.adaptive.due(step):
             self.adaptive.update(terms.values["flow_matching"], perceptual, last_weight, step)
         others = [name for name in terms.values if name not in terms.perceptual]

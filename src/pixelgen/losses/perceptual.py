@@ -16,12 +16,15 @@ from pixelgen.encoders import VGG16, FeaturePyramid
 class PerceptualLoss(nn.Module):
     """Compares two images by the feature maps of a frozen network; one value per sample.
 
+    The objective sets `patch_size` to the denoiser's, for losses that prepare images by it.
+
     Args:
         encoder: the frozen network.
         weight: weight in the objective.
     """
 
     name = "perceptual"
+    patch_size = 16
 
     def __init__(self, encoder: FeaturePyramid, weight: float = 0.1) -> None:
         super().__init__()
@@ -47,8 +50,7 @@ class PerceptualLoss(nn.Module):
 class LPIPS(PerceptualLoss):
     """LPIPS with VGG-16 and the v0.1 linear heads of the `lpips` package (arXiv 1801.03924).
 
-    For a denoiser with patches of p other than 16 pixels, images are resized to `H·16/p` first, as released; the
-    objective sets `patch_size`.
+    For a denoiser with patches of p other than 16 pixels, images are resized to `H·16/p` first, as released.
 
     Args:
         encoder: VGG-16 with its ImageNet weights.
@@ -59,7 +61,6 @@ class LPIPS(PerceptualLoss):
 
     def __init__(self, encoder: VGG16, weight: float = 0.1) -> None:
         super().__init__(encoder, weight)
-        self.patch_size = 16
         for i, head in enumerate(lpips_heads()):
             self.register_buffer(f"head{i}", head, persistent=False)
 
