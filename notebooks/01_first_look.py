@@ -118,8 +118,8 @@ plt.show()
 # %% [markdown]
 # ## Change one step of training
 #
-# Four hooks make up a step: `draw_times`, `corrupt`, `predict`, `combine`. Override one, and every argument of the
-# base class stays. From the command line: `--model my_package.Uniform`.
+# Five hooks make up a step: `draw_times`, `draw_noise`, `corrupt`, `predict`, `combine`. Override one, and every
+# argument of the base class stays. From the command line: `--model my_package.Uniform`.
 
 
 # %%

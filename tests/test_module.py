@@ -26,7 +26,7 @@ class Recorder(PixelGen):
     def draw_times(self, batch_size):
         return torch.full((batch_size,), 0.5)
 
-    def corrupt(self, x, t):
+    def corrupt(self, x, noise, t):
         return x * 0
 
     def predict(self, x_t, t, condition):
@@ -193,8 +193,8 @@ def test_noise_scale_reaches_training_and_sampling(monkeypatch):
     model = tiny(noise_scale=3.0)
     monkeypatch.setattr(model, "sampler", lambda predict, noise, *_: noise)
     assert torch.equal(model.sample([0], seeds=5), draw_noise([5], (3, 8, 8), scale=3.0))
-    x_t = model.corrupt(torch.zeros(64, 3, 8, 8), torch.zeros(64))
-    assert float(x_t.std()) == pytest.approx(3, rel=0.05)
+    noise = model.draw_noise(torch.zeros(64, 3, 8, 8), range(64))
+    assert float(noise.std()) == pytest.approx(3, rel=0.05)
 
 
 def test_validation_is_the_same_each_time():

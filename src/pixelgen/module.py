@@ -13,7 +13,7 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
 from torch.optim import Optimizer
 
-from pixelgen.flow import Heun, LogitNormalTime, Sampler, TimeSampler, draw_noise, interpolate, to_float
+from pixelgen.flow import Heun, LogitNormalTime, Sampler, TimeSampler, draw_noise, interpolate, noise_like, to_float
 from pixelgen.losses import Objective, Prediction, Terms
 from pixelgen.models import Denoiser
 
@@ -22,14 +22,14 @@ Batch = dict[str, Any]
 
 def adamw(params: Iterable[Tensor]) -> Optimizer:
     """The published optimizer: AdamW, lr 1e-4, betas (0.9, 0.999), no weight decay."""
-    return torch.optim.AdamW(params, lr=1e-4, betas=(0.9, 0.999), weight_decay=0.0)
+    return torch.optim.AdamW(params, lr=1e-4, betas=(0.9, 0.999), weight_decay=0.0, fused=True)
 
 
 class PixelGen(LightningModule):
     """Trains a denoiser in pixel space by x-prediction, flow matching and perceptual losses (arXiv 2602.02493).
 
-    To change one step of training, subclass and override one of the hooks: `draw_times`, `corrupt`, `predict`,
-    `combine`. Batches are dicts with `image` (uint8, or float in [-1, 1]; B, C, H, W) and, for a conditional denoiser,
+    To change one step of training, subclass and override one of the hooks: `draw_times`, `draw_noise`, `corrupt`,
+    `predict`, `combine`. Batches are dicts with `image` (uint8, or float in [-1, 1]; B, C, H, W) and, for a conditional denoiser,
     `label` (B,).
 
     Args:
@@ -83,12 +83,19 @@ class PixelGen(LightningModule):
     # Hooks for subclasses
 
     def draw_times(self, batch_size: int) -> Tensor:
-        """Training times (B,) in [0, 1], on the CPU; 0 is noise."""
+        """Training times (B,) in [0, 1], on the CPU; 0 is noise.
+
+        The batch is that of all processes together: each of them draws the same times and takes its share.
+        """
         return self.time(batch_size)
 
-    def corrupt(self, x: Tensor, t: Tensor) -> Tensor:
-        """Noisy images `x_t` from clean images and times (B,)."""
-        return interpolate(x, self.noise_scale * torch.randn_like(x), t)
+    def draw_noise(self, x: Tensor, seeds: Sequence[int]) -> Tensor:
+        """Noise like the clean images `x`, from one seed per image, so that it is the same on any number of processes."""
+        return noise_like(x, seeds, self.noise_scale)
+
+    def corrupt(self, x: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        """Noisy images `x_t` from clean images, noise and times (B,)."""
+        return interpolate(x, noise, t)
 
     def predict(self, x_t: Tensor, t: Tensor, condition: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Predicted clean images, and the hidden tokens that the objective asks for."""
@@ -100,47 +107,66 @@ class PixelGen(LightningModule):
 
     # Training
 
-    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        """Make every random number of this step a function of (seed, batches so far, rank): resuming is then exact."""
-        position = [self.seed, self.trainer.fit_loop.epoch_loop.total_batch_idx, self.global_rank]
-        torch.manual_seed(int(np.random.SeedSequence(position).generate_state(1, np.uint64)[0]))
-
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Draw times, corrupt, predict, compare; logs every term by name."""
-        prediction = self.denoise(batch)
+        """Corrupt, predict, compare; in logging steps, log every term by name."""
+        prediction = self.denoise(batch, self.trainer.fit_loop.epoch_loop.total_batch_idx)
         terms = self.objective(prediction)
         loss = self.combine(terms)
-        self.log("loss", loss.detach(), prog_bar=True)
-        self.log_dict({f"loss/{name}": value.detach() for name, value in terms.values.items()})
-        self.log("gate/passed", terms.passed)
+        if self.trainer.log_every_n_steps and (self.global_step + 1) % self.trainer.log_every_n_steps == 0:
+            self._log(loss, terms)
+        return loss
+
+    def _log(self, loss: Tensor, terms: Terms) -> None:
+        """Log the means over all processes. Other steps log nothing: each value logged makes the host wait."""
+        passed = loss.new_tensor(terms.passed)
+        values = {"loss": loss, "gate/passed": passed, **{f"loss/{name}": v for name, v in terms.values.items()}}
+        means = torch.stack([value.detach().float() for value in values.values()])
+        if self.trainer.world_size > 1:
+            means = self.trainer.strategy.reduce(means, reduce_op="mean")
+        logged = dict(zip(values, means.unbind(), strict=True))
+        self.log("loss", logged.pop("loss"), prog_bar=True)
+        self.log_dict(logged)
         if self.objective.adaptive is not None:
             self.log("adaptive_weight", self.objective.adaptive.weight)
-        return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Loss terms on held-out images, with the same times and noise every time; logged under `val/`."""
-        torch.manual_seed(int(np.random.SeedSequence([self.seed, batch_idx, self.global_rank]).generate_state(1)[0]))
-        terms = self.objective(self.denoise(batch))
+        terms = self.objective(self.denoise(batch, batch_idx))
         size = len(batch["image"])
         self.log_dict({f"val/{name}": value for name, value in terms.values.items()}, batch_size=size, sync_dist=True)
 
-    def denoise(self, batch: Batch) -> Prediction:
-        """Corrupt the images of a batch and predict them back."""
+    def denoise(self, batch: Batch, number: int = 0) -> Prediction:
+        """Corrupt the images of a batch and predict them back.
+
+        Every random number is a function of the seed, the number of the batch and the place in the batch of all
+        processes together: resuming is exact, and any number of processes draws the same. Dropout inside of the
+        network is the exception: it depends on the process too.
+
+        Args:
+            batch: this process' share: every W-th image, from the one whose place is the rank.
+            number: counts batches from the start of training.
+        """
         x = to_float(batch["image"])
-        t = self.draw_times(len(x))
+        world_size, rank = (1, 0) if self._trainer is None else (self.trainer.world_size, self.global_rank)
+        total = len(x) * world_size
+        common, own, *seeds = np.random.SeedSequence([self.seed, number]).generate_state(2 + total, np.uint64).tolist()
+        torch.manual_seed(common)
+        t = self.draw_times(total)[rank::world_size].contiguous()
+        drop = (torch.rand(total) < self.condition_dropout)[rank::world_size].contiguous()
+        torch.manual_seed(own ^ rank)
         t_device = t.to(x.device, non_blocking=True)
-        x_t = self.corrupt(x, t_device)
-        x_hat, hidden = self.predict(x_t, t_device, self.drop_condition(batch.get("label")))
+        x_t = self.corrupt(x, self.draw_noise(x, seeds[rank::world_size]), t_device)
+        x_hat, hidden = self.predict(x_t, t_device, self._condition(batch, drop))
         return Prediction(x, x_t, t, x_hat, hidden)
 
-    def drop_condition(self, condition: Tensor | None) -> Tensor | None:
-        """In training, replace a random share of the conditions by the null condition."""
+    def _condition(self, batch: Batch, drop: Tensor) -> Tensor | None:
+        """The condition of a batch; in training the null condition where `drop` (B,) says so."""
+        condition = batch.get("label")
         if condition is None or self.denoiser.num_classes is None:
             return None
         if not self.training:
             return condition
-        drop = torch.rand(len(condition), device=condition.device) < self.condition_dropout
-        return self.denoiser.drop_condition(condition, drop)
+        return self.denoiser.drop_condition(condition, drop.to(condition.device, non_blocking=True))
 
     def configure_optimizers(self) -> Any:
         """Optimizer over everything that trains, and the scheduler, stepped after every step."""
@@ -158,6 +184,22 @@ class PixelGen(LightningModule):
         super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
         for group, rate in zip(optimizer.param_groups, rates, strict=True):
             group["lr"] = rate
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip as the trainer says. Lightning refuses fused optimizers, which matters with loss scaling (fp16) only."""
+        if not gradient_clip_val or getattr(self.trainer.precision_plugin, "scaler", None) is not None:
+            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+            return
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        if gradient_clip_algorithm == "value":
+            torch.nn.utils.clip_grad_value_(parameters, gradient_clip_val)
+        else:
+            torch.nn.utils.clip_grad_norm_(parameters, gradient_clip_val)
 
     # Sampling
 

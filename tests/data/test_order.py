@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 from pixelgen.data.images import ImageData
 from pixelgen.data.order import ResumableOrder
 
-SAMPLES, BATCH, EPOCHS = 23, 3, 3  # 7 batches an epoch, two samples left out of each
+SAMPLES, BATCH, EPOCHS = 23, 3, 3  # 7 batches an epoch; the two samples over come first in the next
 
 
 class Keys(Dataset):
@@ -85,10 +85,9 @@ def fit(folder, ckpt_path=None, num_workers=0, callbacks=(), **options):
 
 def expected(batches):
     order = ResumableOrder(range(SAMPLES), BATCH, seed=5)
-    per_epoch = order.batches_per_epoch
     keys = []
-    for epoch in range(batches // per_epoch + 1):
-        keys += (order.permutation(epoch)[: per_epoch * BATCH] + epoch * SAMPLES).tolist()
+    for epoch in range(batches * BATCH // SAMPLES + 1):
+        keys += (order.permutation(epoch) + epoch * SAMPLES).tolist()
     return keys[: batches * BATCH]
 
 
@@ -109,12 +108,12 @@ def test_seeds_and_epochs_have_their_own_permutations():
 
 @pytest.mark.parametrize("consumed", [0, 3, 7, 9, 14, 700])
 def test_iteration_starts_after_the_consumed_batches(consumed):
-    order = ResumableOrder(range(SAMPLES), BATCH, seed=5, consumed=lambda: consumed)
+    order = ResumableOrder(range(SAMPLES), BATCH, seed=5, batches=lambda: consumed)
     assert list(order) == expected(consumed + 7)[consumed * BATCH :]
 
 
 def test_global_order_survives_a_change_of_world_size():
-    one = torch.tensor(list(ResumableOrder(range(50), 12, consumed=lambda: 3))).view(-1, 12)
+    one = torch.tensor(list(ResumableOrder(range(50), 12, batches=lambda: 3))).view(-1, 12)
     for world_size in (2, 3, 4):
         ranks = [
             list(ResumableOrder(range(50), 12 // world_size, 0, world_size, rank, lambda: 3))
@@ -122,6 +121,28 @@ def test_global_order_survives_a_change_of_world_size():
         ]
         together = torch.stack([torch.tensor(keys).view(one.shape[0], -1) for keys in ranks], dim=-1).flatten(1)
         assert torch.equal(together, one)
+
+
+def test_every_sample_is_seen_once_before_any_is_seen_again():
+    keys = [list(ResumableOrder(range(SAMPLES), BATCH, seed=5, batches=lambda b=b: b))[:BATCH] for b in range(23)]
+    indices = (torch.tensor(keys).flatten() % SAMPLES).view(BATCH, SAMPLES)
+    assert torch.equal(indices.sort(dim=1).values, torch.arange(SAMPLES).expand(BATCH, -1))
+
+
+def test_the_stream_goes_on_with_another_global_batch_size():
+    counted = [10]
+    former = ResumableOrder(range(50), 6, batches=lambda: counted[0])
+    stream = list(ResumableOrder(range(50), 1)) + list(ResumableOrder(range(50), 1, batches=lambda: 50))
+    halved = ResumableOrder(range(50), 3, batches=lambda: counted[0])
+    halved.load_state_dict(former.state_dict())
+    assert halved.consumed() == 60
+    assert list(halved)[:9] == stream[60:69]
+    counted[0] = 12
+    assert halved.consumed() == 66
+    again = ResumableOrder(range(50), 4, 0, 2, 0, lambda: counted[0])
+    again.load_state_dict(halved.state_dict())
+    assert again.consumed() == 66
+    assert list(again)[:4] == stream[66:74:2]
 
 
 def test_too_few_samples_are_refused():
@@ -207,6 +228,6 @@ def test_resuming_in_mid_epoch_gives_no_warning_but_a_changed_order_does(tmp_pat
         warnings.simplefilter("always")
         fit(tmp_path, ckpt_path=tmp_path / "stop.ckpt", max_epochs=1)
     assert not [w for w in caught if "resumable" in str(w.message) or "another order" in str(w.message)]
-    loader = KeyData(image_size=8, batch_size=4, seed=5).train_dataloader()
-    with pytest.warns(UserWarning, match="global_batch 3 -> 4"):
-        loader.load_state_dict({"seed": 5, "samples": SAMPLES, "global_batch": 3})
+    loader = KeyData(image_size=8, batch_size=4, seed=6).train_dataloader()
+    with pytest.warns(UserWarning, match="seed 5 -> 6"):
+        loader.load_state_dict({"seed": 5, "samples": SAMPLES, "global_batch": 3, "before": [0, 0]})

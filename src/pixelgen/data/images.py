@@ -88,7 +88,7 @@ class ImageData(LightningDataModule):
             seed=self.seed,
             world_size=world_size,
             rank=rank,
-            consumed=self._batches_consumed,
+            batches=self._batches_consumed,
         )
         return ResumableLoader(dataset, sampler=order, drop_last=True, **self._loading())
 
@@ -134,14 +134,16 @@ class ResumableLoader(DataLoader[Item]):
     sampler: ResumableOrder
 
     def state_dict(self) -> dict[str, Any]:
-        """What identifies the order: seed, number of samples, global batch size."""
+        """What identifies the order of samples and the position in it."""
         return self.sampler.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Compare with the order of the run being continued."""
-        changed = [f"{k} {state[k]} -> {v}" for k, v in self.state_dict().items() if state.get(k, v) != v]
+        """Go on in the order of the run being continued."""
+        own = self.state_dict()
+        changed = [f"{key} {state[key]} -> {own[key]}" for key in ("seed", "samples") if state[key] != own[key]]
         if changed:
             rank_zero_warn(
                 f"continuing with another order of samples than the checkpoint's ({', '.join(changed)}): "
                 "some samples of this epoch will repeat and others be skipped"
             )
+        self.sampler.load_state_dict(state)

@@ -1,4 +1,4 @@
-"""The order of training samples as a pure function of the seed and of how many batches were consumed."""
+"""The order of training samples as a pure function of the seed and of how many samples were consumed."""
 
 from __future__ import annotations
 
@@ -14,10 +14,9 @@ from torch.utils.data import DistributedSampler
 class ResumableOrder(DistributedSampler[int]):
     """Endless shuffled order that a resumed run continues exactly where the stopped one left it.
 
-    Epoch e is one permutation of the data set, drawn from (seed, e) alone and cut into global batches; what does not
-    fill the last one is left out of that epoch. Rank r of W takes every W-th sample of each global batch, so the
-    global order survives a change of W at the same global batch size. Nothing needs to be stored: `consumed()` is
-    asked each time an iterator is made.
+    The order is one stream of samples: permutation after permutation of the data set, each drawn from (seed, epoch)
+    alone. Rank r of W takes every W-th sample of it. So it is the same stream whatever the number of processes and
+    the batch size; both may change when a run is resumed. A batch at the border takes from two permutations.
 
     Yields keys, epoch·len(dataset) + index, from which a data set derives its random choices (flips, crops), so that
     these differ between epochs yet depend on no worker.
@@ -30,7 +29,7 @@ class ResumableOrder(DistributedSampler[int]):
         seed: A non-negative integer.
         world_size: Number of processes W that share each global batch.
         rank: This process, 0 <= rank < W.
-        consumed: Returns the number of batches trained on so far, over all epochs.
+        batches: Returns the number of batches trained on so far, over all epochs; asked for each new iterator.
 
     Raises:
         ValueError: If the data set does not fill one global batch.
@@ -43,12 +42,13 @@ class ResumableOrder(DistributedSampler[int]):
         seed: int = 0,
         world_size: int = 1,
         rank: int = 0,
-        consumed: Callable[[], int] = lambda: 0,
+        batches: Callable[[], int] = lambda: 0,
     ) -> None:
         super().__init__(dataset, num_replicas=world_size, rank=rank, seed=seed, drop_last=True)  # type: ignore[arg-type]
-        self.length, self.batch_size, self.consumed = len(dataset), batch_size, consumed
+        self.length, self.batch_size, self.batches = len(dataset), batch_size, batches
         self.world_size, self.global_batch = world_size, batch_size * world_size
         self.batches_per_epoch = self.length // self.global_batch
+        self._batches_before = self._samples_before = 0  # when the global batch size last changed
         if self.batches_per_epoch == 0:
             raise ValueError(
                 f"the data set has {self.length} training samples, fewer than one global batch of {self.global_batch} "
@@ -56,24 +56,22 @@ class ResumableOrder(DistributedSampler[int]):
             )
 
     def __len__(self) -> int:
-        """Samples of a full epoch on this rank."""
+        """Samples of a trainer's epoch on this rank: as many full batches as the data set has."""
         return self.batches_per_epoch * self.batch_size
 
     def __iter__(self) -> Iterator[int]:
-        """Yield as many keys as a full epoch has, from the first batch not consumed yet.
-
-        Resumed in mid-epoch, that reaches into the next epoch: the trainer stops at the end of its epoch by itself,
-        and one whose epoch is shorter (`limit_train_batches`) still sees every sample.
-        """
-        start = self.consumed()
+        """Yield as many keys as an epoch has, from the first sample not consumed yet."""
+        first = self.consumed()
         epoch, permutation = -1, torch.empty(0)
-        for position in range(start, start + self.batches_per_epoch):
-            if position // self.batches_per_epoch != epoch:
-                epoch = position // self.batches_per_epoch
+        for position in range(first + self.rank, first + len(self) * self.world_size, self.world_size):
+            if position // self.length != epoch:
+                epoch = position // self.length
                 permutation = self.permutation(epoch)
-            first = position % self.batches_per_epoch * self.global_batch
-            batch = permutation[first : first + self.global_batch][self.rank :: self.world_size]
-            yield from (batch + epoch * self.length).tolist()
+            yield epoch * self.length + int(permutation[position % self.length])
+
+    def consumed(self) -> int:
+        """Samples that all processes together have trained on, over all epochs."""
+        return self._samples_before + (self.batches() - self._batches_before) * self.global_batch
 
     def permutation(self, epoch: int) -> Tensor:
         """Order of all indices in one epoch, int64 of shape (len(dataset),)."""
@@ -82,5 +80,18 @@ class ResumableOrder(DistributedSampler[int]):
         return torch.randperm(self.length, generator=torch.Generator().manual_seed(int(hashed[0])))
 
     def state_dict(self) -> dict[str, Any]:
-        """What must be unchanged for a resumed run to continue in the same order."""
-        return {"seed": self.seed, "samples": self.length, "global_batch": self.global_batch}
+        """What identifies the stream, and what turns a number of batches into a number of samples."""
+        return {
+            "seed": self.seed,
+            "samples": self.length,
+            "global_batch": self.global_batch,
+            "before": [self._batches_before, self._samples_before],
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on after the samples of the run being resumed, also if its global batch size was another one."""
+        batches, samples = state["before"]
+        if state["global_batch"] != self.global_batch:
+            samples += (self.batches() - batches) * state["global_batch"]
+            batches = self.batches()
+        self._batches_before, self._samples_before = batches, samples

@@ -44,6 +44,17 @@ def draw_noise(
     return scale * torch.stack(noise).to(device)
 
 
+def noise_like(x: Tensor, seeds: Sequence[int], scale: float = 1.0) -> Tensor:
+    """Noise shaped like `x` (B, …), N(0, scale²): one seed per image as in `draw_noise`, but drawn on the device of `x`.
+
+    Nothing is copied to the device, so that a training step does not wait; a seed means another image on a GPU.
+    """
+    noise, generator = torch.empty_like(x), torch.Generator(x.device)
+    for image, seed in zip(noise, seeds, strict=True):
+        image.normal_(0, scale, generator=generator.manual_seed(seed))
+    return noise
+
+
 def to_float(images: Tensor) -> Tensor:
     """uint8 images → float32 in [-1, 1]; floating-point images pass unchanged."""
     return images if images.is_floating_point() else images.float() / 127.5 - 1
