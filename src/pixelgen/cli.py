@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 import warnings
 from argparse import ArgumentError
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
+from itertools import count
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
+import torch
 from jsonargparse import ArgumentParser, Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import RichModelSummary
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_only
 
 from pixelgen.callbacks import Callbacks, Progress
 from pixelgen.data import ImageData
 from pixelgen.messages import one_sentence
+from pixelgen.models import Denoiser
 from pixelgen.module import PixelGen
+from pixelgen.parallel import refuse_unsupported
 from pixelgen.runs import find_checkpoint, run_folder, start_from, unused_folder
 
 TRAINER_DEFAULTS = {
@@ -34,7 +40,13 @@ TRAINER_DEFAULTS = {
     "use_distributed_sampler": False,  # our order of samples knows ranks, and how to resume
 }
 # warnings of Lightning about itself, or about what is meant here
-NOISE = (".*treespec, LeafSpec.*", ".*not supported by the model summary.*", ".*across ranks is zero.*")
+NOISE = (
+    ".*treespec, LeafSpec.*",
+    ".*not supported by the model summary.*",
+    ".*across ranks is zero.*",
+    ".*returned a view tensor.*",
+)
+LAST = "last"  # the value of --ckpt_path for "wherever this run was stopped"
 ON_BY_DEFAULT = ("ema", "guard", "throughput", "preview", "checkpoint", "summary")
 
 
@@ -87,7 +99,10 @@ class CLI(LightningCLI):
             help="folder of the run; default runs/NAME, after the first config; a used one gets a number",
         )
         parser.add_argument(
-            "--ckpt_path", type=str | None, help="resume: run folder or checkpoint, with optimizer, step and averages"
+            "--ckpt_path",
+            type=str | None,
+            help="resume: run folder or checkpoint, with optimizer, step and averages; "
+            "`last`: go on in the folder of --run (or runs/NAME) if there is a checkpoint, else start there",
         )
         parser.add_argument(
             "--init_from", type=str | None, help="start from weights: run folder or checkpoint (its first average)"
@@ -96,9 +111,15 @@ class CLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse, then fill in what data and seed decide."""
         self.config = parser.parse_args(self.arguments)
-        if self.config.ckpt_path and self.config.run:
+        self.goes_on = self.config.ckpt_path == LAST
+        if self.goes_on:
+            self.config.run = str(self._wanted_folder())
+            self.config.ckpt_path = last_checkpoint(Path(self.config.run))
+            if self.config.ckpt_path:
+                self.config.init_from = None  # the run has started from these weights already
+        elif self.config.ckpt_path and self.config.run:
             raise ValueError("--ckpt_path goes on in the folder of its run: leave --run out, or use --init_from")
-        if self.config.ckpt_path and self.config.init_from:
+        elif self.config.ckpt_path and self.config.init_from:
             raise ValueError("--ckpt_path resumes a run, --init_from starts one from weights: give only one of them")
         given = parser.parse_args(self.arguments, defaults=False)
         fill(self.config, given, "data.init_args.seed", self.config.seed_everything)
@@ -106,6 +127,18 @@ class CLI(LightningCLI):
         data = build_data(self.config)
         for side, value in (("input_size", data.image_size), ("num_classes", data.num_classes)):
             fill(self.config, given, f"model.init_args.denoiser.init_args.{side}", value)
+
+    def instantiate_classes(self) -> None:
+        """Under FSDP2 only rank 0 draws the weights of the denoiser; the other processes get their share from it."""
+        rank: int = rank_zero_only.rank  # type: ignore[attr-defined]
+        if rank and _strategy(self.config).endswith("FSDP"):
+            arguments = self.config.model.init_args
+            parser = ArgumentParser(exit_on_error=False)
+            parser.add_argument("--denoiser", type=Denoiser)
+            warnings.filterwarnings("ignore", message=r"\s*Unable to serialize instance")  # nothing of it is saved
+            with torch.device("meta"):
+                arguments.denoiser = parser.instantiate(Namespace(denoiser=arguments.denoiser)).denoiser
+        super().instantiate_classes()
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Check that model and data fit, and put everything that the run writes into its folder."""
@@ -118,7 +151,9 @@ class CLI(LightningCLI):
         if settings["logger"] in (None, True):
             settings["logger"] = default_loggers(self.folder)
         extras = [*self.config_init["callbacks"].active, *self._display(settings)]
-        return self._instantiate_trainer(settings, extras)
+        trainer: Trainer = self._instantiate_trainer(settings, extras)
+        refuse_unsupported(trainer.strategy)
+        return trainer
 
     def _display(self, settings: dict[str, Any]) -> list[Callback]:
         """Progress bar and model summary, unless the trainer's switches turn them off."""
@@ -129,11 +164,16 @@ class CLI(LightningCLI):
 
     def _folder(self) -> Path:
         """A resumed run goes on in its own folder; a new one never writes into a used folder."""
+        if self.goes_on:
+            return self._wanted_folder()
         if self.config.ckpt_path:
             return run_folder(find_checkpoint(self.config.ckpt_path))
+        return unused_folder(self._wanted_folder())
+
+    def _wanted_folder(self) -> Path:
         configs = self.config.config or []
         name = Path(str(configs[0])).stem if configs else "run"
-        return unused_folder(Path(self.config.run or Path("runs") / name))
+        return Path(self.config.run or Path("runs") / name)
 
     def fit(self) -> None:
         """Train, from the start or from where a checkpoint stands."""
@@ -152,17 +192,21 @@ class SaveConfig(SaveConfigCallback):
         folder = Path(trainer.default_root_dir)
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / "config.yaml"
-        number = 1
-        if path.exists():
-            while (older := folder / f"config-{number}.yaml").exists():
-                number += 1
-            path.rename(older)
         config = self.config.clone()
         origin = config.init_from
         for key in ("run", "ckpt_path", "init_from"):  # whoever resumes this run says where from anew
             config[key] = None
         text = self.parser.dump(config, skip_none=False)
-        path.write_text(f"# started from the weights of {origin}\n{text}" if origin else text)
+        text = f"# started from the weights of {origin}\n{text}" if origin else text
+        former = path.read_text() if path.exists() else text
+        if _settings(former) != _settings(text):
+            number = next(n for n in count(1) if not (folder / f"config-{n}.yaml").exists())
+            shutil.copyfile(path, folder / f"config-{number}.yaml")
+        elif path.exists():
+            return
+        unfinished = folder / ".config.yaml.unfinished"
+        unfinished.write_text(text)
+        unfinished.replace(path)  # whenever we are killed, there is a whole config
 
 
 @contextmanager
@@ -183,6 +227,12 @@ def with_config_of_run(arguments: list[str]) -> list[str]:
     position = flags.index("--ckpt_path")
     _, equals, value = arguments[position].partition("=")
     source = value if equals else "".join(arguments[position + 1 : position + 2])
+    if source == LAST:
+        if "--run" not in flags:
+            raise ValueError("--ckpt_path last needs to know the run: give --config or --run too")
+        run = flags.index("--run")
+        _, equals, value = arguments[run].partition("=")
+        source = value if equals else "".join(arguments[run + 1 : run + 2])
     return ["--config", str(run_folder(find_checkpoint(source)) / "config.yaml"), *arguments]
 
 
@@ -230,6 +280,23 @@ def default_loggers(folder: Path) -> list[Logger]:
     if find_spec("tensorboard"):
         loggers.append(TensorBoardLogger(folder, name="logs", version=loggers[0].version))
     return loggers
+
+
+def last_checkpoint(folder: Path) -> str | None:
+    """The newest checkpoint of a run folder, if it has one."""
+    path = folder / "checkpoints" / "last.ckpt"
+    return str(path) if path.exists() else None
+
+
+def _settings(config: str) -> list[str]:
+    """The lines of a config without comments."""
+    return [line for line in config.splitlines() if not line.startswith("#")]
+
+
+def _strategy(config: Namespace) -> str:
+    """Name or class path of the trainer's strategy."""
+    strategy = config.trainer.strategy
+    return str(strategy.class_path if isinstance(strategy, Namespace) else strategy)
 
 
 def _callback(slot: str) -> str:

@@ -8,14 +8,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from lightning import LightningModule
+from lightning import LightningModule, Trainer
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
 from pixelgen.flow import Heun, LogitNormalTime, Sampler, TimeSampler, draw_noise, interpolate, noise_like, to_float
 from pixelgen.losses import Objective, Prediction, Terms
 from pixelgen.models import Denoiser
+from pixelgen.parallel import check_synchronised, refuse_unsupported, shard
 
 Batch = dict[str, Any]
 
@@ -25,12 +27,18 @@ def adamw(params: Iterable[Tensor]) -> Optimizer:
     return torch.optim.AdamW(params, lr=1e-4, betas=(0.9, 0.999), weight_decay=0.0, fused=True)
 
 
+def is_logging_step(trainer: Trainer, step: int) -> bool:
+    """Whether what is logged at this optimizer step reaches the loggers; steps are counted from 1."""
+    every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
+    return every > 0 and step % every == 0
+
+
 class PixelGen(LightningModule):
     """Trains a denoiser in pixel space by x-prediction, flow matching and perceptual losses (arXiv 2602.02493).
 
     To change one step of training, subclass and override one of the hooks: `draw_times`, `draw_noise`, `corrupt`,
-    `predict`, `combine`. Batches are dicts with `image` (uint8, or float in [-1, 1]; B, C, H, W) and, for a conditional denoiser,
-    `label` (B,).
+    `predict`, `combine`. Batches are dicts with `image` (uint8, or float in [-1, 1]; B, C, H, W) and, for a conditional
+    denoiser, `label` (B,).
 
     Args:
         denoiser: the network.
@@ -90,7 +98,7 @@ class PixelGen(LightningModule):
         return self.time(batch_size)
 
     def draw_noise(self, x: Tensor, seeds: Sequence[int]) -> Tensor:
-        """Noise like the clean images `x`, from one seed per image, so that it is the same on any number of processes."""
+        """Noise like the clean images `x`, from one seed per image: the same on any number of processes."""
         return noise_like(x, seeds, self.noise_scale)
 
     def corrupt(self, x: Tensor, noise: Tensor, t: Tensor) -> Tensor:
@@ -112,7 +120,7 @@ class PixelGen(LightningModule):
         prediction = self.denoise(batch, self.trainer.fit_loop.epoch_loop.total_batch_idx)
         terms = self.objective(prediction)
         loss = self.combine(terms)
-        if self.trainer.log_every_n_steps and (self.global_step + 1) % self.trainer.log_every_n_steps == 0:
+        if is_logging_step(self.trainer, self.global_step + 1):
             self._log(loss, terms)
         return loss
 
@@ -167,6 +175,21 @@ class PixelGen(LightningModule):
         if not self.training:
             return condition
         return self.denoiser.drop_condition(condition, drop.to(condition.device, non_blocking=True))
+
+    def setup(self, stage: str) -> None:
+        """Refuse strategies under which averages and checkpoints would be wrong."""
+        refuse_unsupported(self.trainer.strategy)
+
+    def configure_model(self) -> None:
+        """Under FSDP2, split what trains over the processes (once: Lightning calls this before each of its runs)."""
+        if self.device_mesh is None or any(isinstance(p, DTensor) for p in self.denoiser.parameters()):
+            return
+        projector = [] if self.objective.repa is None else [self.objective.repa.proj]
+        shard(self.denoiser, projector, self.device_mesh["data_parallel"])
+
+    def on_train_start(self) -> None:
+        """See to it that no parameter is left to drift apart between processes."""
+        check_synchronised(self, self.trainer.optimizers, self.trainer.strategy)
 
     def configure_optimizers(self) -> Any:
         """Optimizer over everything that trains, and the scheduler, stepped after every step."""

@@ -49,7 +49,9 @@ def test_keep_all(tmp_path):
 def test_accumulating_batches_save_once(tmp_path, monkeypatch):
     saved = []
     original = Checkpoint._write
-    monkeypatch.setattr(Checkpoint, "_write", lambda *args: saved.append(args[2].name) or original(*args))
+    monkeypatch.setattr(
+        Checkpoint, "_write", lambda *args, **last: saved.append(args[2].name) or original(*args, **last)
+    )
     fit(tmp_path, Checkpoint(every_n_steps=1), max_steps=3, accumulate_grad_batches=2)
     assert saved == [f"step_000000{i}.ckpt" for i in (1, 2, 3)]
 

@@ -7,11 +7,11 @@ from tiny_run import TinyData, TinyModule, tiny_trainer
 
 
 class Poisoned(TinyModule):
-    """The loss or the gradient is not finite in the chosen batches."""
+    """The loss, or the gradient alone, is not finite in the chosen batches."""
 
-    def __init__(self, loss=(), gradient=()):
+    def __init__(self, loss=(), gradient=(), fused=True):
         super().__init__()
-        self.bad_loss, self.bad_gradient = set(loss), set(gradient)
+        self.bad_loss, self.bad_gradient, self.fused = set(loss), set(gradient), fused
         self.batch = 0
         self.weights = [self.denoiser.mix.weight.detach().clone()]
         self.moments = []
@@ -20,11 +20,14 @@ class Poisoned(TinyModule):
         loss = super().training_step(batch, batch_idx)
         self.batch += 1
         if self.batch in self.bad_loss:
-            return loss + float("inf")  # a constant: gradients stay finite
+            return loss * float("nan")
         if self.batch in self.bad_gradient:
             zero = (self.denoiser.mix.bias * 0).sum()
             return loss + zero.sqrt()  # finite, but with an infinite slope
         return loss
+
+    def configure_optimizers(self):
+        return torch.optim.AdamW((p for p in self.parameters() if p.requires_grad), lr=0.1, fused=self.fused)
 
     def on_train_batch_end(self, outputs, batch, batch_idx):
         self.weights.append(self.denoiser.mix.weight.detach().clone())
@@ -42,10 +45,11 @@ def changed(module):
     return [not torch.equal(a, b) for a, b in zip(module.weights, module.weights[1:], strict=False)]
 
 
+@pytest.mark.parametrize("fused", [True, False])
 @pytest.mark.parametrize("kind", ["loss", "gradient"])
-def test_skips_exactly_the_bad_step(tmp_path, kind):
-    module, guard = Poisoned(**{kind: [3]}), Guard()
-    with pytest.warns(UserWarning, match=f"the {kind} was not finite at step 3"):
+def test_skips_exactly_the_bad_step(tmp_path, kind, fused):
+    module, guard = Poisoned(**{kind: [3]}, fused=fused), Guard()
+    with pytest.warns(UserWarning, match="1 of the steps up to 3 were skipped"):
         fit(tmp_path, module, guard)
     assert changed(module) == [True, True, False, True, True, True]
     assert torch.equal(module.moments[1], module.moments[2])
@@ -53,9 +57,17 @@ def test_skips_exactly_the_bad_step(tmp_path, kind):
     assert guard.skipped == 1
 
 
+@pytest.mark.parametrize("fused", [True, False])
+def test_a_skipped_step_is_not_counted_by_the_optimizer(tmp_path, fused):
+    module = Poisoned(loss=[2], fused=fused)
+    with pytest.warns(UserWarning, match="were skipped"):
+        trainer = fit(tmp_path, module, Guard(), log_every_n_steps=4)
+    assert trainer.optimizers[0].state[module.denoiser.mix.weight]["step"] == 5
+
+
 def test_any_accumulated_batch_counts(tmp_path):
     module, guard = Poisoned(loss=[3]), Guard()
-    with pytest.warns(UserWarning, match="step 2"):
+    with pytest.warns(UserWarning, match="up to 2"):
         fit(tmp_path, module, guard, accumulate_grad_batches=2, max_steps=3)
     assert changed(module) == [False, True, False, False, False, True]
 
@@ -69,7 +81,7 @@ def test_clipping_after_a_skip(tmp_path):
 
 def test_stops_after_patience(tmp_path):
     module = Poisoned(loss=[2, 4, 5, 6])
-    message = r"the loss was not finite in 3 steps in a row, up to step 6.*lower learning rate"
+    message = r"the gradient was not finite in 3 steps in a row, up to step 6.*lower learning rate"
     with pytest.warns(UserWarning, match="skipped"), pytest.raises(RuntimeError, match=message):
         fit(tmp_path, module, Guard(patience=3), max_steps=8)
     assert all(parameter.isfinite().all() for parameter in module.parameters())
@@ -96,6 +108,7 @@ def test_training_without_accidents_is_unchanged(tmp_path):
 
 def test_state():
     guard, other = Guard(), Guard()
-    guard.skipped, guard._in_a_row = 5, 2
+    guard._counts = torch.tensor([5.0, 2.0])
     other.load_state_dict(guard.state_dict())
-    assert (other.skipped, other._in_a_row) == (5, 2)
+    assert other.state_dict() == {"skipped": 5, "in_a_row": 2}
+    assert other.skipped == 5

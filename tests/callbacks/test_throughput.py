@@ -94,10 +94,10 @@ def test_interludes_checkpoints_and_validation_are_left_out(tmp_path, monkeypatc
 
     original = Checkpoint._write
 
-    def slow(self, trainer, path):
+    def slow(self, trainer, path, **last):
         with pause(trainer):
             time.sleep(0.25)
-        original(self, trainer, path)
+        original(self, trainer, path, **last)
 
     monkeypatch.setattr(Checkpoint, "_write", slow)
     throughput = Throughput(every_n_steps=6)

@@ -48,9 +48,9 @@ def test_agrees_with_the_release(name):
 def test_published_sizes(size, parameters, entries):
     with torch.device("meta"):
         model = jit(size)
-    assert sum(p.numel() for p in model.parameters()) == parameters
+    assert sum(value.numel() for value in model.state_dict().values()) == parameters
     assert len(model.state_dict()) == entries
-    assert not model.pos_embed.requires_grad
+    assert "pos_embed" not in dict(model.named_parameters())
 
 
 def test_dropout_only_in_the_middle_blocks():
@@ -129,3 +129,16 @@ def test_missing_label_and_odd_image_are_refused():
         model(torch.randn(1, 3, 8, 8), torch.rand(1))
     with pytest.raises(ValueError, match="do not divide into patches"):
         model(torch.randn(1, 3, 8, 10), torch.rand(1), torch.tensor([0]))
+
+
+@pytest.mark.parametrize("options", [{}, {"num_classes": None}, {"bottleneck_dim": 8, "in_context_len": 2}])
+def test_initialise_fills_everything(options):
+    model = tiny(**options)
+    state = model.state_dict()
+    for value in state.values():
+        value.fill_(float("nan"))
+    model.initialise()
+    again = tiny(**options).state_dict()
+    for name, value in model.state_dict().items():
+        assert value.isfinite().all(), name
+        assert value.std(correction=0) == pytest.approx(float(again[name].std(correction=0)), abs=0.02), name

@@ -10,9 +10,12 @@ from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
+from pixelgen.callbacks.stop import Stopped, StopRequest
 from pixelgen.callbacks.throughput import pause
+from pixelgen.module import is_logging_step
 
 
 class Checkpoint(ModelCheckpoint):
@@ -21,6 +24,9 @@ class Checkpoint(ModelCheckpoint):
     `last.ckpt` always is the newest one and `best.ckpt` the one with the best `monitor`. They share disk space with
     the numbered files where the file system has hard links. Everything is written under another name first, so that
     neither a crash nor a full disk damages a checkpoint.
+
+    On SIGTERM, SIGUSR1 or SIGUSR2 the present step is saved and training ends with exit status 0: at once in one
+    process, with several in the next logging step, in which they agree on it.
 
     Args:
         every_n_steps: optimizer steps between two checkpoints.
@@ -46,6 +52,7 @@ class Checkpoint(ModelCheckpoint):
         self.every_n_steps = every_n_steps
         self.keep_last = keep_last
         self._seen: float | None = None
+        self._stop, self._step = StopRequest(), 0
 
     @property
     def state_key(self) -> str:
@@ -61,9 +68,12 @@ class Checkpoint(ModelCheckpoint):
     # --- hooks
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Find the folder of the run."""
+        """Find the folder of the run, and clear away what was being written when a former process was killed."""
         self._place(trainer)
         super().setup(trainer, pl_module, stage)
+        if stage == "fit" and trainer.is_global_zero:
+            for unfinished in self.folder.glob(".*.unfinished"):
+                _remove(unfinished)
 
     def _place(self, trainer: Trainer) -> None:
         if self.dirpath is None:
@@ -83,11 +93,28 @@ class Checkpoint(ModelCheckpoint):
             self.save(trainer)
         if better:
             self._keep_as_best(trainer)
+        stepped, self._step = step != self._step, step
+        if stepped and self._must_stop(trainer):
+            self.save(trainer)
+            raise Stopped
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The step that a run is resumed from is saved already: half of the next one must not take its place."""
+        self._stop, self._step = StopRequest(), trainer.global_step
+        self._stop.listen(trainer)
         if trainer.ckpt_path:
             self._last_global_step_saved = trainer.global_step
+
+    def _must_stop(self, trainer: Trainer) -> bool:
+        step = trainer.global_step
+        together = is_logging_step(trainer, step) or step % self.every_n_steps == 0
+        if not (trainer.world_size == 1 or together) or not self._stop.agreed(trainer):
+            return False
+        rank_zero_info(
+            f"{self._stop.name or 'a signal'}: saved step {step} and stopped; "
+            "the same command with --ckpt_path last goes on from here"
+        )
+        return True
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Nothing: checkpoints go by steps."""
@@ -113,12 +140,10 @@ class Checkpoint(ModelCheckpoint):
         """Save the present step, unless that has been done; let `last.ckpt` follow, and drop old checkpoints."""
         if self._should_skip_saving_checkpoint(trainer):
             return
-        path = self._numbered(trainer)
-        self._write(trainer, path)
+        self._write(trainer, self._numbered(trainer), last=True)
         self._last_global_step_saved = trainer.global_step
         self.last_model_path = str(self.folder / "last.ckpt")
         if trainer.is_global_zero:
-            _link(path, self.folder / "last.ckpt")
             self._drop_old(trainer)
         trainer.strategy.barrier("checkpoint")
 
@@ -131,10 +156,12 @@ class Checkpoint(ModelCheckpoint):
         if value is None or trainer.sanity_checking or trainer.state.fn != "fit":
             return False
         score = float(value)
-        fresh, self._seen = score != self._seen, score
+        if score == self._seen:
+            return False
+        self._seen = score
         sign = 1 if self.mode == "min" else -1
         best = self.best_model_score
-        better = fresh and not math.isnan(score) and (best is None or sign * score < sign * float(best))
+        better = not math.isnan(score) and (best is None or sign * score < sign * float(best))
         better = trainer.strategy.broadcast(better)
         if better:
             self.best_model_score = self.current_score = value.detach().cpu()
@@ -148,8 +175,8 @@ class Checkpoint(ModelCheckpoint):
         elif trainer.is_global_zero:
             _link(self._numbered(trainer), best)
 
-    def _write(self, trainer: Trainer, path: Path) -> None:
-        """Save under another name, then rename.
+    def _write(self, trainer: Trainer, path: Path, last: bool = False) -> None:
+        """Save under another name, then rename; with `last`, `last.ckpt` becomes another name of it.
 
         Raises:
             OSError: if the file cannot be written; the former checkpoint is still there.
@@ -159,7 +186,7 @@ class Checkpoint(ModelCheckpoint):
             try:
                 trainer.save_checkpoint(unfinished, weights_only=False)  # the whole state, optimizer included
                 if trainer.is_global_zero:
-                    _rename(unfinished, path)
+                    self._publish(unfinished, path, last)
             except OSError as error:
                 _remove(unfinished)
                 raise OSError(
@@ -167,6 +194,15 @@ class Checkpoint(ModelCheckpoint):
                     "then resume from last.ckpt, which is intact"
                 ) from error
             trainer.strategy.barrier("checkpoint")
+
+    def _publish(self, unfinished: Path, path: Path, last: bool) -> None:
+        """Give a complete checkpoint its names; `last.ckpt` first, so that it is the newest whenever we are killed."""
+        _flush(unfinished)
+        if last and not unfinished.is_dir():
+            _link(unfinished, self.folder / "last.ckpt")
+        _rename(unfinished, path)
+        if last and path.is_dir():
+            _link(path, self.folder / "last.ckpt")
 
     def _drop_old(self, trainer: Trainer) -> None:
         if self.keep_last is None:
@@ -215,6 +251,13 @@ def _link(path: Path, name: Path) -> None:
         except OSError:
             shutil.copyfile(path, unfinished)
     _rename(unfinished, name)
+
+
+def _flush(path: Path) -> None:
+    """Wait until a file, or all files of a folder, are on the disk."""
+    for file in path.iterdir() if path.is_dir() else [path]:
+        with file.open("rb") as stream:
+            os.fsync(stream.fileno())
 
 
 def _rename(unfinished: Path, path: Path) -> None:

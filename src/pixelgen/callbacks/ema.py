@@ -201,12 +201,17 @@ class EMA(Callback):
                 state[place] = value
 
     def state_dict(self) -> dict[str, Any]:
-        """Full tensors and primitives, copied to the CPU so that later steps cannot change them."""
+        """Full tensors and primitives, copied to the CPU so that later steps cannot change them.
+
+        Where the averages are in shards, all ranks must call this; only rank 0 keeps what is gathered.
+        """
         averages = self._shadows if self._loaded is None else self._loaded
-        copies = {
-            name: {key: _full(value).to("cpu", copy=True) for key, value in shadow.items()}
-            for name, shadow in averages.items()
-        }
+        copies: dict[str, Weights] = {name: {} for name in averages}
+        for name, shadow in averages.items():
+            for key, value in shadow.items():
+                full = _full(value)  # one tensor at a time
+                if not isinstance(value, DTensor) or value.device_mesh.get_rank() == 0:
+                    copies[name][key] = full.to("cpu", copy=True)
         return {"step": self._step, "averages": copies}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

@@ -101,8 +101,7 @@ class Throughput(Callback):
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Note how long the batch took to arrive."""
         self._waited += max(0.0, time.perf_counter() - self._batch_ended - self._excluded_gap)
-        sharded = any(isinstance(parameter, DTensor) for parameter in pl_module.parameters())
-        if self.count_flops and self.peak_flops and self.flops_per_image is None and not sharded:
+        if self.count_flops and self.peak_flops and self.flops_per_image is None and not _sharded(pl_module):
             self._counter = FlopCounterMode(display=False)
             self._counter.__enter__()
         elif (trainer.global_step + 1) % self.every_n_steps == 0:
@@ -212,6 +211,10 @@ def _now(device: torch.device) -> float:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter()
+
+
+def _sharded(pl_module: LightningModule) -> bool:
+    return any(isinstance(parameter, DTensor) for parameter in pl_module.parameters())
 
 
 def _batch_size(batch: Any) -> int:

@@ -45,7 +45,7 @@ def draw_noise(
 
 
 def noise_like(x: Tensor, seeds: Sequence[int], scale: float = 1.0) -> Tensor:
-    """Noise shaped like `x` (B, …), N(0, scale²): one seed per image as in `draw_noise`, but drawn on the device of `x`.
+    """Noise shaped like `x` (B, …), N(0, scale²), one seed per image as in `draw_noise`, drawn on the device of `x`.
 
     Nothing is copied to the device, so that a training step does not wait; a seed means another image on a GPU.
     """

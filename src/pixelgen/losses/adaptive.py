@@ -9,8 +9,8 @@ from torch import Tensor, nn
 class AdaptiveWeight(nn.Module):
     """Balances the perceptual terms against flow matching by their gradients at the last layer.
 
-    From `start_step` on, every `interval` steps, `w ← m·w + (1-m)·clamp(‖∇fm‖ / (‖∇percept‖ + 1e-4), 0, 100)`, averaged
-    over ranks. The weight is a buffer: checkpoints save and restore it.
+    From `start_step` on, every `interval` steps, `w ← m·w + (1-m)·clamp(‖∇fm‖ / (‖∇percept‖ + 1e-4), 0, 100)`, with
+    gradients averaged over ranks. The weight is a buffer: checkpoints save and restore it.
 
     Args:
         start_step: first step of adaptation; before it the weight is 1.
@@ -35,20 +35,25 @@ class AdaptiveWeight(nn.Module):
         return step != self._updated and step >= self.start_step and (step - self.start_step) % self.interval == 0
 
     def update(self, flow_matching: Tensor, perceptual: Tensor, last_weight: Tensor, step: int) -> None:
-        """Move the weight towards the ratio of gradient norms at `last_weight`.
+        """Move the weight towards the ratio of gradient norms at `last_weight`, gradients averaged over ranks.
 
-        Ranks where nothing passed the gate, or whose ratio is not finite, do not vote.
+        Where nothing passed the gate on any rank, or the ratio is not finite, the weight stays.
         """
         self._updated = step
-        vote = self.weight.new_zeros(2)  # sum of ratios, number of them
-        if perceptual.requires_grad:
-            norms = [
-                torch.autograd.grad(loss, last_weight, retain_graph=True)[0].float().norm()
-                for loss in (flow_matching, perceptual)
-            ]
-            ratio = (norms[0] / (norms[1] + 1e-4)).clamp(0, 100)
-            vote = torch.where(ratio.isfinite(), torch.stack([ratio, torch.ones_like(ratio)]), vote)
+        passed = perceptual.new_full((), float(perceptual.requires_grad))
+        gradients = [_gradient(loss, last_weight) for loss in (flow_matching, perceptual)]
+        sums = torch.cat([*gradients, passed.float().view(1)])
         if torch.distributed.is_available() and torch.distributed.is_initialized():
-            torch.distributed.all_reduce(vote)
-        mean = torch.where(vote[1] > 0, vote[0] / vote[1].clamp_min(1), self.weight)
-        self.weight.mul_(self.momentum).add_((1 - self.momentum) * mean)
+            torch.distributed.all_reduce(sums)
+            sums /= torch.distributed.get_world_size()
+        ours, theirs = sums[:-1].view(2, -1).norm(dim=1)
+        ratio = (ours / (theirs + 1e-4)).clamp(0, 100)
+        ratio = torch.where(ratio.isfinite() & (sums[-1] > 0), ratio, self.weight)
+        self.weight.mul_(self.momentum).add_((1 - self.momentum) * ratio)
+
+
+def _gradient(loss: Tensor, weight: Tensor) -> Tensor:
+    """Gradient of a loss, flat and float32; zeros if it has none."""
+    if not loss.requires_grad:
+        return torch.zeros_like(weight, dtype=torch.float32).flatten()
+    return torch.autograd.grad(loss, weight, retain_graph=True)[0].float().flatten()

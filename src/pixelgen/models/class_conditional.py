@@ -118,6 +118,8 @@ class JiT(Denoiser):
         proj_drop: dropout of block outputs in the middle half of the blocks.
     """
 
+    pos_embed: Tensor
+
     def __init__(
         self,
         input_size: int = 256,
@@ -153,7 +155,7 @@ class JiT(Denoiser):
         self.in_context_start = in_context_start
         self.x_embedder = PatchEmbed(patch_size, in_channels, hidden_size, bottleneck_dim)
         tokens = (input_size // patch_size) ** 2
-        self.pos_embed = nn.Parameter(torch.empty(1, tokens, hidden_size), requires_grad=False)
+        self.register_buffer("pos_embed", torch.empty(1, tokens, hidden_size))
         self.t_embedder = TimestepEmbedder(hidden_size)
         if num_classes is not None:
             self.y_embedder = LabelEmbedder(num_classes, hidden_size)
@@ -170,8 +172,11 @@ class JiT(Denoiser):
     def initialise(self) -> None:
         """Published initialisation: Xavier, N(0, 0.02²) for labels and time, zero for adaLN and the last layer."""
         self.apply(xavier_linear)
+        for module in self.modules():
+            if isinstance(module, RMSNorm):
+                nn.init.ones_(module.weight)
         size = self.image_size // self.patch_size
-        self.pos_embed.data.copy_(position_embedding(self.pos_embed.shape[-1], size, size))
+        self.pos_embed.copy_(position_embedding(self.pos_embed.shape[-1], size, size))
         small: list[Tensor] = [weight for weight in self.t_embedder.parameters() if weight.ndim > 1]
         if self.num_classes is not None:
             small.append(self.y_embedder.embedding_table.weight)

@@ -13,7 +13,8 @@ class Denoiser(nn.Module):
     `forward(x_t, t, condition)` takes noisy images (B, C, H, W), times (B,) in [0, 1] (0 is noise) and the condition,
     and returns the predicted clean images, shaped like `x_t`.
 
-    Subclasses set `blocks` and `hidden_size` and implement `forward_with_features`, `null_condition`, `last_layer`.
+    Subclasses set `blocks` and `hidden_size` and implement `initialise`, `forward_with_features`, `null_condition`,
+    `last_layer`.
 
     Args:
         image_size: side of the training images in pixels.
@@ -46,6 +47,10 @@ class Denoiser(nn.Module):
         self, x_t: Tensor, t: Tensor, condition: Tensor | None = None, layer: int | None = None
     ) -> tuple[Tensor, Tensor | None]:
         """Prediction, and the patch tokens (B, N, D) *entering* block `layer` (None if `layer` is None)."""
+        raise NotImplementedError
+
+    def initialise(self) -> None:
+        """Draw all weights, and fill all buffers, anew; called after the network was built on the meta device."""
         raise NotImplementedError
 
     @property
