@@ -1,5 +1,6 @@
 """Runs `pixelgen.fit` in forked processes: real ones, that can be killed, without importing everything anew."""
 
+import logging
 import os
 import socket
 import sys
@@ -26,6 +27,9 @@ def start(arguments, log, rank=0, world_size=1, port=0):
         stream = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(stream, 1)
         os.dup2(stream, 2)
+        sys.stdout = sys.stderr = os.fdopen(stream, "w", buffering=1)
+        for handler in logging.getLogger("lightning").handlers + logging.getLogger("lightning.pytorch").handlers:
+            handler.setStream(sys.stderr)
         torch.set_num_threads(1)  # threads of the parent do not survive a fork
         sys.path.insert(0, str(HERE))
         if world_size > 1:

@@ -1,16 +1,20 @@
-"""Run folders: where a run lives, and how a trained model comes back from one."""
+"""Run folders and exports: where a run lives, and how a trained model leaves it and comes back."""
 
 from __future__ import annotations
 
+import shutil
 from argparse import ArgumentError
 from itertools import count
 from pathlib import Path
 from typing import Any
+from zipfile import is_zipfile
 
 import torch
 import yaml
 from jsonargparse import ArgumentParser
 from lightning.pytorch.utilities import rank_zero_warn
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from pixelgen.messages import one_sentence
@@ -18,6 +22,10 @@ from pixelgen.models import Denoiser
 from pixelgen.module import PixelGen
 
 Average = bool | float | str
+Weights = dict[str, Tensor]  # a state dict of the denoiser
+
+EXPORT = "model.safetensors"
+EXPORT_FORMAT = "pixelgen-1"  # the file's metadata has it beside the name of its `average` and the `step`
 
 
 def unused_folder(wanted: Path) -> Path:
@@ -33,47 +41,86 @@ def find_checkpoint(source: str | Path) -> Path:
     """The checkpoint that a path stands for: the file itself, or the newest one of a run folder.
 
     Raises:
+        ValueError: if there is none, or only an export, which cannot be resumed.
+    """
+    path = find_weights(source)
+    if _is_export(path):
+        raise ValueError(f"{path} holds weights only, not what resuming needs: start a new run with --init_from")
+    return path
+
+
+def find_weights(source: str | Path) -> Path:
+    """The checkpoint or export that a path stands for: the file itself, or the one in a run or export folder.
+
+    Raises:
         ValueError: if there is none.
     """
     path = Path(source)
     if path.is_file():
         return path
-    last = path / "checkpoints" / "last.ckpt"
-    if last.exists():
-        return last
-    what = "has no checkpoints/last.ckpt" if path.is_dir() else "does not exist"
-    raise ValueError(f"{path} {what}: give a run folder with a saved checkpoint, or a checkpoint file")
+    for file in (path / "checkpoints" / "last.ckpt", path / EXPORT):
+        if file.exists():
+            return file
+    what = f"has neither checkpoints/last.ckpt nor {EXPORT}" if path.is_dir() else "does not exist"
+    raise ValueError(f"{path} {what}: give a run folder with a saved checkpoint, a checkpoint file, or an export")
 
 
-def run_folder(checkpoint: Path) -> Path:
-    """The run folder that a checkpoint lies in.
+def _is_export(path: Path) -> bool:
+    return path.suffix == ".safetensors"
+
+
+def run_folder(path: Path) -> Path:
+    """The folder with the config of a checkpoint or export: the run that it lies in, or the export's own.
 
     Raises:
-        ValueError: if the checkpoint lies elsewhere.
+        ValueError: if there is no config.
     """
-    folder = checkpoint.resolve().parent.parent
+    # download caches link the files of an export to elsewhere, each on its own
+    folder = path.absolute().parent if _is_export(path) else path.resolve().parent.parent
     if not (folder / "config.yaml").is_file():
-        raise ValueError(f"there is no config.yaml beside {checkpoint}: keep checkpoints in their run folder")
+        raise ValueError(f"{path} has no {folder / 'config.yaml'}: keep checkpoints in their run, exports with theirs")
     return folder
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """A checkpoint's contents on the CPU; tensors and primitives only, nothing in it is executed.
+    """Contents of a checkpoint or export, on the CPU; tensors and primitives only, nothing in it is executed.
+
+    Tensors are mapped from the file where its format allows it: what nobody uses is never read. An export reads as a
+    checkpoint that holds one average and nothing else.
 
     Raises:
-        ValueError: if the file is not a complete checkpoint.
+        ValueError: if the file is not a complete checkpoint or export.
     """
     try:
-        checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        if _is_export(path):
+            return _read_export(path)
+        checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zipfile(path))
     except Exception as error:  # torch.load raises many kinds for a damaged file
-        raise ValueError(f"{path} is not a readable checkpoint ({type(error).__name__}: {error})") from error
+        raise ValueError(f"{path} is not a readable checkpoint or export ({type(error).__name__}: {error})") from error
     if "state_dict" not in checkpoint:
         raise ValueError(f"{path} is not a checkpoint of pixelgen: it has no state_dict")
     return checkpoint
 
 
-def denoiser_weights(checkpoint: dict[str, Any], ema: Average) -> dict[str, Tensor]:
+def _read_export(path: Path) -> dict[str, Any]:
+    with safe_open(path, framework="pt") as file:
+        about = file.metadata() or {}
+        if about.get("format") != EXPORT_FORMAT:
+            raise ValueError(f"its format is {about.get('format')!r}, not {EXPORT_FORMAT!r}")
+        averages = {about["average"]: {key: file.get_tensor(key) for key in file.keys()}}  # noqa: SIM118, no dict
+    return {"state_dict": {}, "callbacks": {"EMA": {"averages": averages}}, "global_step": about["step"]}
+
+
+def denoiser_weights(checkpoint: dict[str, Any], ema: Average) -> Weights:
     """The denoiser's state dict in a checkpoint: raw, or with one of its averages in place of what was averaged.
+
+    `ema` and errors are those of `average_name`.
+    """
+    return _weights_by_name(checkpoint)[average_name(checkpoint, ema)]
+
+
+def average_name(checkpoint: dict[str, Any], ema: Average) -> str:
+    """Name of an average in a checkpoint, such as "0.9999" or "width0.10"; "raw" for the raw weights.
 
     Args:
         checkpoint: contents of a checkpoint.
@@ -82,31 +129,36 @@ def denoiser_weights(checkpoint: dict[str, Any], ema: Average) -> dict[str, Tens
     Raises:
         ValueError: if there is no such average.
     """
-    weights = _below("denoiser.", checkpoint["state_dict"])
-    averages: dict[str, dict[str, Tensor]] = checkpoint.get("callbacks", {}).get("EMA", {}).get("averages", {})
-    released = _below("ema_denoiser.", checkpoint["state_dict"])  # the authors keep theirs beside the raw weights
-    if released:
-        averages = {"ema": released}
-    if ema is False:
-        return weights
-    if ema is True and not averages:
+    names = list(_weights_by_name(checkpoint))
+    name = names[0] if ema is True else "raw" if ema is False else ema if isinstance(ema, str) else repr(float(ema))
+    if name not in names:
+        what = "raw weights" if name == "raw" else f"average {name!r}"
+        others = [other for other in names if other != "raw"] or "raw weights"
+        raise ValueError(f"the checkpoint has no {what}, only {others}")
+    if ema is True and name == "raw" and checkpoint["state_dict"]:  # an export of raw weights is what it should be
         rank_zero_warn("the checkpoint holds no averages of the weights: taking the raw ones")
-        return weights
-    name = next(iter(averages)) if ema is True else ema if isinstance(ema, str) else repr(float(ema))
-    if name not in averages:
-        raise ValueError(f"the checkpoint has no average {name!r}, only {list(averages) or 'raw weights'}")
-    return weights | averages[name]
+    return name
+
+
+def _weights_by_name(checkpoint: dict[str, Any]) -> dict[str, Weights]:
+    """Every state dict of the denoiser in a checkpoint: the averages in their order, then "raw" if it is there."""
+    raw = _below("denoiser.", checkpoint["state_dict"])
+    averages: dict[str, Weights] = checkpoint.get("callbacks", {}).get("EMA", {}).get("averages", {})
+    if released := _below("ema_denoiser.", checkpoint["state_dict"]):  # the authors keep theirs beside the raw ones
+        averages = {"ema": released}
+    named = {name: raw | average for name, average in averages.items()}
+    return named | {"raw": raw} if raw or not named else named
 
 
 def start_from(model: PixelGen, source: str | Path) -> None:
-    """Fill a new model from a run folder or checkpoint: the first average of the denoiser, and REPA's projector.
+    """Fill a new model from a run, checkpoint or export: the first average of the denoiser, and REPA's projector.
 
     The whole denoiser must fit. A projector that does not fit, or is not there, starts anew, with a warning.
 
     Raises:
         ValueError: naming the first parameters that are missing, unexpected, or of another shape.
     """
-    path = find_checkpoint(source)
+    path = find_weights(source)
     checkpoint = read_checkpoint(path)
     fill_denoiser(model.denoiser, denoiser_weights(checkpoint, True), path)
     own = model.objective.state_dict()
@@ -117,7 +169,7 @@ def start_from(model: PixelGen, source: str | Path) -> None:
         rank_zero_warn(f"{path} does not hold the objective's own weights ({next(iter(own))}, …): they start anew")
 
 
-def fill_denoiser(denoiser: Denoiser, weights: dict[str, Tensor], path: Path) -> None:
+def fill_denoiser(denoiser: Denoiser, weights: Weights, path: Path) -> None:
     """Copy weights into a denoiser; `path` is where they came from, for the message if they do not fit."""
     own = denoiser.state_dict()
     problems = [f"{key} is missing" for key in own if key not in weights]
@@ -142,15 +194,15 @@ def load(source: str | Path, ema: Average = True, device: str | torch.device | N
     """A trained model, ready to `.sample(...)`: rebuilt from a run's config, without its losses.
 
     Args:
-        source: run folder, or a checkpoint in one.
+        source: run folder, a checkpoint in one, or an export.
         ema: True for the first average of the weights (raw if there is none), False for raw weights, or the decay or
-            name of an average.
+            name of an average. An export holds one: True is always that.
         device: where to put the model; None for a GPU if there is one, else the CPU.
 
     Raises:
-        ValueError: if the run has no readable checkpoint, or its weights do not fit its config.
+        ValueError: if there is no readable checkpoint or export, or its weights do not fit its config.
     """
-    path = find_checkpoint(source)
+    path = find_weights(source)
     weights = denoiser_weights(read_checkpoint(path), ema)
     model = model_of_run(run_folder(path))
     fill_denoiser(model.denoiser, weights, path)
@@ -177,3 +229,46 @@ def model_of_run(folder: Path) -> PixelGen:
     except (ArgumentError, ValueError) as error:
         raise ValueError(f"{path} does not describe a model of this version: {one_sentence(error)}") from error
     return model
+
+
+def export(source: str | Path, to: str | Path | None = None, ema: Average = True) -> Path:
+    """Write one average of a run, float32, as `model.safetensors`, and the run's `config.yaml` beside it.
+
+    `load` and `--init_from` take the folder as they take a run. Optimizer, other averages and losses stay behind.
+
+    Args:
+        source: run folder, or a checkpoint in one.
+        to: folder to write into; `export` in the run folder if None.
+        ema: True for the first average of the weights (raw if there is none), False or `raw` for raw weights, or the
+            decay or name of an average.
+
+    Returns:
+        The file of weights.
+
+    Raises:
+        ValueError: if the run cannot be loaded, or the folder holds an export or config already or cannot be written.
+    """
+    path = find_weights(source)
+    config = run_folder(path) / "config.yaml"
+    folder = config.with_name("export") if to is None else Path(to)
+    if taken := [name for name in (EXPORT, config.name) if (folder / name).exists()]:
+        raise ValueError(f"{folder} holds {' and '.join(taken)} already: give another folder as --to")
+    checkpoint = read_checkpoint(path)
+    name = average_name(checkpoint, ema)
+    about = {"format": EXPORT_FORMAT, "average": name, "step": str(checkpoint.get("global_step"))}
+    weights = {  # copies, since the format allows neither tied nor strided ones
+        key: value.clone(memory_format=torch.contiguous_format)
+        for key, value in load(path, name, "cpu").denoiser.state_dict().items()
+    }
+    unfinished = folder / f".{EXPORT}.unfinished"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file(weights, unfinished, about)
+        shutil.copyfile(config, folder / config.name)
+        shutil.copymode(folder / config.name, unfinished)  # safetensors lets nobody but the owner read its files
+        return unfinished.rename(folder / EXPORT)
+    except (OSError, SafetensorError) as error:
+        for part in (unfinished, folder / config.name):
+            if part.exists():
+                part.unlink()
+        raise ValueError(f"could not write into {folder} ({error}): free some space or give another --to") from error
