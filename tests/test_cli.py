@@ -5,8 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from lightning.pytorch.utilities import rank_zero_only
 
 import pixelgen
+from pixelgen.arguments import with_nulls
 from pixelgen.cli import CLI
 from pixelgen.data.digits import write_digits
 from pixelgen.fit import main
@@ -240,3 +242,31 @@ def test_damaged_checkpoint_is_refused(tmp_path):
     (tmp_path / "run" / "checkpoints" / "last.ckpt").write_bytes(b"half of it")
     with pytest.raises(ValueError, match="not a readable checkpoint"):
         pixelgen.load(tmp_path / "run")
+
+
+@pytest.mark.parametrize("flag", [["--model.objective.lpips", "null"], ["--model.objective.lpips=null"]])
+def test_nested_slots_are_switched_off_on_the_command_line(flag):
+    assert with_nulls(["--a", "1", *flag, "--b.c", "null"])[2:] == [
+        '--config={"model": {"objective": {"lpips": null}}}',
+        "--b.c",
+        "null",
+    ]
+    config = CONFIGS / "demo.yaml"
+    cli = CLI(["--config", str(config), *flag, "--callbacks.checkpoint.keep_last", "null"])
+    assert cli.model.objective.lpips is None
+    assert cli.config.callbacks.checkpoint.init_args.keep_last is None
+    assert cli.folder.name.startswith("demo")
+
+
+def test_only_rank_0_builds_the_denoiser_under_fsdp(monkeypatch):
+    monkeypatch.setattr(rank_zero_only, "rank", 1)
+    arguments = ["--config", str(CONFIGS / "demo.yaml"), "--config", str(CONFIGS / "overlay" / "fsdp.yaml")]
+    cli = CLI([*arguments, "--trainer.accelerator", "cpu", "--trainer.devices", "2"])
+    assert all(parameter.is_meta for parameter in cli.model.denoiser.parameters())
+    frozen = cli.model.objective.lpips.encoder.network
+    assert not any(parameter.is_meta for parameter in frozen.parameters())
+
+
+def test_going_on_in_a_run_that_was_never_begun_starts_it(tmp_path):
+    fit(tmp_path / "run", "--ckpt_path", "last", "--trainer.max_steps", "1")
+    assert (tmp_path / "run" / "checkpoints" / "last.ckpt").exists()

@@ -6,7 +6,14 @@ import shutil
 
 import pytest
 import torch
+from lightning.pytorch.strategies import FSDPStrategy, SingleDeviceStrategy
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
+import pixelgen
+from pixelgen.fit import main
+from pixelgen.models import JiT
+from pixelgen.parallel import FSDP, check_synchronised, refuse_unsupported, shard
 from pixelgen.runs import read_checkpoint
 from processes import fit
 
@@ -96,3 +103,78 @@ def test_each_resumes_what_another_has_begun(one, halves, tmp_path, former, latt
     losses, others = logged(one), logged(folder, version=1)
     assert {step for step, _ in others} == {"2", "3", "4"}
     assert [others[key] for key in others] == pytest.approx([losses[key] for key in others], rel=1e-5)
+
+
+def test_checkpoints_in_shards(one, tmp_path, capsys):
+    folder, shards = tmp_path / "run", ["--trainer.strategy.save_distributed_checkpoint", "true"]
+    fit("fsdp", folder, "--trainer.max_steps", "2", *shards)
+    fit("fsdp", folder, "--ckpt_path", "last", *shards)
+    last = folder / "checkpoints" / "last.ckpt"
+    assert last.is_dir()
+    assert last.resolve().name == "step_0000004.ckpt"
+    for ema in (False, "0.5", "width0.10"):
+        whole, split = (pixelgen.load(run, ema, "cpu").denoiser.state_dict() for run in (one, folder))
+        assert max(float((whole[key] - split[key]).abs().max()) for key in whole) < TOLERANCE
+    with pytest.raises(SystemExit):
+        main(["--ckpt_path", str(folder), "--trainer.strategy", "auto", "--trainer.devices", "1"])
+    assert "is in shards, which FSDP2 alone resumes" in capsys.readouterr().err
+
+
+def test_fsdp1_is_refused():
+    with pytest.raises(ValueError, match=r"FSDPStrategy is not supported: use FSDP2, .*overlay/fsdp.yaml"):
+        refuse_unsupported(FSDPStrategy())
+    refuse_unsupported(FSDP())
+
+
+@pytest.fixture
+def group(tmp_path):
+    """A process group of one."""
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path / 'store'}", rank=0, world_size=1)
+    yield torch.distributed.init_device_mesh("cpu", (1,))
+    torch.distributed.destroy_process_group()
+
+
+def optimizer_of(*modules):
+    return torch.optim.SGD([p for module in modules for p in module.parameters()], lr=0.1)
+
+
+def test_parameters_that_nothing_synchronises_are_named(group):
+    model, extra = nn.ModuleDict({"denoiser": nn.Linear(2, 2)}), nn.Linear(3, 1)
+    strategy = SingleDeviceStrategy()
+    strategy.model = DistributedDataParallel(model)
+    check_synchronised(model, [optimizer_of(model)], strategy)
+    with pytest.raises(ValueError, match=r"shape \(1, 3\) outside of the module, .* in `__init__`"):
+        check_synchronised(model, [optimizer_of(model, extra)], strategy)
+    model["late"] = nn.Linear(2, 2)
+    with pytest.raises(ValueError, match=r"synchronises the gradients of late.weight, late.bias: create"):
+        check_synchronised(model, [optimizer_of(model)], strategy)
+    with pytest.raises(
+        ValueError, match=r"gradients of denoiser.weight, denoiser.bias, late.weight and 1 more: .*fully"
+    ):
+        check_synchronised(model, [optimizer_of(model)], FSDP())
+    strategy.model = model  # one process: nothing to synchronise
+    check_synchronised(model, [optimizer_of(model)], strategy)
+
+
+def small(**options):
+    sizes = {"hidden_size": 16, "depth": 2, "num_heads": 2, "bottleneck_dim": None, "in_context_start": 1}
+    return JiT(input_size=8, patch_size=4, num_classes=3, **sizes, **options)
+
+
+def test_a_denoiser_on_the_meta_device_gets_weights_when_it_is_split(group):
+    with torch.device("meta"):
+        denoiser = small()
+    shard(denoiser, [], group)
+    x, t = torch.randn(2, 3, 8, 8), torch.rand(2)
+    x_hat, _ = denoiser.forward_with_features(x, t, torch.tensor([0, 3]), 1)
+    x_hat.square().mean().backward()
+    assert x_hat.isfinite().all()
+    assert all(value.isfinite().all() for value in denoiser.state_dict().values())
+    assert float(denoiser.y_embedder.embedding_table.weight.full_tensor().std()) == pytest.approx(0.02, rel=0.3)
+
+
+def test_frozen_parameters_are_refused_under_fsdp(group):
+    denoiser = small()
+    denoiser.final_layer.linear.bias.requires_grad_(False)
+    with pytest.raises(ValueError, match=r"final_layer.linear.bias is frozen: make it a buffer"):
+        shard(denoiser, [], group)

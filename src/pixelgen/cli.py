@@ -22,12 +22,21 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 
+from pixelgen.arguments import (
+    LAST,
+    fill,
+    last_checkpoint,
+    run_name,
+    strategy_name,
+    with_config_of_run,
+    with_nulls,
+)
 from pixelgen.callbacks import Callbacks, Progress
 from pixelgen.data import ImageData
 from pixelgen.messages import one_sentence
 from pixelgen.models import Denoiser
 from pixelgen.module import PixelGen
-from pixelgen.parallel import refuse_unsupported
+from pixelgen.parallel import FSDP, refuse_shards, refuse_unsupported
 from pixelgen.runs import find_checkpoint, run_folder, start_from, unused_folder
 
 TRAINER_DEFAULTS = {
@@ -46,7 +55,6 @@ NOISE = (
     ".*across ranks is zero.*",
     ".*returned a view tensor.*",
 )
-LAST = "last"  # the value of --ckpt_path for "wherever this run was stopped"
 ON_BY_DEFAULT = ("ema", "guard", "throughput", "preview", "checkpoint", "summary")
 
 
@@ -61,7 +69,7 @@ class CLI(LightningCLI):
     """
 
     def __init__(self, args: Sequence[str] | None = None) -> None:
-        self.arguments = with_config_of_run(list(sys.argv[1:] if args is None else args))
+        self.arguments = with_nulls(with_config_of_run(list(sys.argv[1:] if args is None else args)))
         try:
             self._build()
         except (ValueError, OSError, ModuleNotFoundError, ArgumentError, MisconfigurationException) as error:
@@ -105,7 +113,9 @@ class CLI(LightningCLI):
             "`last`: go on in the folder of --run (or runs/NAME) if there is a checkpoint, else start there",
         )
         parser.add_argument(
-            "--init_from", type=str | None, help="start from weights: run folder or checkpoint (its first average)"
+            "--init_from",
+            type=str | None,
+            help="start from weights: run folder, checkpoint (its first average) or export",
         )
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
@@ -131,7 +141,7 @@ class CLI(LightningCLI):
     def instantiate_classes(self) -> None:
         """Under FSDP2 only rank 0 draws the weights of the denoiser; the other processes get their share from it."""
         rank: int = rank_zero_only.rank  # type: ignore[attr-defined]
-        if rank and _strategy(self.config).endswith("FSDP"):
+        if rank and strategy_name(self.config).endswith("FSDP"):
             arguments = self.config.model.init_args
             parser = ArgumentParser(exit_on_error=False)
             parser.add_argument("--denoiser", type=Denoiser)
@@ -153,6 +163,8 @@ class CLI(LightningCLI):
         extras = [*self.config_init["callbacks"].active, *self._display(settings)]
         trainer: Trainer = self._instantiate_trainer(settings, extras)
         refuse_unsupported(trainer.strategy)
+        if self.config.ckpt_path and not isinstance(trainer.strategy, FSDP):
+            refuse_shards(find_checkpoint(self.config.ckpt_path))
         return trainer
 
     def _display(self, settings: dict[str, Any]) -> list[Callback]:
@@ -171,9 +183,7 @@ class CLI(LightningCLI):
         return unused_folder(self._wanted_folder())
 
     def _wanted_folder(self) -> Path:
-        configs = self.config.config or []
-        name = Path(str(configs[0])).stem if configs else "run"
-        return Path(self.config.run or Path("runs") / name)
+        return Path(self.config.run or Path("runs") / run_name(self.config))
 
     def fit(self) -> None:
         """Train, from the start or from where a checkpoint stands."""
@@ -219,29 +229,6 @@ def stop_on_bad_input() -> Iterator[None]:
         raise SystemExit(2) from error
 
 
-def with_config_of_run(arguments: list[str]) -> list[str]:
-    """Resuming without a config means the run's own config."""
-    flags = [argument.partition("=")[0] for argument in arguments]
-    if "--config" in flags or "-c" in flags or "--ckpt_path" not in flags:
-        return arguments
-    position = flags.index("--ckpt_path")
-    _, equals, value = arguments[position].partition("=")
-    source = value if equals else "".join(arguments[position + 1 : position + 2])
-    if source == LAST:
-        if "--run" not in flags:
-            raise ValueError("--ckpt_path last needs to know the run: give --config or --run too")
-        run = flags.index("--run")
-        _, equals, value = arguments[run].partition("=")
-        source = value if equals else "".join(arguments[run + 1 : run + 2])
-    return ["--config", str(run_folder(find_checkpoint(source)) / "config.yaml"), *arguments]
-
-
-def fill(config: Namespace, given: Namespace, key: str, value: Any) -> None:
-    """Set `key` where the config has such an argument and the user gave no value for it."""
-    if key in config and key not in given:
-        config[key] = value
-
-
 def build_data(config: Namespace) -> ImageData:
     """The data module of a config, on its own."""
     parser = ArgumentParser(exit_on_error=False)
@@ -282,21 +269,9 @@ def default_loggers(folder: Path) -> list[Logger]:
     return loggers
 
 
-def last_checkpoint(folder: Path) -> str | None:
-    """The newest checkpoint of a run folder, if it has one."""
-    path = folder / "checkpoints" / "last.ckpt"
-    return str(path) if path.exists() else None
-
-
 def _settings(config: str) -> list[str]:
     """The lines of a config without comments."""
     return [line for line in config.splitlines() if not line.startswith("#")]
-
-
-def _strategy(config: Namespace) -> str:
-    """Name or class path of the trainer's strategy."""
-    strategy = config.trainer.strategy
-    return str(strategy.class_path if isinstance(strategy, Namespace) else strategy)
 
 
 def _callback(slot: str) -> str:

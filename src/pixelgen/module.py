@@ -132,7 +132,6 @@ class PixelGen(LightningModule):
         if self.trainer.world_size > 1:
             means = self.trainer.strategy.reduce(means, reduce_op="mean")
         logged = dict(zip(values, means.unbind(), strict=True))
-        self.log("loss", logged.pop("loss"), prog_bar=True)
         self.log_dict(logged)
         if self.objective.adaptive is not None:
             self.log("adaptive_weight", self.objective.adaptive.weight)

@@ -20,6 +20,7 @@ from torch import Tensor
 from pixelgen.messages import one_sentence
 from pixelgen.models import Denoiser
 from pixelgen.module import PixelGen
+from pixelgen.parallel import is_sharded, read_shards
 
 Average = bool | float | str
 Weights = dict[str, Tensor]  # a state dict of the denoiser
@@ -56,7 +57,7 @@ def find_weights(source: str | Path) -> Path:
         ValueError: if there is none.
     """
     path = Path(source)
-    if path.is_file():
+    if path.is_file() or is_sharded(path):
         return path
     for file in (path / "checkpoints" / "last.ckpt", path / EXPORT):
         if file.exists():
@@ -94,6 +95,8 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     try:
         if _is_export(path):
             return _read_export(path)
+        if is_sharded(path):
+            return read_shards(path)
         checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zipfile(path))
     except Exception as error:  # torch.load raises many kinds for a damaged file
         raise ValueError(f"{path} is not a readable checkpoint or export ({type(error).__name__}: {error})") from error
@@ -182,7 +185,8 @@ def fill_denoiser(denoiser: Denoiser, weights: Weights, path: Path) -> None:
     if problems:
         more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
         raise ValueError(f"the weights in {path} are of another network: {'; '.join(problems[:3])}{more}")
-    denoiser.load_state_dict(weights)
+    if not any(value.is_meta for value in own.values()):  # else rank 0 hands them on
+        denoiser.load_state_dict(weights)
 
 
 def _below(prefix: str, state: dict[str, Tensor]) -> dict[str, Tensor]:

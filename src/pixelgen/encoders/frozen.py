@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock
 from torch import Tensor, nn
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -135,23 +136,30 @@ def read_weights(path: Path, what: str) -> dict[str, Tensor]:
 def download(url: str, what: str) -> Path:
     """Download a weights file once into torch's hub folder, check the hash in its name, and return its path.
 
+    Of several processes on a machine one downloads, and the others wait for it.
+
     Raises:
         ValueError: without network, saying which file to put where; or if the file is damaged.
     """
     path = Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[-1]
-    if not path.is_file():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            torch.hub.download_url_to_file(url, str(path))
-        except OSError as error:
-            raise ValueError(
-                f"could not download the weights of {what} ({error}): fetch {url} and put it at {path}, "
-                "or pass its path as `weights`"
-            ) from error
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{path}.lock"):
+        if not path.is_file():
+            _fetch(url, path, what)
     expected = path.stem.rsplit("-", 1)[-1]
     if not sha256(path).startswith(expected):
         raise ValueError(f"{path} is damaged: its SHA-256 does not begin with {expected}; delete it and try again")
     return path
+
+
+def _fetch(url: str, path: Path, what: str) -> None:
+    try:
+        torch.hub.download_url_to_file(url, str(path))
+    except OSError as error:
+        raise ValueError(
+            f"could not download the weights of {what} ({error}): fetch {url} and put it at {path}, "
+            "or pass its path as `weights`"
+        ) from error
 
 
 def normalise(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
