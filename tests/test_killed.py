@@ -105,3 +105,18 @@ def test_two_processes_stop_together(tmp_path, strategy):
     finish(processes, log)
     assert step_of(folder) >= 4
     assert "stopped; the same command" in log.read_text()
+
+
+def test_on_a_full_disk_the_former_checkpoint_stays(tmp_path):
+    folder, log = tmp_path / "run", tmp_path / "run.log"
+    finish([begin(folder, 3, log)], log)
+    more = [*RUN, "--run", str(folder), "--trainer.max_steps", "9"]
+    process = start(more, log, file_size=100_000)
+    assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == 1
+    assert (
+        "step_0000006.ckpt ([Errno 27] File too large): free some space or change the run's folder" in log.read_text()
+    )
+    assert step_of(folder) == 3
+    assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == ["last.ckpt", "step_0000003.ckpt"]
+    finish([start(more, log)], log)
+    assert step_of(folder) == 9

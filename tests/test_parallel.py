@@ -120,6 +120,33 @@ def test_checkpoints_in_shards(one, tmp_path, capsys):
     assert "is in shards, which FSDP2 alone resumes" in capsys.readouterr().err
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("option", ["checkpoint_blocks", "compile_blocks"])
+def test_blocks_are_recomputed_and_compiled_under_fsdp(one, tmp_path, option):
+    fit("fsdp", tmp_path / "two", f"--model.{option}", "true")
+    assert_equal(contents(one), contents(tmp_path / "two"))
+
+
+@pytest.fixture(scope="module", params=[0, 2], ids=["0 workers", "2 workers"])
+def workers(request, tmp_path_factory):
+    """Options with that many workers, and a run of three epochs that was never stopped."""
+    folder = tmp_path_factory.mktemp("workers") / "whole"
+    options = ["--data.length", "32", "--data.num_workers", str(request.param), "--trainer.max_steps", "6"]
+    fit("one", folder, *options)
+    return options, folder
+
+
+@pytest.mark.parametrize("step", [3, 4])  # in the middle and at the end of the second epoch
+def test_resuming_is_bit_equal_with_workers_and_accumulation(workers, tmp_path, step):
+    options, whole = workers
+    fit("one", tmp_path / "run", *options, "--trainer.max_steps", str(step))
+    fit("one", tmp_path / "run", *options, "--ckpt_path", "last")
+    reached, found = contents(tmp_path / "run")
+    expected, values = contents(whole)
+    assert reached == expected == 6
+    assert [key for key in values if not values[key].equal(found[key])] == []
+
+
 def test_fsdp1_is_refused():
     with pytest.raises(ValueError, match=r"FSDPStrategy is not supported: use FSDP2, .*overlay/fsdp.yaml"):
         refuse_unsupported(FSDPStrategy())
