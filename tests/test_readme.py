@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
+import pixelgen
 from pixelgen.cli import CLI
 from pixelgen.data.digits import write_digits
+from pixelgen.export import main as export
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -61,3 +63,10 @@ def test_tree_names_every_room():
     for path in (ROOT / "src" / "pixelgen").iterdir():
         if path.is_dir() and not path.name.startswith("__"):
             assert f"{path.name}/" in README
+
+
+def test_the_export_command_runs(demo_run, tmp_path):
+    (line,) = (line for line in COMMANDS if "pixelgen.export" in line)
+    places = {"runs/demo": str(demo_run), "exports/demo": str(tmp_path / "export")}
+    export([places.get(argument, argument) for argument in shlex.split(line, comments=True)[3:]])
+    assert pixelgen.load(tmp_path / "export").sample([0], seeds=1).shape == (1, 3, 32, 32)
