@@ -2,7 +2,6 @@
 
 import logging
 import os
-import resource
 import socket
 import sys
 import time
@@ -19,11 +18,8 @@ OVERLAYS = HERE.parent / "configs" / "overlay"
 SEVERAL = {"ddp": ["--config", str(OVERLAYS / "ddp.yaml")], "fsdp": ["--config", str(OVERLAYS / "fsdp.yaml")]}
 
 
-def start(arguments, log, rank=0, world_size=1, port=0, file_size=None):
-    """Fork one process of a run, as `torchrun` would start it; returns its number.
-
-    With `file_size` it cannot write longer files, as on a disk that is full.
-    """
+def start(arguments, log, rank=0, world_size=1, port=0, prepare=None):
+    """Fork one process of a run, as `torchrun` would start it, and call `prepare` in it; returns its number."""
     if process := os.fork():
         return process
     status = 1
@@ -34,8 +30,8 @@ def start(arguments, log, rank=0, world_size=1, port=0, file_size=None):
         sys.stdout = sys.stderr = os.fdopen(stream, "w", buffering=1)
         for handler in logging.getLogger("lightning").handlers + logging.getLogger("lightning.pytorch").handlers:
             handler.setStream(sys.stderr)
-        if file_size is not None:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (file_size, file_size))
+        if prepare is not None:
+            prepare()
         torch.set_num_threads(1)  # threads of the parent do not survive a fork
         sys.path.insert(0, str(HERE))
         if world_size > 1:

@@ -2,11 +2,16 @@
 
 import os
 import random
+import resource
 import signal
 import time
+from pathlib import Path
 
 import pytest
+from lightning import Trainer
 
+from pixelgen import PixelGen
+from pixelgen.callbacks import EMA, checkpoint
 from pixelgen.runs import read_checkpoint
 from processes import HERE, finish, fit, start
 from test_parallel import contents
@@ -65,18 +70,78 @@ def test_killed_at_random_moments_nothing_is_lost(tmp_path):
     assert_bit_equal(tmp_path / "killed", tmp_path / "whole")
 
 
-def test_killed_twice_nothing_is_lost(tmp_path):
-    finish([begin(tmp_path / "whole", 40, tmp_path / "whole.log")], tmp_path / "whole.log")
-    log = tmp_path / "killed.log"
-    for step in (3, 21):
-        process = begin(tmp_path / "killed", 40, log)
-        wait_for(lambda step=step: step_of(tmp_path / "killed") >= step)
-        os.kill(process, signal.SIGKILL)
-        os.waitpid(process, 0)
-    finish([begin(tmp_path / "killed", 40, log)], log)
-    assert_bit_equal(tmp_path / "killed", tmp_path / "whole")
-    assert {path.name for path in (tmp_path / "killed").glob("config*")} == {"config.yaml"}
-    assert not [*(tmp_path / "killed" / "checkpoints").glob(".*")]
+def die():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def half_written(patch):
+    original = Trainer.save_checkpoint
+
+    def save(self, path, *args, **options):
+        original(self, path, *args, **options)
+        if self.global_step == 6:
+            os.truncate(path, os.path.getsize(path) // 2)
+            die()
+
+    patch(Trainer, "save_checkpoint", save)
+
+
+def between_its_two_names(patch):
+    original = checkpoint._rename
+    patch(checkpoint, "_rename", lambda file, to: die() if "06.ckpt" in to.name else original(file, to))
+
+
+def before_old_ones_are_dropped(patch):
+    original = checkpoint.Checkpoint._drop_old
+    dead = lambda self, trainer: die() if trainer.global_step == 6 else original(self, trainer)  # noqa: E731
+    patch(checkpoint.Checkpoint, "_drop_old", dead)
+
+
+def in_validation_with_the_average_in_place(patch):
+    original = PixelGen.validation_step
+
+    def validate(self, batch, batch_idx):
+        ema = next(callback for callback in self.trainer.callbacks if isinstance(callback, EMA))
+        if self.global_step == 10 and ema._active == "0.5":
+            die()
+        return original(self, batch, batch_idx)
+
+    patch(PixelGen, "validation_step", validate)
+
+
+def while_the_config_is_written(patch):
+    patch(Path, "replace", lambda self, to: die())
+
+
+MOMENTS = {  # and the step that is saved by then
+    half_written: 3,
+    between_its_two_names: 6,
+    before_old_ones_are_dropped: 6,
+    in_validation_with_the_average_in_place: 9,
+    while_the_config_is_written: 0,
+}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("killed") / "whole"
+    finish([begin(folder, 12, folder.with_suffix(".log"))], folder.with_suffix(".log"))
+    return folder
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_killed_at_the_worst_moments(whole, tmp_path, moment):
+    folder, log = tmp_path / "run", tmp_path / "run.log"
+    arguments = [*RUN, "--run", str(folder), "--trainer.max_steps", "12"]
+    process = start(arguments, log, prepare=lambda: moment(setattr))
+    assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == -signal.SIGKILL, log.read_text()[-3000:]
+    assert step_of(folder) == MOMENTS[moment]
+    finish([begin(folder, 12, log)], log)
+    assert_bit_equal(folder, whole)
+    assert sorted(path.name for path in (folder / "checkpoints").iterdir())[1:] == [
+        "step_0000009.ckpt",
+        "step_0000012.ckpt",
+    ]
 
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1"])
@@ -111,7 +176,7 @@ def test_on_a_full_disk_the_former_checkpoint_stays(tmp_path):
     folder, log = tmp_path / "run", tmp_path / "run.log"
     finish([begin(folder, 3, log)], log)
     more = [*RUN, "--run", str(folder), "--trainer.max_steps", "9"]
-    process = start(more, log, file_size=100_000)
+    process = start(more, log, prepare=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000)))
     assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == 1
     assert (
         "step_0000006.ckpt ([Errno 27] File too large): free some space or change the run's folder" in log.read_text()
