@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from lightning import Trainer
+from lightning.pytorch.loops.fit_loop import _FitLoop as FitLoop
 
 from pixelgen import PixelGen
 from pixelgen.callbacks import EMA, checkpoint
@@ -129,7 +130,10 @@ def whole(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("moment", MOMENTS)
+SLOW = (between_its_two_names, before_old_ones_are_dropped)
+
+
+@pytest.mark.parametrize("moment", [pytest.param(m, marks=pytest.mark.slow) if m in SLOW else m for m in MOMENTS])
 def test_killed_at_the_worst_moments(whole, tmp_path, moment):
     folder, log = tmp_path / "run", tmp_path / "run.log"
     arguments = [*RUN, "--run", str(folder), "--trainer.max_steps", "12"]
@@ -144,18 +148,33 @@ def test_killed_at_the_worst_moments(whole, tmp_path, moment):
     ]
 
 
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1"])
-def test_asked_to_stop_it_saves_at_once(tmp_path, name):
+@pytest.mark.parametrize(("name", "num_workers"), [("SIGTERM", 2), pytest.param("SIGUSR1", 0, marks=pytest.mark.slow)])
+def test_asked_to_stop_it_saves_at_once(tmp_path, name, num_workers):
+    """The signal goes to every process of the job, data workers included, as a cluster sends it."""
     log = tmp_path / "run.log"
-    process = begin(tmp_path / "run", 100_000, log)
+    more = ["--run", str(tmp_path / "run"), "--trainer.max_steps", "100000", "--data.num_workers", str(num_workers)]
+    process = start([*RUN, *more], log, prepare=os.setpgrp)
     wait_for(lambda: step_of(tmp_path / "run") >= 6)
-    os.kill(process, getattr(signal, name))
+    os.killpg(process, getattr(signal, name))
     finish([process], log)  # status 0
     stopped = step_of(tmp_path / "run")
     assert f"{name}: saved step {stopped} and stopped" in log.read_text()
     finish([begin(tmp_path / "run", stopped + 5, log)], log)
     finish([begin(tmp_path / "whole", stopped + 5, log)], log)
     assert_bit_equal(tmp_path / "run", tmp_path / "whole")
+
+
+def test_asked_to_stop_before_the_first_step(tmp_path):
+    log = tmp_path / "run.log"
+    original = FitLoop.setup_data
+
+    def setup_data(self):
+        os.kill(os.getpid(), signal.SIGUSR1)
+        original(self)
+
+    arguments = [*RUN, "--run", str(tmp_path / "run"), "--trainer.max_steps", "100000"]
+    finish([start(arguments, log, prepare=lambda: setattr(FitLoop, "setup_data", setup_data))], log)
+    assert step_of(tmp_path / "run") == 1
 
 
 @pytest.mark.parametrize("strategy", ["ddp", pytest.param("fsdp", marks=pytest.mark.slow)])

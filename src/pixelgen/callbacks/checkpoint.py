@@ -71,7 +71,11 @@ class Checkpoint(ModelCheckpoint):
         """Find the folder of the run, and clear away what was being written when a former process was killed."""
         self._place(trainer)
         super().setup(trainer, pl_module, stage)
-        if stage == "fit" and trainer.is_global_zero:
+        if stage != "fit":
+            return
+        self._stop = StopRequest()
+        self._stop.listen(trainer)
+        if trainer.is_global_zero:
             for unfinished in self.folder.glob(".*.unfinished"):
                 _remove(unfinished)
 
@@ -100,8 +104,8 @@ class Checkpoint(ModelCheckpoint):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The step that a run is resumed from is saved already: half of the next one must not take its place."""
-        self._stop, self._step = StopRequest(), trainer.global_step
-        self._stop.listen(trainer)
+        self._step = trainer.global_step
+        self._stop.listen(trainer)  # again: Lightning has put its own handlers in front since
         if trainer.ckpt_path:
             self._last_global_step_saved = trainer.global_step
 

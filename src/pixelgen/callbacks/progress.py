@@ -9,12 +9,14 @@ from lightning.pytorch.callbacks import RichProgressBar
 
 from pixelgen.module import is_logging_step
 
+_REDRAWS_PER_SECOND = 4  # Lightning's 100 redraw in every step: over 1 ms each, which the training thread waits for
+
 
 class Progress(RichProgressBar):
     """Rich progress bar without epoch limits and version numbers, which say nothing about a run that goes by steps."""
 
     def __init__(self) -> None:
-        super().__init__(leave=False)
+        super().__init__(refresh_rate=_REDRAWS_PER_SECOND, leave=False)
         self._shown: dict[str, Any] = {}
         self._read = 0
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from abc import abstractmethod
 from typing import Any
 
@@ -108,6 +109,7 @@ class ImageData(LightningDataModule):
             "num_workers": self.num_workers,
             "persistent_workers": self.num_workers > 0,
             "pin_memory": torch.cuda.is_available(),
+            "worker_init_fn": _ignore_signals,
             # a loader without its own generator draws from the global one, which would shift the training noise
             "generator": torch.Generator().manual_seed(self.seed),
         }
@@ -122,6 +124,13 @@ class ImageData(LightningDataModule):
             return 0
         processed: int = self.trainer.fit_loop.epoch_loop.batch_progress.total.processed  # type: ignore[attr-defined]
         return processed
+
+
+def _ignore_signals(worker: int) -> None:
+    """Clusters send SIGTERM and its like to every process of a job: workers must live until training has saved."""
+    for name in ("SIGTERM", "SIGUSR1", "SIGUSR2"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
 
 
 class ResumableLoader(DataLoader[Item]):
