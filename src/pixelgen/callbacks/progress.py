@@ -9,7 +9,7 @@ from lightning.pytorch.callbacks import RichProgressBar
 
 from pixelgen.module import is_logging_step
 
-_REDRAWS_PER_SECOND = 4  # Lightning's 100 redraw in every step: over 1 ms each, which the training thread waits for
+_REDRAWS_PER_SECOND = 4  # with the 100 of Lightning every step is drawn: over 1 ms of Python each time
 
 
 class Progress(RichProgressBar):
