@@ -1,11 +1,15 @@
-"""Runs `pixelgen.fit` in forked processes: real ones, that can be killed, without importing everything anew."""
+"""Runs `pixelgen.fit` in processes of their own, that can be killed.
+
+They are forked from a server that has imported everything and done nothing else: starting one takes little time, and no
+threads or locks of the tests are in it.
+"""
 
 import logging
+import multiprocessing
 import os
 import socket
 import sys
 import time
-import traceback
 from pathlib import Path
 
 import torch
@@ -17,51 +21,52 @@ HERE = Path(__file__).parent
 OVERLAYS = HERE.parent / "configs" / "overlay"
 SEVERAL = {"ddp": ["--config", str(OVERLAYS / "ddp.yaml")], "fsdp": ["--config", str(OVERLAYS / "fsdp.yaml")]}
 
+SERVER = multiprocessing.get_context("forkserver")
+SERVER.set_forkserver_preload(["pixelgen.fit", "torch.utils.tensorboard"])
+
 
 def start(arguments, log, rank=0, world_size=1, port=0, prepare=None):
-    """Fork one process of a run, as `torchrun` would start it, and call `prepare` in it; returns its number."""
-    if process := os.fork():
-        return process
-    status = 1
-    try:
-        stream = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-        os.dup2(stream, 1)
-        os.dup2(stream, 2)
-        sys.stdout = sys.stderr = os.fdopen(stream, "w", buffering=1)
-        for handler in logging.getLogger("lightning").handlers + logging.getLogger("lightning.pytorch").handlers:
-            handler.setStream(sys.stderr)
-        if prepare is not None:
-            prepare()
-        torch.set_num_threads(1)  # threads of the parent do not survive a fork
-        sys.path.insert(0, str(HERE))
-        if world_size > 1:
-            ranks = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world_size, "LOCAL_WORLD_SIZE": world_size}
-            address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "GROUP_RANK": 0, "TORCHELASTIC_RUN_ID": "test"}
-            os.environ.update({key: str(value) for key, value in (ranks | address).items()})
-            rank_zero_only.rank = rank
-        main([*arguments])
-        status = 0
-    except SystemExit as stop:
-        status = stop.code or 0
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(status)
+    """Start one process of a run, as `torchrun` would, and call `prepare` in it first."""
+    process = SERVER.Process(target=_run, args=([*arguments], log, rank, world_size, port, prepare))
+    process.start()
+    return process
+
+
+def _run(arguments, log, rank, world_size, port, prepare):
+    sys.stdout = sys.stderr = Path(log).open("a", buffering=1)
+    for handler in logging.getLogger("lightning").handlers + logging.getLogger("lightning.pytorch").handlers:
+        handler.setStream(sys.stderr)
+    sys.path.insert(0, str(HERE))
+    torch.set_num_threads(1)
+    if prepare is not None:
+        prepare()
+    if world_size > 1:
+        ranks = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world_size, "LOCAL_WORLD_SIZE": world_size}
+        address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "GROUP_RANK": 0, "TORCHELASTIC_RUN_ID": "test"}
+        os.environ.update({key: str(value) for key, value in (ranks | address).items()})
+        rank_zero_only.rank = rank
+    main(arguments)
+
+
+def status(process, timeout=120):
+    """Wait for the exit status of a process; minus the signal if one has killed it."""
+    process.join(timeout)
+    assert process.exitcode is not None, f"not finished after {timeout} s"
+    return process.exitcode
 
 
 def finish(processes, log, timeout=120):
     """Wait for processes to end; all of them must end well."""
-    end, waiting = time.monotonic() + timeout, set(processes)
-    while waiting:
-        for process in [*waiting]:
-            done, status = os.waitpid(process, os.WNOHANG)
-            if done:
-                waiting.remove(process)
-                assert os.waitstatus_to_exitcode(status) == 0, Path(log).read_text()[-3000:]
-        assert time.monotonic() < end, f"not finished after {timeout} s: {Path(log).read_text()[-3000:]}"
-        time.sleep(0.02)
+    end, waiting = time.monotonic() + timeout, [*processes]
+    try:
+        while waiting:
+            assert all(process.exitcode in (None, 0) for process in waiting), Path(log).read_text()[-3000:]
+            waiting = [process for process in waiting if process.exitcode is None]
+            assert time.monotonic() < end, f"not finished after {timeout} s: {Path(log).read_text()[-3000:]}"
+            time.sleep(0.02)
+    finally:
+        for process in waiting:
+            process.kill()
 
 
 def fit(strategy, folder, *more, wait=True):

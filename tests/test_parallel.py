@@ -88,7 +88,7 @@ def halves(tmp_path_factory):
     [
         ("one", "fsdp"),
         ("fsdp", "ddp"),
-        ("ddp", "one"),
+        pytest.param("ddp", "one", marks=pytest.mark.slow),
         pytest.param("fsdp", "one", marks=pytest.mark.slow),
         pytest.param("one", "ddp", marks=pytest.mark.slow),
         pytest.param("ddp", "fsdp", marks=pytest.mark.slow),
@@ -105,6 +105,7 @@ def test_each_resumes_what_another_has_begun(one, halves, tmp_path, former, latt
     assert [others[key] for key in others] == pytest.approx([losses[key] for key in others], rel=1e-5)
 
 
+@pytest.mark.slow
 def test_checkpoints_in_shards(one, tmp_path, capsys):
     folder, shards = tmp_path / "run", ["--trainer.strategy.save_distributed_checkpoint", "true"]
     fit("fsdp", folder, "--trainer.max_steps", "2", *shards)
@@ -127,7 +128,7 @@ def test_blocks_are_recomputed_and_compiled_under_fsdp(one, tmp_path, option):
     assert_equal(contents(one), contents(tmp_path / "two"))
 
 
-@pytest.fixture(scope="module", params=[0, 2], ids=["0 workers", "2 workers"])
+@pytest.fixture(scope="module", params=[pytest.param(0, marks=pytest.mark.slow), 2], ids=["0 workers", "2 workers"])
 def workers(request, tmp_path_factory):
     """Options with that many workers, and a run of three epochs that was never stopped."""
     folder = tmp_path_factory.mktemp("workers") / "whole"
