@@ -134,6 +134,7 @@ class Uniform(pixelgen.PixelGen):
 from lightning import Trainer
 
 mine = Uniform(model.denoiser, optimizer=lambda parameters: torch.optim.AdamW(parameters, lr=1e-4))
-trainer = Trainer(max_steps=2, logger=False, enable_checkpointing=False, enable_progress_bar=False, accelerator="cpu")
+quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+trainer = Trainer(max_steps=2, log_every_n_steps=1, accelerator="cpu", **quiet)
 trainer.fit(mine, datamodule=ShapesData(image_size=model.denoiser.image_size, batch_size=8))
 trainer.callback_metrics["loss/flow_matching"]

@@ -33,7 +33,7 @@ def start(arguments, log, rank=0, world_size=1, port=0, prepare=None):
 
 
 def _run(arguments, log, rank, world_size, port, prepare):
-    sys.stdout = sys.stderr = Path(log).open("a", buffering=1)
+    sys.stdout = sys.stderr = Path(log).open("a", buffering=1)  # noqa: SIM115, open as long as the process lives
     for handler in logging.getLogger("lightning").handlers + logging.getLogger("lightning.pytorch").handlers:
         handler.setStream(sys.stderr)
     sys.path.insert(0, str(HERE))

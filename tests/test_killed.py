@@ -5,9 +5,9 @@ import random
 import signal
 import time
 
-import moments
 import pytest
 
+import moments
 from pixelgen.runs import read_checkpoint
 from processes import HERE, finish, fit, start, status
 from test_parallel import contents

@@ -128,7 +128,7 @@ def test_blocks_are_recomputed_and_compiled_under_fsdp(one, tmp_path, option):
     assert_equal(contents(one), contents(tmp_path / "two"))
 
 
-@pytest.fixture(scope="module", params=[pytest.param(0, marks=pytest.mark.slow), 2], ids=["0 workers", "2 workers"])
+@pytest.fixture(scope="module", params=[0, 2], ids=["0 workers", "2 workers"])
 def workers(request, tmp_path_factory):
     """Options with that many workers, and a run of three epochs that was never stopped."""
     folder = tmp_path_factory.mktemp("workers") / "whole"
@@ -137,6 +137,7 @@ def workers(request, tmp_path_factory):
     return options, folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", [3, 4])  # in the middle and at the end of the second epoch
 def test_resuming_is_bit_equal_with_workers_and_accumulation(workers, tmp_path, step):
     options, whole = workers
@@ -156,7 +157,9 @@ def test_fsdp1_is_refused():
 
 @pytest.fixture
 def group(tmp_path):
-    """A process group of one."""
+    """A process group of one; runs in this process may have left theirs."""
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
     torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path / 'store'}", rank=0, world_size=1)
     yield torch.distributed.init_device_mesh("cpu", (1,))
     torch.distributed.destroy_process_group()
