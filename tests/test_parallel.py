@@ -87,7 +87,7 @@ def halves(tmp_path_factory):
     ("former", "latter"),
     [
         ("one", "fsdp"),
-        ("fsdp", "ddp"),
+        pytest.param("fsdp", "ddp", marks=pytest.mark.slow),
         pytest.param("ddp", "one", marks=pytest.mark.slow),
         pytest.param("fsdp", "one", marks=pytest.mark.slow),
         pytest.param("one", "ddp", marks=pytest.mark.slow),
