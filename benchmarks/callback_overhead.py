@@ -7,7 +7,7 @@ in rotating order. On a GPU the times are the host's; on a CPU they are this pro
 processes disturb less: with one thread, that is the time a step would take undisturbed.
 
 * "difference" is what a step takes beyond that of the round's bare arm: median and range over the rounds. On a shared
-  CPU the same fit repeats to about 2 % only, so a range around zero says no more than that the cost is below it.
+  CPU the same fit repeats to about 2 % only, so a range around zero only bounds the cost from above.
 * "hooks" is the time inside a callback while all of them run, over the step of the same fit. It repeats to a tenth, but
   misses what a callback causes elsewhere: in the optimizer, in caches, in the thread that draws the progress bar (which
   needs a terminal). On a GPU it also misses the work of the device, and holds the wait for it in logging steps.

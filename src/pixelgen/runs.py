@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from argparse import ArgumentError
+from argparse import ArgumentError, Namespace
+from collections.abc import Callable
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -15,15 +16,13 @@ from jsonargparse import ArgumentParser
 from lightning.pytorch.utilities import rank_zero_warn
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor
 
 from pixelgen.messages import one_sentence
-from pixelgen.models import Denoiser
 from pixelgen.module import PixelGen
 from pixelgen.parallel import is_sharded, read_shards
+from pixelgen.published import Weights, below, fill_denoiser, in_our_shape, model_of, unreadable
 
 Average = bool | float | str
-Weights = dict[str, Tensor]  # a state dict of the denoiser
 
 EXPORT = "model.safetensors"
 EXPORT_FORMAT = "pixelgen-1"  # the file's metadata has it beside the name of its `average` and the `step`
@@ -87,22 +86,24 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     """Contents of a checkpoint or export, on the CPU; tensors and primitives only, nothing in it is executed.
 
     Tensors are mapped from the file where its format allows it: what nobody uses is never read. An export reads as a
-    checkpoint that holds one average and nothing else.
+    checkpoint that holds one average and nothing else, a published checkpoint as `in_our_shape` says.
 
     Raises:
-        ValueError: if the file is not a complete checkpoint or export.
+        ValueError: if the file is not a complete checkpoint or export, or needs Python objects.
     """
     try:
         if _is_export(path):
             return _read_export(path)
         if is_sharded(path):
             return read_shards(path)
-        checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zipfile(path))
+        with torch.serialization.safe_globals([Namespace]):  # JiT keeps its arguments in one; it runs nothing
+            checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zipfile(path))
     except Exception as error:  # torch.load raises many kinds for a damaged file
-        raise ValueError(f"{path} is not a readable checkpoint or export ({type(error).__name__}: {error})") from error
-    if "state_dict" not in checkpoint:
-        raise ValueError(f"{path} is not a checkpoint of pixelgen: it has no state_dict")
-    return checkpoint
+        raise unreadable(path, error) from error
+    ours = in_our_shape(checkpoint) if isinstance(checkpoint, dict) else {}
+    if "state_dict" not in ours:
+        raise ValueError(f"{path} is not a checkpoint of pixelgen, nor a published one of PixelGen or JiT")
+    return ours
 
 
 def _read_export(path: Path) -> dict[str, Any]:
@@ -145,18 +146,19 @@ def average_name(checkpoint: dict[str, Any], ema: Average) -> str:
 
 def _weights_by_name(checkpoint: dict[str, Any]) -> dict[str, Weights]:
     """Every state dict of the denoiser in a checkpoint: the averages in their order, then "raw" if it is there."""
-    raw = _below("denoiser.", checkpoint["state_dict"])
+    checkpoint = in_our_shape(checkpoint)
+    raw = below("denoiser.", checkpoint["state_dict"])
     averages: dict[str, Weights] = checkpoint.get("callbacks", {}).get("EMA", {}).get("averages", {})
-    if released := _below("ema_denoiser.", checkpoint["state_dict"]):  # the authors keep theirs beside the raw ones
-        averages = {"ema": released}
-    named = {name: raw | average for name, average in averages.items()}
+    whole = "published" in checkpoint  # ours hold what trains, no buffers
+    named = {name: average if whole else raw | average for name, average in averages.items()}
     return named | {"raw": raw} if raw or not named else named
 
 
 def start_from(model: PixelGen, source: str | Path) -> None:
-    """Fill a new model from a run, checkpoint or export: the first average of the denoiser, and REPA's projector.
+    """Fill a new model from whatever `load` takes: the first average of the denoiser, and the objective's own weights.
 
-    The whole denoiser must fit. A projector that does not fit, or is not there, starts anew, with a warning.
+    The whole denoiser must fit. REPA's projector, or the adaptive weight, starts anew with a warning if it does not fit
+    or is not there.
 
     Raises:
         ValueError: naming the first parameters that are missing, unexpected, or of another shape.
@@ -165,51 +167,41 @@ def start_from(model: PixelGen, source: str | Path) -> None:
     checkpoint = read_checkpoint(path)
     fill_denoiser(model.denoiser, denoiser_weights(checkpoint, True), path)
     own = model.objective.state_dict()
-    theirs = _below("objective.", checkpoint["state_dict"])
-    if own and {key: value.shape for key, value in own.items()} == {key: value.shape for key, value in theirs.items()}:
-        model.objective.load_state_dict(theirs)
-    elif own:
-        rank_zero_warn(f"{path} does not hold the objective's own weights ({next(iter(own))}, …): they start anew")
-
-
-def fill_denoiser(denoiser: Denoiser, weights: Weights, path: Path) -> None:
-    """Copy weights into a denoiser; `path` is where they came from, for the message if they do not fit."""
-    own = denoiser.state_dict()
-    problems = [f"{key} is missing" for key in own if key not in weights]
-    problems += [f"{key} is unexpected" for key in weights if key not in own]
-    problems += [
-        f"{key} is {tuple(value.shape)} there, {tuple(own[key].shape)} here"
-        for key, value in weights.items()
-        if key in own and own[key].shape != value.shape
-    ]
-    if problems:
-        more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
-        raise ValueError(f"the weights in {path} are of another network: {'; '.join(problems[:3])}{more}")
-    if not any(value.is_meta for value in own.values()):  # else rank 0 hands them on
-        denoiser.load_state_dict(weights)
-
-
-def _below(prefix: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The entries under a prefix, without it."""
-    return {key[len(prefix) :]: value for key, value in state.items() if key.startswith(prefix)}
+    theirs = below("objective.", checkpoint["state_dict"])
+    for slot in dict.fromkeys(key.partition(".")[0] for key in own):
+        mine, found = (
+            {key: value.shape for key, value in state.items() if key.partition(".")[0] == slot}
+            for state in (own, theirs)
+        )
+        if mine == found:
+            own |= {key: theirs[key] for key in found}
+        else:
+            rank_zero_warn(f"{path} does not hold the objective's own weights ({next(iter(mine))}, …): they start anew")
+    model.objective.load_state_dict(own)
 
 
 def load(source: str | Path, ema: Average = True, device: str | torch.device | None = None) -> PixelGen:
     """A trained model, ready to `.sample(...)`: rebuilt from a run's config, without its losses.
 
+    A published checkpoint needs no config: its weights tell the size of the network.
+
     Args:
-        source: run folder, a checkpoint in one, or an export.
+        source: run folder, a checkpoint in one, an export, or a published checkpoint of PixelGen or JiT.
         ema: True for the first average of the weights (raw if there is none), False for raw weights, or the decay or
-            name of an average. An export holds one: True is always that.
+            name of an average. An export holds one: True is always that. PixelGen publishes `ema`, JiT `ema1`, `ema2`.
         device: where to put the model; None for a GPU if there is one, else the CPU.
 
     Raises:
         ValueError: if there is no readable checkpoint or export, or its weights do not fit its config.
     """
     path = find_weights(source)
-    weights = denoiser_weights(read_checkpoint(path), ema)
-    model = model_of_run(run_folder(path))
-    fill_denoiser(model.denoiser, weights, path)
+    checkpoint = read_checkpoint(path)
+    weights = denoiser_weights(checkpoint, ema)
+    if "published" in checkpoint:
+        model = model_of(weights, checkpoint["published"], path)
+    else:
+        model = model_of_run(run_folder(path))
+        fill_denoiser(model.denoiser, weights, path)
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     return model.to(device).eval()
@@ -253,26 +245,52 @@ def export(source: str | Path, to: str | Path | None = None, ema: Average = True
         ValueError: if the run cannot be loaded, or the folder holds an export or config already or cannot be written.
     """
     path = find_weights(source)
+    checkpoint = read_checkpoint(path)
+    if "published" in checkpoint:
+        raise ValueError(f"{path} is a published checkpoint, not one of a run: python -m pixelgen.convert takes it")
     config = run_folder(path) / "config.yaml"
     folder = config.with_name("export") if to is None else Path(to)
-    if taken := [name for name in (EXPORT, config.name) if (folder / name).exists()]:
-        raise ValueError(f"{folder} holds {' and '.join(taken)} already: give another folder as --to")
-    checkpoint = read_checkpoint(path)
+    refuse_used(folder)
     name = average_name(checkpoint, ema)
-    about = {"format": EXPORT_FORMAT, "average": name, "step": str(checkpoint.get("global_step"))}
-    weights = {  # copies, since the format allows neither tied nor strided ones
-        key: value.clone(memory_format=torch.contiguous_format)
-        for key, value in load(path, name, "cpu").denoiser.state_dict().items()
-    }
-    unfinished = folder / f".{EXPORT}.unfinished"
+    weights = load(path, name, "cpu").denoiser.state_dict()
+    return write_export(
+        folder, weights, name, checkpoint.get("global_step"), lambda target: shutil.copyfile(config, target)
+    )
+
+
+def refuse_used(folder: Path) -> None:
+    """Refuse to write an export into a folder that holds one, or a config.
+
+    Raises:
+        ValueError: naming what is there.
+    """
+    if taken := [name for name in (EXPORT, "config.yaml") if (folder / name).exists()]:
+        raise ValueError(f"{folder} holds {' and '.join(taken)} already: give another folder as --to")
+
+
+def write_export(
+    folder: Path, weights: Weights, average: str, step: int | None, write_config: Callable[[Path], object]
+) -> Path:
+    """Write weights as an export, and the config that `write_config` puts at the path it is given; both or nothing.
+
+    Returns:
+        The file of weights.
+
+    Raises:
+        ValueError: if the folder cannot be written.
+    """
+    about = {"format": EXPORT_FORMAT, "average": average, "step": str(step)}
+    # copies, since the format allows neither tied nor strided ones
+    copies = {key: value.clone(memory_format=torch.contiguous_format) for key, value in weights.items()}
+    unfinished, config = folder / f".{EXPORT}.unfinished", folder / "config.yaml"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        save_file(weights, unfinished, about)
-        shutil.copyfile(config, folder / config.name)
-        shutil.copymode(folder / config.name, unfinished)  # safetensors lets nobody but the owner read its files
+        save_file(copies, unfinished, about)
+        write_config(config)
+        shutil.copymode(config, unfinished)  # safetensors lets nobody but the owner read its files
         return unfinished.rename(folder / EXPORT)
     except (OSError, SafetensorError) as error:
-        for part in (unfinished, folder / config.name):
+        for part in (unfinished, config):
             if part.exists():
                 part.unlink()
         raise ValueError(f"could not write into {folder} ({error}): free some space or give another --to") from error
