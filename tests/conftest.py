@@ -1,6 +1,11 @@
 """Fixtures shared by tests of whole runs."""
 
+import os
+
 import pytest
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # each core has a process of tests already
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture(scope="session")
