@@ -1,0 +1,105 @@
+"""Instances of objects in images: Mask2Former (arXiv 2112.01527), with mmdet's pre- and post-processing."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from pixelgen.encoders.frozen import IMAGENET_MEAN, IMAGENET_STD, FrozenEncoder, normalise
+from pixelgen.encoders.pretrained import load_pretrained
+
+SHORT, LONG = 800, 1333
+"""Images are resized to a short side of so many pixels, unless the long one would get longer than this."""
+
+MOST = 100
+"""Instances of an image at most."""
+
+
+@dataclass(frozen=True)
+class Instance:
+    """One object: number of its class, score in [0, 1], box (left, upper, right, lower) and mask (H, W) in pixels."""
+
+    label: int
+    score: float
+    box: tuple[float, float, float, float]
+    mask: Tensor
+
+
+class Mask2Former(FrozenEncoder):
+    """Finds instances of the classes that its weights know.
+
+    Args:
+        source: folder or repository of `Mask2FormerForUniversalSegmentation`, trained for instance segmentation.
+        revision: branch, tag or commit on the hub.
+    """
+
+    def __init__(
+        self, source: str = "facebook/mask2former-swin-small-coco-instance", revision: str | None = None
+    ) -> None:
+        network, self.revision = load_pretrained("Mask2FormerForUniversalSegmentation", source, revision)
+        super().__init__(network)
+        labels = network.config.id2label
+        self.labels = [str(labels[i]) for i in range(len(labels))]
+
+    @torch.no_grad()
+    def forward(self, images: Tensor, least: float = 0.0) -> list[list[Instance]]:
+        """Instances with a score above `least` in uint8 images (B, 3, H, W), in no particular order."""
+        height, width = images.shape[-2:]
+        scale = min(SHORT / min(height, width), LONG / max(height, width))
+        size = (int(height * scale + 0.5), int(width * scale + 0.5))
+        x = F.interpolate(images.float() / 127.5 - 1, size, mode="bilinear", align_corners=False)
+        x = normalise(x, IMAGENET_MEAN, IMAGENET_STD)
+        x = F.pad(x, (0, -size[1] % 32, 0, -size[0] % 32))
+        found = self.network(pixel_values=x)
+        padded = (x.shape[-2], x.shape[-1])
+        return [
+            instances(logits, masks, padded, size, (height, width), least)
+            for logits, masks in zip(found.class_queries_logits, found.masks_queries_logits, strict=True)
+        ]
+
+
+def instances(
+    logits: Tensor,
+    masks: Tensor,
+    padded: tuple[int, int],
+    resized: tuple[int, int],
+    original: tuple[int, int],
+    least: float = 0.0,
+) -> list[Instance]:
+    """Instances from the queries of one image.
+
+    The best pairs of query and class are taken; a score is the class' probability times the mean probability of the
+    mask's pixels; a box encloses the pixels of its mask.
+
+    Args:
+        logits: of the classes, and none of them last (Q, C + 1).
+        masks: logits of masks (Q, h, w), over the padded image.
+        padded: height and width of what the network saw.
+        resized: of the image in the upper left corner of it.
+        original: of the image before resizing, which boxes and masks are for.
+        least: scores up to this one are left out.
+    """
+    probabilities = logits.float().softmax(-1)[:, :-1]
+    best, pairs = probabilities.flatten().topk(min(MOST, probabilities.numel()))
+    pairs, best = pairs[best > least], best[best > least]  # the mask can only lower it
+    found = []
+    for score, pair in zip(best.tolist(), pairs.tolist(), strict=True):
+        query, label = divmod(pair, probabilities.shape[1])
+        mask = F.interpolate(masks[query][None, None].float(), padded, mode="bilinear", align_corners=False)
+        mask = mask[..., : resized[0], : resized[1]]
+        mask = F.interpolate(mask, original, mode="bilinear", align_corners=False)[0, 0]
+        inside = mask > 0
+        sure = float((mask.sigmoid() * inside).sum() / (inside.sum() + 1e-6))
+        if math.isfinite(sure) and score * sure > least:
+            found.append(Instance(label, score * sure, enclosing(inside), inside))
+    return found
+
+
+def enclosing(mask: Tensor) -> tuple[float, float, float, float]:
+    """Left, upper, right and lower edge of the pixels of a mask (H, W) that is not empty."""
+    rows, columns = (mask.any(axis).nonzero()[:, 0] for axis in (1, 0))
+    return float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1)

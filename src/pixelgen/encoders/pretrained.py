@@ -1,0 +1,66 @@
+"""Networks that transformers loads, from a folder or the hub, whole or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+from pixelgen.encoders.frozen import sha256
+
+
+def load_pretrained(kind: str, source: str, revision: str | None = None) -> tuple[Any, str]:
+    """A network of a transformers class with its weights, float32, and what names the weights.
+
+    The hub is asked only for what its cache on this machine lacks.
+
+    Args:
+        kind: name of the class in transformers, such as "CLIPModel".
+        source: a folder, or the name of a repository on the hub.
+        revision: branch, tag or commit on the hub.
+
+    Returns:
+        The network, and the commit on the hub, or the SHA-256 of the weights in the folder.
+
+    Raises:
+        ValueError: if transformers, the files or the network are missing, or weights do not fit.
+    """
+    network, report = load_from(kind, source, revision, output_loading_info=True)
+    wrong = [*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])]
+    if wrong:
+        raise ValueError(f"{source} lacks {len(wrong)} weights of {kind} ({sorted(wrong)[0]}, …): give another source")
+    commit = getattr(network.config, "_commit_hash", None)
+    name = f"sha256:{_weights_sha256(Path(source))}" if Path(source).is_dir() else str(commit or revision)
+    return network.float(), name
+
+
+def load_from(kind: str, source: str, revision: str | None = None, **options: Any) -> Any:
+    """Call `from_pretrained` of a transformers class, first without the network; errors as in `load_pretrained`."""
+    try:
+        import transformers
+    except ModuleNotFoundError as error:
+        raise ValueError(
+            f"{kind} needs transformers: pip install 'transformers>=4.51' (the extra `text` of this package)"
+        ) from error
+    load, folder = getattr(transformers, kind).from_pretrained, Path(source).is_dir()
+    try:
+        try:
+            return load(source, revision=revision or "main", local_files_only=True, **options)
+        except OSError:
+            if folder:
+                raise
+            return load(source, revision=revision or "main", **options)
+    except (OSError, ValueError, RuntimeError) as error:
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        advice = (
+            "give a folder with its files"
+            if folder
+            else "download it on a machine with network and give the folder, or set HF_HOME to a cache that holds it"
+        )
+        raise ValueError(f"cannot load {kind} from {source}: {advice} ({first})") from error
+
+
+def _weights_sha256(folder: Path) -> str:
+    """SHA-256 of a folder's weights; of the hashes of the files where there are several."""
+    hashes = [sha256(file) for pattern in ("*.safetensors", "*.bin") for file in sorted(folder.glob(pattern))]
+    return hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
