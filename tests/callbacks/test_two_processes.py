@@ -25,7 +25,7 @@ def run(strategy, folder, max_steps, *more):
 def test_all_callbacks_on_two_processes(tmp_path, strategy):
     (one,) = run("one", tmp_path / "one", 6)
     first, second = run(strategy, tmp_path / "two", 6)
-    assert first == second
+    assert all(first[key] == second[key] for key in ("fid", "skipped", "weights"))
     # before training the score is that of one process; `skipped` counts the step that was bad on one process only
     assert first["fid"][0]["frechet/means"] == pytest.approx(one["fid"][0]["frechet/means"], rel=1e-9)
     assert first["skipped"] == 1
