@@ -12,12 +12,11 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from PIL import Image, ImageDraw
 from torch import Tensor
-from torchvision.utils import make_grid
 
 from pixelgen.callbacks.interlude import Schedule, interlude
 from pixelgen.flow import to_uint8
+from pixelgen.pictures import PADDING, grid
 
-PADDING = 2  # pixels between the images of a grid
 MARGIN = 80  # pixels left of a row of `progress.png`, where its step is written
 STRIP = 8  # images in a row of `progress.png`
 ROWS = 16  # rows of `progress.png` at most
@@ -106,15 +105,14 @@ class Preview(Callback):
         return [i * num_classes // self.num_images for i in range(self.num_images)]
 
     def _write(self, trainer: Trainer, images: Tensor) -> None:
-        grid = make_grid(images, nrow=self.columns, padding=PADDING, pad_value=255)
+        picture = grid(images, self.columns)
         folder = Path(trainer.default_root_dir) / "previews"
         folder.mkdir(parents=True, exist_ok=True)
-        picture = Image.fromarray(grid.permute(1, 2, 0).numpy())
         picture.save(folder / f"step_{trainer.global_step:07d}.png")
         self._write_progress(folder, trainer.global_step, images.shape[-2:])
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
-                logger.experiment.add_image("preview", grid, trainer.global_step)
+                logger.experiment.add_image("preview", np.asarray(picture), trainer.global_step, dataformats="HWC")
             elif hasattr(logger, "log_image"):  # Weights & Biases and those that follow its lead
                 logger.log_image(key="preview", images=[picture], step=trainer.global_step)
 
@@ -132,8 +130,8 @@ class Preview(Callback):
         for row, index in enumerate(chosen):
             at, path = steps[index]
             top = PADDING + row * (height + PADDING)
-            with Image.open(path) as grid:
-                first = grid.crop((PADDING, PADDING, PADDING + columns * (width + PADDING), PADDING + height))
+            with Image.open(path) as preview:
+                first = preview.crop((PADDING, PADDING, PADDING + columns * (width + PADDING), PADDING + height))
                 canvas.paste(first, (MARGIN, top))
             draw.text((PADDING, top + height // 2), f"{at}", fill="black", anchor="lm")
         unfinished = folder / ".progress.png"
