@@ -28,6 +28,8 @@ def test_all_callbacks_on_two_processes(tmp_path, strategy):
     assert all(first[key] == second[key] for key in ("fid", "skipped", "weights"))
     # before training the score is that of one process; `skipped` counts the step that was bad on one process only
     assert first["fid"][0]["frechet/means"] == pytest.approx(one["fid"][0]["frechet/means"], rel=1e-9)
+    assert first["geneval"][0] == one["geneval"][0]
+    assert 0 < first["geneval"][0]["geneval/images"] < 1
     assert first["skipped"] == 1
     assert first["weights"][1] == first["weights"][2]
     seen = torch.tensor(first["weights"], dtype=torch.float64)

@@ -15,10 +15,12 @@ from torch.distributed.tensor import DTensor
 from pixelgen.callbacks.checkpoint import Checkpoint
 from pixelgen.callbacks.ema import EMA
 from pixelgen.callbacks.fid import FID
+from pixelgen.callbacks.geneval import GenEval
 from pixelgen.callbacks.guard import Guard
 from pixelgen.callbacks.preview import Preview
 from pixelgen.callbacks.summary import Summary
 from pixelgen.callbacks.throughput import Throughput
+from pixelgen.metrics.geneval import Detector, Found, Prompt, Wanted, to_lines
 from tiny_run import Means, TinyData, TinyModule, tiny_trainer
 
 warnings.filterwarnings("ignore")
@@ -26,6 +28,8 @@ logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
 
 
 class Sharded(TinyModule):
+    text_encoder = "stands for one"
+
     def configure_model(self):
         if getattr(self, "device_mesh", None) is not None and not hasattr(self, "done"):
             self.done = True
@@ -35,6 +39,23 @@ class Sharded(TinyModule):
         loss = super().training_step(batch, batch_idx)
         bad = self.global_step == 2 and self.global_rank == 1  # one process only
         return loss * float("inf") if bad else loss
+
+    def sample(self, condition=None, seeds=0, *, batch_size=64):
+        texts = [len(text) % 3 if isinstance(text, str) else text for text in condition]
+        return super().sample(texts, seeds, batch_size=batch_size)
+
+
+class Bright(Detector):
+    """Sees a circle in some images, depending on all of their pixels."""
+
+    def __init__(self):
+        super().__init__(["circle"], ["red"], {"detector": "bright"})
+
+    def detect(self, images):
+        return [[Found("circle", (0, 0, 1, 1), 0.95)] if image.long().sum() % 3 else [] for image in images]
+
+    def colors_of(self, image, objects):
+        return ["red"]
 
 
 class Record(Callback):
@@ -48,14 +69,24 @@ class Record(Callback):
 def main(strategy, folder, max_steps, ckpt_path=None):
     ema, guard, record = EMA([0.5]), Guard(), Record()
     fid = FID(Means(), num_samples=9, at_start=True, batch_size=2)
-    callbacks = [ema, guard, Throughput(every_n_steps=2), Preview(num_images=2), fid, Summary(), record]
+    circles = Path(folder, "circles.jsonl")
+    prompts = [Prompt("single_object", (Wanted("circle"),), "circle" + i * "!") for i in range(9)]
+    circles.write_text(to_lines(prompts))
+    geneval = GenEval(Bright(), str(circles), at_start=True, batch_size=2)
+    callbacks = [ema, guard, Throughput(every_n_steps=2), Preview(num_images=2), fid, geneval, Summary(), record]
     options = {"devices": 1} if strategy == "one" else {"devices": 2, "strategy": _strategy(strategy)}
     trainer = tiny_trainer(folder, [*callbacks, Checkpoint(every_n_steps=3)], max_steps=max_steps, **options)
     trainer.fit(Sharded(), TinyData(), ckpt_path=ckpt_path)
     averages = ema.state_dict()["averages"]["0.5"]  # whole on the first process alone
     average = averages["mix.weight"].flatten().tolist() if trainer.is_global_zero else None
     assert record.sharded == (strategy == "fsdp")
-    result = {"fid": fid.history, "skipped": guard.skipped, "average": average, "weights": record.seen}
+    result = {
+        "fid": fid.history,
+        "geneval": geneval.history,
+        "skipped": guard.skipped,
+        "average": average,
+        "weights": record.seen,
+    }
     Path(folder, f"rank{trainer.global_rank}.json").write_text(json.dumps(result))
     trainer.strategy.barrier()  # the first process ends the test
 

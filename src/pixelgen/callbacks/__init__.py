@@ -3,6 +3,7 @@
 from pixelgen.callbacks.checkpoint import Checkpoint
 from pixelgen.callbacks.ema import EMA
 from pixelgen.callbacks.fid import FID
+from pixelgen.callbacks.geneval import GenEval
 from pixelgen.callbacks.guard import Guard
 from pixelgen.callbacks.preview import Preview
 from pixelgen.callbacks.progress import Progress
@@ -10,4 +11,4 @@ from pixelgen.callbacks.slots import Callbacks
 from pixelgen.callbacks.summary import Summary
 from pixelgen.callbacks.throughput import Throughput
 
-__all__ = ["EMA", "FID", "Callbacks", "Checkpoint", "Guard", "Preview", "Progress", "Summary", "Throughput"]
+__all__ = ["EMA", "FID", "Callbacks", "Checkpoint", "GenEval", "Guard", "Preview", "Progress", "Summary", "Throughput"]

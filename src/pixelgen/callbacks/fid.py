@@ -2,30 +2,30 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from torchmetrics import Metric
 
-from pixelgen.callbacks.interlude import Schedule, find_ema, interlude
+from pixelgen.callbacks.evaluator import Evaluator, record
+from pixelgen.callbacks.interlude import find_ema, interlude
 from pixelgen.callbacks.log import log
 from pixelgen.data.imagenet import ImageFolderDataset, list_images
 from pixelgen.encoders.frozen import FeatureExtractor
 from pixelgen.encoders.inception import Inception
-from pixelgen.flow import to_uint8
+from pixelgen.flow import describe, to_uint8
 from pixelgen.metrics.frechet import FeatureStatistics, Statistics
 from pixelgen.metrics.judge import ShapesAccuracy
 from pixelgen.metrics.reference import reference_statistics
 
 
-class FID(Callback):
+class FID(Evaluator):
     """Fréchet distance between generated and real images, logged as `fid` or `frechet/<extractor>`.
 
     Only Inception features make a FID; a distance in other features is called by their name. Image i has class
@@ -63,7 +63,7 @@ class FID(Callback):
     ) -> None:
         if num_samples < 2 or (reference_samples is not None and reference_samples < 2) or batch_size < 1:
             raise ValueError("num_samples and reference_samples must be at least 2 and batch_size at least 1")
-        self.schedule = Schedule(every_n_steps, at_start, at_end)
+        super().__init__(every_n_steps, at_start, at_end)
         self.extractor = extractor
         self.reference = reference
         self.num_samples = num_samples
@@ -72,7 +72,6 @@ class FID(Callback):
         self.seed = seed
         self.decays = decays
         self.accuracy = accuracy
-        self.history: list[dict[str, float]] = []
         self._statistics: Statistics | None = None
         if num_samples <= extractor.num_features:
             rank_zero_warn(
@@ -84,8 +83,6 @@ class FID(Callback):
     def name(self) -> str:
         """What the distance is called in logs."""
         return "fid" if isinstance(self.extractor, Inception) else f"frechet/{self.extractor.name}"
-
-    # --- hooks
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Forget the reference of an earlier fit, whose data may have been other; check what evaluation will need.
@@ -104,31 +101,6 @@ class FID(Callback):
                 f"fid.accuracy judges the classes {self.accuracy.class_names[:2]} and so on, but those of the data are "
                 f"{names[:2]} and so on: give ShapesAccuracy the same class_names"
             )
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Score the untrained network, if asked for."""
-        if self.schedule.start(trainer.global_step):
-            self.evaluate(trainer, pl_module)
-
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        """Score every n-th step."""
-        if self.schedule.step(trainer.global_step):
-            self.evaluate(trainer, pl_module)
-
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Score the result, unless the last step was one of the n-th ones."""
-        if self.schedule.end(trainer.global_step):
-            self.evaluate(trainer, pl_module)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Every value so far."""
-        return {"history": [dict(entry) for entry in self.history]}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take over the values so far."""
-        self.history = [dict(entry) for entry in state_dict["history"]]
 
     # --- evaluation
 
@@ -218,32 +190,19 @@ class FID(Callback):
         self, trainer: Trainer, pl_module: LightningModule, average: str | None, scores: dict[str, float]
     ) -> None:
         """Append the numbers and all that they depend on."""
-        if not trainer.is_global_zero or self._statistics is None:
+        if self._statistics is None:
             return
-        record = {
-            "step": trainer.global_step,
+        about = {
             **scores,
             "samples": self.num_samples,
             "classes": "equal counts",
             "seed": self.seed,
             "average": average,
-            "sampler": _describe(pl_module.sampler),
+            "sampler": describe(pl_module.sampler),
             "extractor": self.extractor.name,
             "weights_sha256": self.extractor.weights_sha256,
             "reference": "training images" if self.reference is None else self.reference.name,
             "reference_samples": self._statistics.n,
             "reference_fingerprint": self._statistics.fingerprint,
         }
-        with (Path(trainer.default_root_dir) / "evaluations.jsonl").open("a") as file:
-            file.write(json.dumps(record) + "\n")
-
-
-def _describe(sampler: Any) -> dict[str, Any]:
-    """A sampler's class and settings."""
-    described: dict[str, Any] = {"class": type(sampler).__name__}
-    for name, value in vars(sampler).items():
-        if isinstance(value, Tensor):
-            described[name] = value.tolist()
-        elif not name.startswith("_"):
-            described[name] = value if isinstance(value, int | float | str | list) else str(value)
-    return described
+        record(trainer, about)

@@ -7,6 +7,7 @@ from lightning.pytorch import Callback
 from pixelgen.callbacks.checkpoint import Checkpoint
 from pixelgen.callbacks.ema import EMA
 from pixelgen.callbacks.fid import FID
+from pixelgen.callbacks.geneval import GenEval
 from pixelgen.callbacks.guard import Guard
 from pixelgen.callbacks.preview import Preview
 from pixelgen.callbacks.summary import Summary
@@ -22,6 +23,7 @@ class Callbacks:
         throughput: images per second, MFU, memory.
         preview: grids of samples.
         fid: Fréchet distance during training.
+        geneval: GenEval's score of a few prompts during training.
         checkpoint: saving.
         summary: table at the end.
     """
@@ -33,9 +35,10 @@ class Callbacks:
         throughput: Throughput | None = None,
         preview: Preview | None = None,
         fid: FID | None = None,
+        geneval: GenEval | None = None,
         checkpoint: Checkpoint | None = None,
         summary: Summary | None = None,
     ) -> None:
         # averages come first, so that the others see the newest; the table comes last
-        slots = (ema, guard, throughput, preview, fid, checkpoint, summary)
+        slots = (ema, guard, throughput, preview, fid, geneval, checkpoint, summary)
         self.active: list[Callback] = [callback for callback in slots if callback is not None]

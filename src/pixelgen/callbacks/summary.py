@@ -10,7 +10,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from rich.console import Console
 from rich.table import Table
 
-from pixelgen.callbacks.fid import FID
+from pixelgen.callbacks.evaluator import Evaluator
 from pixelgen.callbacks.throughput import Throughput
 
 
@@ -54,10 +54,10 @@ class Summary(Callback):
 
 
 def scores(trainer: Trainer) -> list[tuple[str, str, str]]:
-    """Name, first and last value (with its step) of everything that FID callbacks have measured."""
+    """Name, first and last value (with its step) of everything that was scored."""
     rows = []
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
-        if not isinstance(callback, FID):
+        if not isinstance(callback, Evaluator):
             continue
         names = dict.fromkeys(name for entry in callback.history for name in entry if name != "step")
         for name in names:
