@@ -82,7 +82,7 @@ class Pauses(Callback):
             time.sleep(0.25)
 
 
-@pytest.mark.parametrize("first", [True, False])
+@pytest.mark.parametrize("first", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_interludes_checkpoints_and_validation_are_left_out(tmp_path, monkeypatch, first):
     class Steady(TinyModule):
         def training_step(self, batch, batch_idx):
