@@ -73,7 +73,7 @@ def shard(denoiser: Denoiser, others: Iterable[nn.Module], mesh: DeviceMesh) -> 
         denoiser.to_empty(device="cpu")
         denoiser.initialise()
     weights = [module.state_dict() if first else {} for module in modules]
-    for block in denoiser.blocks:
+    for block in denoiser.every_block():
         if block._compiled_call_impl is not None:  # FSDP's hooks must run outside of what is compiled
             block._compiled_call_impl = None
             block.forward = torch.compile(block.forward)

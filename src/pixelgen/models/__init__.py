@@ -2,6 +2,7 @@
 
 from pixelgen.models.class_conditional import JiT
 from pixelgen.models.denoiser import Denoiser
-from pixelgen.models.sizes import Size, jit
+from pixelgen.models.sizes import Size, jit, text_jit
+from pixelgen.models.text_conditional import TextJiT
 
-__all__ = ["Denoiser", "JiT", "Size", "jit"]
+__all__ = ["Denoiser", "JiT", "Size", "TextJiT", "jit", "text_jit"]

@@ -118,8 +118,6 @@ class JiT(Denoiser):
         proj_drop: dropout of block outputs in the middle half of the blocks.
     """
 
-    pos_embed: Tensor
-
     def __init__(
         self,
         input_size: int = 256,
@@ -233,20 +231,3 @@ class JiT(Denoiser):
             )
         embedding: Tensor = self.y_embedder(condition)
         return embedding
-
-    def grid(self, x: Tensor) -> tuple[int, int]:
-        """Rows and columns of patches of an image batch."""
-        height, width = x.shape[-2:]
-        if height % self.patch_size or width % self.patch_size:
-            raise ValueError(
-                f"images of {height}x{width} pixels do not divide into patches of {self.patch_size}: "
-                f"choose multiples of {self.patch_size}"
-            )
-        return height // self.patch_size, width // self.patch_size
-
-    def positions(self, rows: int, columns: int) -> Tensor:
-        """Position embedding of a grid: the stored one for the training size, else computed anew."""
-        size = self.image_size // self.patch_size
-        if (rows, columns) == (size, size):
-            return self.pos_embed
-        return position_embedding(self.pos_embed.shape[-1], rows, columns).to(self.pos_embed)

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from pixelgen.models.layers import position_embedding
+
 
 class Denoiser(nn.Module):
     """Predicts the clean image from a noisy one (x-prediction).
@@ -13,8 +15,9 @@ class Denoiser(nn.Module):
     `forward(x_t, t, condition)` takes noisy images (B, C, H, W), times (B,) in [0, 1] (0 is noise) and the condition,
     and returns the predicted clean images, shaped like `x_t`.
 
-    Subclasses set `blocks` and `hidden_size` and implement `initialise`, `forward_with_features`, `null_condition`,
-    `last_layer`.
+    Subclasses set `blocks`, `hidden_size` and `pos_embed` and implement `initialise`, `forward_with_features`,
+    `null_condition`, `last_layer`. Those whose conditions are text states (B, L, E) set `text_shape` to (L, E); their
+    null condition is text too, and not theirs to know.
 
     Args:
         image_size: side of the training images in pixels.
@@ -25,6 +28,9 @@ class Denoiser(nn.Module):
 
     blocks: nn.ModuleList
     hidden_size: int
+    pos_embed: Tensor
+    text_shape: tuple[int, int] | None = None
+    mask_padding = False
 
     def __init__(self, image_size: int, patch_size: int, in_channels: int = 3, num_classes: int | None = None) -> None:
         super().__init__()
@@ -62,20 +68,45 @@ class Denoiser(nn.Module):
         """The condition that stands for "no condition", shaped like `condition`."""
         raise NotImplementedError
 
-    def drop_condition(self, condition: Tensor | None, drop: Tensor) -> Tensor | None:
-        """Replace the condition by the null condition where `drop` (B,) is true."""
-        null = self.null_condition(condition)
+    def drop_condition(self, condition: Tensor | None, drop: Tensor, null: Tensor | None = None) -> Tensor | None:
+        """Replace the condition by the null condition, or `null` if given, where `drop` (B,) is true."""
+        null = self.null_condition(condition) if null is None else null
         if condition is None or null is None:
             return None
         return torch.where(drop.view(-1, *[1] * (condition.ndim - 1)), null, condition)
 
+    def every_block(self) -> list[nn.Module]:
+        """What is compiled, recomputed and split over processes one by one: `blocks`, and others a subclass has."""
+        return list(self.blocks)
+
     def compile_blocks(self) -> None:
         """Compile every block on its own. Names in checkpoints stay as they are."""
-        for block in self.blocks:
+        for block in self.every_block():
             block.compile()
 
-    def run_block(self, block: nn.Module, *args: Tensor) -> Tensor:
+    def run_block(self, block: nn.Module, *args: Tensor | None) -> Tensor:
         """Call a block, recomputing its activations in the backward pass if `checkpoint_blocks` is set."""
         if self.checkpoint_blocks and torch.is_grad_enabled():
             return checkpoint(block, *args, use_reentrant=False)
         return block(*args)
+
+    def grid(self, x: Tensor) -> tuple[int, int]:
+        """Rows and columns of patches of an image batch.
+
+        Raises:
+            ValueError: if its sides are not multiples of the patch size.
+        """
+        height, width = x.shape[-2:]
+        if height % self.patch_size or width % self.patch_size:
+            raise ValueError(
+                f"images of {height}x{width} pixels do not divide into patches of {self.patch_size}: "
+                f"choose multiples of {self.patch_size}"
+            )
+        return height // self.patch_size, width // self.patch_size
+
+    def positions(self, rows: int, columns: int) -> Tensor:
+        """Position embedding of a grid: the stored one for the training size, else computed anew."""
+        size = self.image_size // self.patch_size
+        if (rows, columns) == (size, size):
+            return self.pos_embed
+        return position_embedding(self.pos_embed.shape[-1], rows, columns).to(self.pos_embed)

@@ -34,12 +34,13 @@ class SwiGLU(nn.Module):
         dim: width of the input and output.
         hidden: width of each of the two halves.
         dropout: probability of dropping a hidden value.
+        bias: whether the projections add one.
     """
 
-    def __init__(self, dim: int, hidden: int, dropout: float = 0.0) -> None:
+    def __init__(self, dim: int, hidden: int, dropout: float = 0.0, bias: bool = True) -> None:
         super().__init__()
-        self.w12 = nn.Linear(dim, 2 * hidden)
-        self.w3 = nn.Linear(hidden, dim)
+        self.w12 = nn.Linear(dim, 2 * hidden, bias)
+        self.w3 = nn.Linear(hidden, dim, bias)
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -118,27 +119,57 @@ class PatchEmbed(nn.Module):
         return h.flatten(2).transpose(1, 2)
 
 
+class FlatPatchEmbed(nn.Module):
+    """Image → one token per patch, row by row: each patch as one vector, channel first, through two linear layers.
+
+    Args:
+        patch_size: side of a patch in pixels.
+        in_channels: channels of the image.
+        dim: width of a token.
+        bottleneck: width between the two projections.
+    """
+
+    def __init__(self, patch_size: int, in_channels: int, dim: int, bottleneck: int) -> None:
+        super().__init__()
+        self.proj1 = nn.Linear(in_channels * patch_size**2, bottleneck, bias=False)
+        self.proj2 = nn.Linear(bottleneck, dim)
+        self.patch_size = patch_size
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) → (B, N, D)."""
+        patches = x.unfold(2, self.patch_size, self.patch_size).unfold(3, self.patch_size, self.patch_size)
+        return self.proj2(self.proj1(patches.permute(0, 2, 3, 1, 4, 5).flatten(3).flatten(1, 2)))
+
+
 def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     """Adaptive layer norm's affine part: `x·(1 + scale) + shift`, the same for every token."""
     return x * (1 + scale.unsqueeze(1)) + shift.unsqueeze(1)
 
 
-def attention(q: Tensor, k: Tensor, v: Tensor, dropout: float = 0.0) -> Tensor:
-    """Scaled dot-product attention, (B, heads, N, head_dim) each.
+def attention(q: Tensor, k: Tensor, v: Tensor, dropout: float = 0.0, mask: Tensor | None = None) -> Tensor:
+    """Scaled dot-product attention, (B, heads, N, head_dim) each; `mask` (B, keys) is true for keys to look at.
 
     On CPU the formula is written out: inside a compiled block it is several times faster there than the fused kernel.
     """
+    seen = None if mask is None else mask[:, None, None]
     if q.device.type != "cpu":
-        return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout)
-    weights = (q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5).softmax(dim=-1).to(v.dtype)
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=seen, dropout_p=dropout)
+    products = q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5
+    if seen is not None:
+        products = products.masked_fill(~seen, -torch.inf)
+    weights = products.softmax(dim=-1).to(v.dtype)
     return F.dropout(weights, dropout) @ v
 
 
-def patches_to_image(tokens: Tensor, rows: int, columns: int, patch_size: int) -> Tensor:
-    """(B, rows·columns, p·p·C), laid out (row in patch, column in patch, channel) → (B, C, rows·p, columns·p)."""
-    batch = tokens.shape[0]
-    grid = tokens.view(batch, rows, columns, patch_size, patch_size, -1)
-    return grid.permute(0, 5, 1, 3, 2, 4).reshape(batch, -1, rows * patch_size, columns * patch_size)
+def patches_to_image(tokens: Tensor, rows: int, columns: int, patch_size: int, channel_first: bool = False) -> Tensor:
+    """(B, rows·columns, p·p·C) → (B, C, rows·p, columns·p).
+
+    A token is laid out (row in patch, column in patch, channel), or (channel, row, column) if `channel_first`.
+    """
+    batch, p = tokens.shape[0], patch_size
+    grid = tokens.view(batch, rows, columns, -1, p, p) if channel_first else tokens.view(batch, rows, columns, p, p, -1)
+    order = (0, 3, 1, 4, 2, 5) if channel_first else (0, 5, 1, 3, 2, 4)
+    return grid.permute(order).reshape(batch, -1, rows * p, columns * p)
 
 
 def position_embedding(dim: int, rows: int, columns: int) -> Tensor:

@@ -127,7 +127,7 @@ def share(parameters: Iterable[Tensor], shares: int = 1) -> int:
 
 def unsharded(denoiser: Denoiser) -> int:
     """Parameters that FSDP2 holds whole at a time: all outside the blocks, and the two largest blocks."""
-    blocks = sorted(share(block.parameters()) for block in denoiser.blocks)
+    blocks = sorted(share(block.parameters()) for block in denoiser.every_block())
     return share(denoiser.parameters()) - sum(blocks) + sum(blocks[-2:])
 
 
@@ -139,13 +139,15 @@ def activation_bytes(
     The denoiser's twin on the meta device, which has shapes but no values, makes one forward pass, and every
     storage that autograd saves counts once, whole. With `checkpoint_blocks`, that is what lies outside the blocks,
     the inputs of all blocks, and the inside of the one block that needs most, recomputed in the backward pass. The
-    condition is a class, or none.
+    condition is a class, text states, or none.
     """
     twin = on_meta(denoiser).train()
     saved = SavedStorages(twin)
     size = (batch_size, twin.in_channels, twin.image_size, twin.image_size)
     with torch.enable_grad(), torch.device("meta"), saved.recorded(), GpuKernels(dtype):
         condition = None if twin.num_classes is None else torch.zeros(batch_size, dtype=torch.long)
+        if twin.text_shape is not None:
+            condition = torch.empty(batch_size, *twin.text_shape)
         twin(torch.empty(size), torch.empty(batch_size), condition)
     return saved.bytes(checkpoint_blocks)
 
@@ -176,7 +178,7 @@ class SavedStorages:
         self.inputs: set[UntypedStorage] = set()
         self.blocks: list[set[UntypedStorage]] = []
         self._here = self.outside
-        for block in denoiser.blocks:
+        for block in denoiser.every_block():
             block.register_forward_pre_hook(self._enter)
             block.register_forward_hook(self._leave)
 

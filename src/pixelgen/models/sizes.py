@@ -1,10 +1,11 @@
-"""The published sizes of the class-conditional network."""
+"""The published sizes of the networks."""
 
 from __future__ import annotations
 
 from typing import Literal
 
 from pixelgen.models.class_conditional import JiT
+from pixelgen.models.text_conditional import TextJiT
 
 Size = Literal["B/16", "B/32", "L/16", "L/32", "XL/16", "H/16", "H/32"]
 
@@ -44,3 +45,13 @@ def jit(
         in_context_start=in_context_start,
         proj_drop=published_drop if proj_drop is None else proj_drop,
     )
+
+
+def text_jit(input_size: int = 512, mask_padding: bool = False) -> TextJiT:
+    """The text-conditional network of the published size, XXL/16, for 128 states of Qwen3-1.7B.
+
+    Args:
+        input_size: side of the training images in pixels.
+        mask_padding: look past padded text; as released, it is looked at.
+    """
+    return TextJiT(input_size=input_size, mask_padding=mask_padding)
