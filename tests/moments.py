@@ -3,10 +3,12 @@
 import os
 import resource
 import signal
+from itertools import count
 from pathlib import Path
 
 from lightning import Trainer
 from lightning.pytorch.loops.fit_loop import _FitLoop
+from PIL import Image
 
 from pixelgen import PixelGen
 from pixelgen.callbacks import EMA, checkpoint
@@ -70,3 +72,15 @@ def asked_to_stop_before_the_first_step():
 
 def on_a_full_disk():
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+
+
+def in_the_fiftieth_image():
+    save, saved = Image.Image.save, count(1)
+
+    def half(self, file, *args, **options):
+        save(self, file, *args, **options)
+        if next(saved) == 50:
+            os.truncate(file, os.path.getsize(file) // 2)
+            die()
+
+    Image.Image.save = half

@@ -25,14 +25,14 @@ SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(["pixelgen.fit", "torch.utils.tensorboard"])
 
 
-def start(arguments, log, rank=0, world_size=1, port=0, prepare=None):
-    """Start one process of a run, as `torchrun` would, and call `prepare` in it first."""
-    process = SERVER.Process(target=_run, args=([*arguments], log, rank, world_size, port, prepare))
+def start(arguments, log, rank=0, world_size=1, port=0, prepare=None, main=main):
+    """Start one process of a run, or of another command, as `torchrun` would, and call `prepare` in it first."""
+    process = SERVER.Process(target=_run, args=([*arguments], log, rank, world_size, port, prepare, main))
     process.start()
     return process
 
 
-def _run(arguments, log, rank, world_size, port, prepare):
+def _run(arguments, log, rank, world_size, port, prepare, main):
     sys.stdout = sys.stderr = Path(log).open("a", buffering=1)  # noqa: SIM115, open as long as the process lives
     for handler in logging.getLogger("lightning").handlers + logging.getLogger("lightning.pytorch").handlers:
         handler.setStream(sys.stderr)
@@ -69,6 +69,13 @@ def finish(processes, log, timeout=120):
             process.kill()
 
 
+def free_port():
+    """A port that two processes can meet at."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
 def fit(strategy, folder, *more, wait=True):
     """Train tests/parallel.yaml in one process, or with `ddp` or `fsdp` in two, with the same global batch of 8."""
     arguments = ["--config", str(HERE / "parallel.yaml"), *SEVERAL.get(strategy, []), "--run", str(folder), *more]
@@ -76,9 +83,7 @@ def fit(strategy, folder, *more, wait=True):
     if strategy == "one":
         processes = [start([*arguments, "--data.batch_size", "8"], log)]
     else:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
+        port = free_port()
         two = [*arguments, "--data.batch_size", "4", "--trainer.devices", "2"]
         processes = [start(two, log, rank, 2, port) for rank in (0, 1)]
     if wait:

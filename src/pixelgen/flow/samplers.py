@@ -52,8 +52,16 @@ class Sampler:
         if num_steps < 1 or shift <= 0:
             raise ValueError(f"a sampler needs at least one step and a positive shift, not {num_steps} and {shift}")
         self.times = time_grid(num_steps, shift)
+        self.shift = shift
         self.guidance = Guidance(guidance, guidance_min, guidance_max)
         self.t_eps = t_eps
+
+    def settings(self) -> dict[str, Any]:
+        """Name of the class and its arguments, for records; of subclasses the attributes that are numbers or text."""
+        interval = {"guidance_min": self.guidance.t_min, "guidance_max": self.guidance.t_max}
+        own = {"num_steps": len(self.times) - 1, "guidance": self.guidance.scale, **interval}
+        more = {key: value for key, value in vars(self).items() if isinstance(value, bool | int | float | str)}
+        return {"class": type(self).__name__, **own, **more}
 
     def solve(self, velocity: Velocity, noise: Tensor, progress: Progress | None = None) -> Tensor:
         """Integrate `velocity` from noise to image over `self.times`."""

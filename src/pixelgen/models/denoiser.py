@@ -79,10 +79,14 @@ class Denoiser(nn.Module):
         """What is compiled, recomputed and split over processes one by one: `blocks`, and others a subclass has."""
         return list(self.blocks)
 
-    def compile_blocks(self) -> None:
-        """Compile every block on its own. Names in checkpoints stay as they are."""
+    def compile_blocks(self, dynamic: bool | None = None) -> None:
+        """Compile every block on its own. Names in checkpoints stay as they are.
+
+        Args:
+            dynamic: whether the batch size may vary; None: once it does.
+        """
         for block in self.every_block():
-            block.compile()
+            block.compile(dynamic=dynamic)
 
     def run_block(self, block: nn.Module, *args: Tensor | None) -> Tensor:
         """Call a block, recomputing its activations in the backward pass if `checkpoint_blocks` is set."""

@@ -1,0 +1,54 @@
+"""Images of a set in one file, as the ADM evaluation suite reads them."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from zipfile import ZipFile
+
+import numpy as np
+from PIL import Image
+
+_READERS, _AHEAD = 4, 64  # threads, and images that they may be ahead
+
+
+def write_npz(images: Sequence[Path], to: Path) -> None:
+    """Write images of one size as `arr_0`, uint8 (N, H, W, 3), an image at a time; the file appears when it is whole.
+
+    Raises:
+        ValueError: naming an image of another size, or if the file cannot be written.
+    """
+    first = _pixels(images[0])
+    header = {"descr": "|u1", "fortran_order": False, "shape": (len(images), *first.shape)}
+    unfinished = to.with_name(f".{to.name}.unfinished")
+    try:
+        with ZipFile(unfinished, "w") as archive, archive.open("arr_0.npy", "w", force_zip64=True) as file:
+            np.lib.format.write_array_header_1_0(file, header)
+            for path, image in zip(images, _ahead(images), strict=True):
+                if image.shape != first.shape:
+                    raise ValueError(f"{path} is {image.shape}, but {images[0].name} is {first.shape}: remove one")
+                file.write(image.tobytes())
+        unfinished.replace(to)
+    except OSError as error:
+        raise ValueError(f"could not write {to} ({error}): free some space") from error
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def _ahead(paths: Sequence[Path]) -> Iterator[np.ndarray]:
+    """Pixels of the images in order, a few of them read beforehand."""
+    waiting: deque[Future[np.ndarray]] = deque()
+    with ThreadPoolExecutor(_READERS) as pool:
+        for path in paths:
+            waiting.append(pool.submit(_pixels, path))
+            if len(waiting) > _AHEAD:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+
+def _pixels(path: Path) -> np.ndarray:
+    with Image.open(path) as image:
+        return np.asarray(image.convert("RGB"))
