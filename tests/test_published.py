@@ -325,7 +325,7 @@ def test_python_objects_are_refused_and_nothing_is_executed(networks, tmp_path, 
 
 def test_the_way_out_of_a_file_with_python_objects(networks, tmp_path):
     path = saved(release(*networks[:2]) | {"hyper_parameters": {"thing": Harmless()}}, tmp_path)
-    with torch.serialization.safe_globals([Harmless]):  # the README's lines load everything, in a sandbox
+    with torch.serialization.safe_globals([Harmless]):  # the lines of docs/published.md load everything, in a sandbox
         checkpoint = torch.load(path, map_location="cpu")
     torch.save({"state_dict": checkpoint["state_dict"]}, tmp_path / "weights.ckpt")
     assert same(weights(tmp_path / "weights.ckpt"), networks[1].state_dict())

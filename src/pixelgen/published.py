@@ -40,7 +40,7 @@ def unreadable(path: Path, error: Exception) -> ValueError:
     if unsafe := re.search(r"GLOBAL ([\w.]+)", str(error)):
         return ValueError(
             f"{path} holds Python objects that cannot be loaded safely ({unsafe[1]}, …): save its state dicts alone, "
-            "once and in a sandbox, as the README shows"
+            "once and in a sandbox, as docs/published.md shows"
         )
     return ValueError(f"{path} is not a readable checkpoint or export ({type(error).__name__}: {error})")
 

@@ -21,6 +21,7 @@ from pixelgen.messages import one_sentence
 from pixelgen.module import PixelGen
 from pixelgen.parallel import is_sharded, read_shards
 from pixelgen.published import Weights, below, fill_denoiser, in_our_shape, model_of, unreadable
+from pixelgen.transfer import transferred
 
 Average = bool | float | str
 
@@ -157,15 +158,18 @@ def _weights_by_name(checkpoint: dict[str, Any]) -> dict[str, Weights]:
 def start_from(model: PixelGen, source: str | Path) -> None:
     """Fill a new model from whatever `load` takes: the first average of the denoiser, and the objective's own weights.
 
-    The whole denoiser must fit. REPA's projector, or the adaptive weight, starts anew with a warning if it does not fit
-    or is not there.
+    Other classes and image sizes are met as `transferred` says, with a warning; else the whole denoiser must fit.
+    REPA's projector, or the adaptive weight, starts anew with a warning if it does not fit or is not there.
 
     Raises:
         ValueError: naming the first parameters that are missing, unexpected, or of another shape.
     """
     path = find_weights(source)
     checkpoint = read_checkpoint(path)
-    fill_denoiser(model.denoiser, denoiser_weights(checkpoint, True), path)
+    weights, changes = transferred(denoiser_weights(checkpoint, True), model.denoiser)
+    fill_denoiser(model.denoiser, weights, path)
+    for change in changes:
+        rank_zero_warn(f"starting from {path}: {change}")
     own = model.objective.state_dict()
     theirs = below("objective.", checkpoint["state_dict"])
     for slot in dict.fromkeys(key.partition(".")[0] for key in own):

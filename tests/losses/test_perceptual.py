@@ -37,6 +37,19 @@ def test_other_patch_sizes_resize_as_released(vgg_file):
     Objective(lpips=loss).connect(hidden_size=8, depth=1, patch_size=32)
     assert loss.prepare(torch.zeros(1, 3, 64, 64)).shape == (1, 3, 32, 32)
     assert LPIPS(VGG16(vgg_file)).prepare(x := torch.zeros(1, 3, 64, 64)) is x
+    corner = torch.zeros(1, 3, 64, 64)
+    corner[..., 1, 1] = 64.0
+    # antialiased: weights 1/8, 3/8, 3/8, 1/8, of which the border keeps 3/7, 3/7, 1/7
+    assert torch.allclose(loss.prepare(corner)[0, 0, :2, :2], 64 * torch.tensor([[9 / 49, 3 / 56], [3 / 56, 1 / 64]]))
+
+
+def test_patches_of_32_compare_images_of_half_the_side(vgg_file):
+    large, usual = LPIPS(VGG16(vgg_file)), LPIPS(VGG16(vgg_file))
+    large.patch_size = 32
+    x_hat, x = torch.rand(2, 2, 3, 64, 96).mul(2).sub(1)
+    half = [nn.functional.interpolate(image, (32, 48), mode="bilinear", antialias=True) for image in (x_hat, x)]
+    assert torch.allclose(large(x_hat, x), usual(*half), rtol=1e-6)
+    assert (large(x_hat, x) - usual(x_hat, x)).abs().min() > 1e-4
 
 
 def test_nothing_frozen_is_trained_or_saved(vgg_file):

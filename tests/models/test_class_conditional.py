@@ -1,8 +1,11 @@
+import math
+
 import pytest
 import torch
 
 from golden_files import load_golden, section
 from pixelgen.models import JiT, jit
+from pixelgen.models.rotary import rotary_table
 
 
 def tiny(**options) -> JiT:
@@ -84,6 +87,27 @@ def test_other_sizes_and_shapes_get_their_own_positions():
     x, t, y = torch.randn(1, 3, 16, 16), torch.rand(1), torch.tensor([1])
     assert torch.equal(small(x, t, y), large.eval()(x, t, y))
     assert small(torch.randn(1, 3, 12, 8), t, y).shape == (1, 3, 12, 8)
+
+
+def test_positions_of_an_image_that_is_no_square():
+    """Two rows, three columns, with one frequency of 1 on each axis."""
+    model = tiny(hidden_size=4, num_heads=1)
+    places = [(row, column) for row in range(2) for column in range(3)]
+    expected = [[math.sin(c), math.cos(c), math.sin(r), math.cos(r)] for r, c in places]
+    assert torch.allclose(model.positions(2, 3), torch.tensor([expected]))
+    cos, sin = rotary_table(4, 2, 3, 1, torch.device("cpu"))
+    assert torch.allclose(cos, torch.tensor([[1, 1], *([math.cos(r), math.cos(c)] for r, c in places)]))
+    assert torch.allclose(sin, torch.tensor([[0, 0], *([math.sin(r), math.sin(c)] for r, c in places)]))
+
+
+def test_an_image_that_is_no_square_is_told_rows_from_columns():
+    """Columns of black beside each other and rows of black above each other differ, also for patches of one colour."""
+    model, t, y = awake(tiny()), torch.tensor([0.5]), torch.tensor([1])
+    wide, tall = model(torch.zeros(1, 3, 4, 12), t, y), model(torch.zeros(1, 3, 12, 4), t, y)
+    alone = model(torch.zeros(1, 3, 4, 4), t, y)
+    patches = [*wide.split(4, dim=3), *tall.split(4, dim=2)]
+    assert min((patch - alone).abs().max() for patch in patches) > 1e-3  # attention sees the others
+    assert min((a - b).abs().max() for i, a in enumerate(patches) for b in patches[:i]) > 1e-3
 
 
 def test_checkpointing_and_compiling_change_neither_values_nor_names():

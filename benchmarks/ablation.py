@@ -1,0 +1,147 @@
+"""The paper's ablation in miniature: every row with several seeds, at equal steps, scored alike; one table.
+
+python benchmarks/ablation.py --help
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import statistics
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from jsonargparse import CLI
+from rich.console import Console
+from torch import Tensor
+
+import pixelgen
+from pixelgen.data import ImageData
+from pixelgen.encoders import BackboneFeatures
+from pixelgen.fit import main as fit
+from pixelgen.flow import to_uint8
+from pixelgen.metrics import ShapesAccuracy, Statistics
+from pixelgen.metrics.frechet import FeatureStatistics
+
+CONFIGS = Path(__file__).parent.parent / "configs"
+# as the paper's table adds them up; what each overlay changes is relative to the last row
+ROWS = {"JiT + REPA": "jit_repa", "+ LPIPS": "lpips", "+ P-DINO": "ungated", "+ gate": None}
+COLUMNS = ("frechet", "precision", "recall", "color_accuracy", "shape_accuracy", "accuracy")
+
+
+def ablation(
+    folder: Path = Path("runs/ablation"),
+    rows: list[str] = list(ROWS),  # noqa: B006  (never written to; jsonargparse shows it)
+    seeds: list[int] = [0, 1, 2],  # noqa: B006
+    base: Path = CONFIGS / "ablation_small.yaml",
+    samples: int = 600,
+    reference_samples: int = 2000,
+    options: list[str] = [],  # noqa: B006
+) -> None:
+    """Train what is not trained yet, and write `ablation.md` and `ablation.csv`; a killed run goes on where it was.
+
+    Args:
+        folder: of the runs and tables.
+        rows: which rows.
+        seeds: of network, data and order; those of the sampling noise are the same everywhere.
+        base: config of the last row.
+        samples: images to generate for the scores, equally many of each class.
+        reference_samples: real images to compare with, evenly spaced over the training set.
+        options: more options of `python -m pixelgen.fit`, for every run.
+    """
+    for seed in seeds:
+        for row in rows:
+            run = folder / f"{ROWS[row] or 'gate'}-{seed}"
+            if not (run / "scores.json").exists():
+                overlay = ["--config", str(CONFIGS / f"ablation/{ROWS[row]}.yaml")] if ROWS[row] else []
+                arguments = ["--config", str(base), *overlay, "--seed_everything", str(seed), *options]
+                _train_and_score(run, arguments, samples, reference_samples)
+            Console().print(_write_tables(folder))
+
+
+def _train_and_score(run: Path, arguments: list[str], samples: int, reference_samples: int) -> None:
+    """Train in `run`, or go on there, and write its scores."""
+    start = time.perf_counter()
+    cli = fit([*arguments, "--run", str(run), "--ckpt_path", "last"])
+    minutes = (time.perf_counter() - start) / 60
+    found = score(run, cli.datamodule, samples, reference_samples)
+    about = {"steps": cli.trainer.global_step, "minutes": round(minutes, 2)}
+    (run / "scores.json").write_text(json.dumps(found | about) + "\n")
+
+
+def score(run: Path, data: ImageData, samples: int, reference_samples: int) -> dict[str, float]:
+    """Fréchet distance, precision and recall in pooled EfficientNet features; the judge's accuracies for shapes."""
+    extractor = BackboneFeatures()
+    model = pixelgen.load(run)
+    extractor.to(model.device)
+    classes = model.denoiser.num_classes
+    labels = None if classes is None else torch.arange(samples) % classes
+    images = to_uint8(model.sample(labels, seeds=range(samples)))
+    generated = torch.cat([extractor(part) for part in images.split(64)])
+    real = torch.cat([extractor(part.to(model.device)) for part in _spread(data, reference_samples)])
+    precision, recall = precision_recall(real, generated)
+    found = {"frechet": _statistics(generated).distance(_statistics(real)), "precision": precision, "recall": recall}
+    judge = ShapesAccuracy()
+    if getattr(data, "class_names", None) == judge.class_names and labels is not None:
+        judge.update(images.cpu(), labels)
+        found |= {name: float(value) for name, value in judge.compute().items()}
+    return found
+
+
+def _spread(data: ImageData, count: int, batch_size: int = 64) -> Iterator[Tensor]:
+    """Batches of training images (B, 3, H, W), uint8, evenly spaced over the set."""
+    dataset: Any = data.train_dataset()
+    chosen = [i * len(dataset) // count for i in range(min(count, len(dataset)))]
+    for i in range(0, len(chosen), batch_size):
+        yield torch.stack([dataset[j]["image"] for j in chosen[i : i + batch_size]])
+
+
+def _statistics(features: Tensor) -> Statistics:
+    sums = FeatureStatistics(features.shape[1])
+    sums.update(features.cpu())
+    return Statistics(*sums.compute())
+
+
+def precision_recall(real: Tensor, generated: Tensor, k: int = 3) -> tuple[float, float]:
+    """Shares of generated features among real ones, by k-th nearest neighbours, and the reverse (arXiv 1904.06991)."""
+
+    def covered(points: Tensor, by: Tensor) -> float:
+        radius = torch.cdist(by, by).kthvalue(k + 1, dim=1).values  # the nearest is the point itself
+        return float((torch.cdist(points, by) <= radius).any(1).double().mean())
+
+    return covered(generated, real), covered(real, generated)
+
+
+def _write_tables(folder: Path) -> str:
+    """All finished runs as CSV, and as a table with mean and standard deviation over the seeds; returns the latter."""
+    lines = ["| row | seeds | " + " | ".join(COLUMNS) + " |", "|---" * (len(COLUMNS) + 2) + "|"]
+    records = []
+    for row, overlay in ROWS.items():
+        runs = sorted(folder.glob(f"{overlay or 'gate'}-*/scores.json"))
+        found = [json.loads(path.read_text()) for path in runs]
+        seeds = [path.parent.name.rpartition("-")[2] for path in runs]
+        records += [{"row": row, "seed": seed, **entry} for seed, entry in zip(seeds, found, strict=True)]
+        cells = [_mean_and_spread([entry[name] for entry in found if name in entry]) for name in COLUMNS]
+        lines.append(f"| {row} | {len(runs)} | " + " | ".join(cells) + " |")
+    with (folder / "ablation.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, ("row", "seed", *COLUMNS, "steps", "minutes"))
+        writer.writeheader()
+        writer.writerows(records)
+    table = "\n".join(lines)
+    (folder / "ablation.md").write_text(table + "\n")
+    return table
+
+
+def _mean_and_spread(values: list[float]) -> str:
+    if not values:
+        return "–"
+    digits = 0 if max(values) > 10 else 3
+    spread = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.{digits}f}{spread}"
+
+
+if __name__ == "__main__":
+    CLI(ablation, as_positional=False)
