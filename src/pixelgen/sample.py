@@ -28,7 +28,8 @@ from pixelgen.launch import Precision, launch
 from pixelgen.messages import one_sentence
 from pixelgen.module import PixelGen
 from pixelgen.pictures import grid
-from pixelgen.runs import Average, load
+from pixelgen.posthoc import load_average
+from pixelgen.runs import Average
 from pixelgen.sources import Source, fingerprint
 
 SHOWN, COLUMNS = 64, 8  # images in grid.png, and in a row of it
@@ -81,7 +82,8 @@ def sample(
         negative: prompt that guidance leads away from.
         seed: of the first image.
         sampler: another than the model's own; its settings without a class change those of the model's own.
-        ema: true for the first average of the weights, `raw`, or the decay or name of an average.
+        ema: true for the first average of the weights, `raw`, or the decay or name of an average; `width0.07` is made
+            of the averages by width that a run's checkpoints hold.
         size: height and width in pixels; the training size if not given.
         precision: of matrix products.
         batch_size: images between two looks at the clock and the disk.
@@ -97,10 +99,10 @@ def sample(
         ValueError: naming what is wrong with the arguments, the source or the folder.
     """
     fabric = launch(devices, precision, num_nodes)
-    model = load(source, ema, fabric.device)
+    where = Source(source)
+    model = load_average(where, ema, fabric.device)
     if compile:
         model.denoiser.compile_blocks(dynamic=False)
-    where = Source(source)
     how = {**where.identity(ema), "precision": precision, "compiled": compile}
     wanted = Wanted(num_images, classes, prompts, negative, seed, size)
     return make(wanted, model, where, how, fabric, None if to is None else Path(to), sampler, batch_size, npz)

@@ -17,6 +17,8 @@ from pixelgen.messages import one_sentence
 from pixelgen.published import model_config
 from pixelgen.runs import Average, average_name, denoiser_weights, find_weights, read_checkpoint, run_folder
 
+PREFIX = "width"  # of the names of power-function averages
+
 
 class Source:
     """A run, a checkpoint, an export or a published checkpoint, read once.
@@ -73,10 +75,26 @@ class Source:
         names: list[str] = data.class_names
         return names
 
+    @property
+    def averages(self) -> list[str]:
+        """Names of the averages that are stored."""
+        return [*self.checkpoint.get("callbacks", {}).get("EMA", {}).get("averages", {})]
+
     def identity(self, ema: Average) -> dict[str, Any]:
         """Which weights: the name of the average and the optimizer step, None where the file does not say."""
         step = str(self.checkpoint.get("global_step"))
-        return {"average": average_name(self.checkpoint, ema), "step": int(step) if step.isdecimal() else None}
+        name = ema if width_of(ema) is not None else average_name(self.checkpoint, ema)
+        return {"average": name, "step": int(step) if step.isdecimal() else None}
+
+
+def width_of(ema: Average) -> float | None:
+    """The width that the name of an average tells, such as 0.1 of "width0.10"; None for other averages."""
+    if not isinstance(ema, str) or not ema.startswith(PREFIX):
+        return None
+    try:
+        return float(ema.removeprefix(PREFIX))
+    except ValueError:
+        return None
 
 
 def fingerprint(module: nn.Module) -> str:
