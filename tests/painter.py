@@ -45,6 +45,7 @@ class Painter(TinyModule):
     def __init__(self):
         super().__init__(num_classes=None)
         self.denoiser = PainterDenoiser(None)
+        self.noise_scale = 1.0
         self.asked = []
 
     def sample(self, condition, seeds, sampler=None, *, batch_size=64, size=None, negative=""):

@@ -62,6 +62,9 @@ class TinyModule(LightningModule):
 class TinySampler:
     num_steps = 1
 
+    def settings(self):
+        return {"class": "TinySampler"}
+
 
 class TinyImages(Dataset):
     def __init__(self, length=16):

@@ -82,7 +82,7 @@ def generate(
     together = network_batch(model.denoiser, size)
     settings = {**settings, "network_batch": together}
     groups = [requests[i : i + together] for i in range(0, len(requests), together)]
-    with _claim(folder, requests, settings, fabric) as present, _agreement(fabric):
+    with _claim(folder, requests, settings, fabric) as present, agreement(fabric):
         missing = [group for group in groups if any(request.path not in present for request in group)]
         share = missing[fabric.global_rank :: fabric.world_size]
         left = sum(request.path not in present for group in missing for request in group)
@@ -135,7 +135,7 @@ def _claim(
     lock = FileLock(folder / ".lock", timeout=0)
     present: set[str] = set()
     try:
-        with _agreement(fabric):
+        with agreement(fabric):
             if fabric.global_rank == 0:
                 present = _open(folder, lock, requests, settings)
         yield fabric.broadcast(present)
@@ -262,7 +262,7 @@ class _Writer:
 
 
 @contextmanager
-def _agreement(fabric: Fabric) -> Iterator[None]:
+def agreement(fabric: Fabric) -> Iterator[None]:
     """If a process fails in here, all of them do: none waits for one that has left."""
     failure: Exception | None = None
     try:

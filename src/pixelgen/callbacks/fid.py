@@ -19,7 +19,7 @@ from pixelgen.callbacks.log import log
 from pixelgen.data.imagenet import ImageFolderDataset, list_images
 from pixelgen.encoders.frozen import FeatureExtractor
 from pixelgen.encoders.inception import Inception
-from pixelgen.flow import describe, to_uint8
+from pixelgen.flow import to_uint8
 from pixelgen.metrics.frechet import FeatureStatistics, Statistics
 from pixelgen.metrics.judge import ShapesAccuracy
 from pixelgen.metrics.reference import reference_statistics
@@ -198,7 +198,7 @@ class FID(Evaluator):
             "classes": "equal counts",
             "seed": self.seed,
             "average": average,
-            "sampler": describe(pl_module.sampler),
+            "sampler": pl_module.sampler.settings(),  # type: ignore[union-attr, operator]
             "extractor": self.extractor.name,
             "weights_sha256": self.extractor.weights_sha256,
             "reference": "training images" if self.reference is None else self.reference.name,

@@ -9,7 +9,7 @@ from lightning.pytorch import LightningModule, Trainer
 from pixelgen.callbacks.evaluator import Evaluator, record
 from pixelgen.callbacks.interlude import find_ema, interlude
 from pixelgen.callbacks.log import log
-from pixelgen.flow import describe, to_uint8
+from pixelgen.flow import to_uint8
 from pixelgen.metrics.geneval import Detector, GenEvalScore, Prompt, prompts_sha256, spread
 from pixelgen.metrics.geneval.sets import find_prompts
 
@@ -82,7 +82,7 @@ class GenEval(Evaluator):
             "prompts_sha256": prompts_sha256(self._chosen),
             "seeds": [self.seed + i for i in range(self.images_per_prompt)],
             "average": None if ema is None else ema.names[0],
-            "sampler": describe(pl_module.sampler),
+            "sampler": pl_module.sampler.settings(),  # type: ignore[union-attr, operator]
             **self.detector.protocol,
         }
         record(trainer, about)

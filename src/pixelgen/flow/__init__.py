@@ -11,7 +11,7 @@ from pixelgen.flow.path import (
     velocity_from_x,
     x_from_velocity,
 )
-from pixelgen.flow.samplers import AdamsBashforth, Euler, Heun, Sampler, describe
+from pixelgen.flow.samplers import AdamsBashforth, Euler, Heun, Sampler
 from pixelgen.flow.time import LogitNormalTime, TimeSampler, shift_time
 
 __all__ = [
@@ -22,7 +22,6 @@ __all__ = [
     "LogitNormalTime",
     "Sampler",
     "TimeSampler",
-    "describe",
     "draw_noise",
     "expand",
     "interpolate",

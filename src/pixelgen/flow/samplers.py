@@ -148,14 +148,3 @@ class AdamsBashforth(Sampler):
     def solve(self, velocity: Velocity, noise: Tensor, progress: Progress | None = None) -> Tensor:
         """Integrate from noise to image."""
         return adams_bashforth(velocity, noise, self.times, progress, self.order)
-
-
-def describe(sampler: Any) -> dict[str, Any]:
-    """A sampler's class and settings, in JSON's types, to stand beside what was made with it."""
-    described: dict[str, Any] = {"class": type(sampler).__name__}
-    for name, value in vars(sampler).items():
-        if isinstance(value, Tensor):
-            described[name] = value.tolist()
-        elif not name.startswith("_"):
-            described[name] = value if isinstance(value, int | float | str | list) else str(value)
-    return described

@@ -1,0 +1,154 @@
+import json
+import os
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+
+from painter import PROMPTS, Painter
+from pixelgen import prompted
+from pixelgen.flow import Euler
+from pixelgen.geneval import NOTE, SHAPES_NOTE, find_detector, geneval, main, protocol_line
+from pixelgen.metrics.geneval import CocoDetector, ShapesDetector, geneval_prompts, prompts_sha256, to_lines
+from pixelgen.metrics.geneval.folder import find_samples
+from tiny_transformers import tiny_clip, tiny_mask2former
+
+FEW = list(PROMPTS.values())[::30]
+
+
+@pytest.fixture
+def painter(tmp_path, monkeypatch):
+    """A run of a model that is right for even seeds, in the place of `runs/painter`."""
+    module = Painter()
+    module.sampler = Euler(num_steps=2, guidance=4.0)
+    source = SimpleNamespace(home=tmp_path, identity=lambda ema: {"average": "0.99", "step": 7})
+    monkeypatch.setattr(prompted, "load", lambda *args: module)
+    monkeypatch.setattr(prompted, "Source", lambda _: source)
+    (tmp_path / "few.jsonl").write_text(to_lines(FEW))
+    return module
+
+
+def read(folder):
+    return json.loads((folder / "geneval.json").read_text())
+
+
+def test_images_scores_and_protocol(painter, tmp_path, capsys):
+    folder = main(["runs/painter", "--prompts", str(tmp_path / "few.jsonl"), "--images_per_prompt", "3"])
+    assert folder.parent == tmp_path / "geneval"
+    assert folder.name.startswith("0.99-step7-Euler2-guidance4-")
+    assert len(find_samples(folder)) == 3 * len(FEW)
+    assert [json.loads((folder / f"{i:05d}/metadata.jsonl").read_text()) for i in range(len(FEW))] == [
+        prompt.metadata() for prompt in FEW
+    ]
+    report = read(folder)
+    assert set(report["scores"].values()) == {2 / 3, 1.0}
+    assert report["scores"]["prompts"] == 1.0
+    about = report["protocol"]
+    assert (about["prompts"], about["images"], about["images_per_prompt"]) == (len(FEW), 3 * len(FEW), [3, 3])
+    assert about["prompts_sha256"] == prompts_sha256(FEW) == about["made_with"]["prompts_sha256"]
+    assert (about["published_prompts"], about["note"]) == (False, SHAPES_NOTE)
+    assert about["made_with"]["seeds"] == [0, 1, 2]
+    assert about["made_with"]["sampler"]["guidance"] == 4.0
+    printed = " ".join(capsys.readouterr().out.split())
+    for task in report["scores"]:
+        if task.startswith("task/"):
+            assert f"{task.removeprefix('task/')} │ 0.6667" in printed
+    assert "overall │ 0.6667" in printed
+    assert "prompts with a right image │ 1.0000" in printed
+    records = [json.loads(line) for line in (folder / "results.jsonl").read_text().splitlines()]
+    assert [record["correct"] for record in records] == [True, False, True] * len(FEW)
+
+
+def test_the_same_command_goes_on_and_makes_nothing_twice(painter, tmp_path):
+    arguments = ["runs/painter", "--prompts", str(tmp_path / "few.jsonl"), "--to", str(tmp_path / "to")]
+    main([*arguments, "--generate_only"])
+    assert not (tmp_path / "to/geneval.json").exists()
+    made, asked = len(find_samples(tmp_path / "to")), len(painter.asked)
+    assert made == 4 * len(FEW)
+    (tmp_path / "to/00001/samples/0002.png").unlink()
+    main(arguments)
+    assert len(find_samples(tmp_path / "to")) == made
+    assert (FEW[1].text, 2) in painter.asked[asked:]
+    assert len(painter.asked) - asked <= 32  # one batch of the network
+    with pytest.raises(SystemExit):
+        main([*arguments, "--images_per_prompt", "2"])
+
+
+def test_scores_of_an_existing_folder(painter, tmp_path, capsys):
+    few = str(tmp_path / "few.jsonl")
+    folder = geneval("runs/painter", prompts=few, images_per_prompt=2, generate_only=True)
+    (folder / "settings.json").unlink()
+    (folder / "00000/samples/0001.png").unlink()
+    main([str(folder), "--score_only"])
+    report = read(folder)
+    assert report["protocol"]["made_with"] is None
+    assert report["protocol"]["images_per_prompt"] == [1, 2]
+    assert report["scores"]["images"] == len(FEW) / (2 * len(FEW) - 1)
+    assert "1 to 2 images; made elsewhere; detector shapes judge" in " ".join(capsys.readouterr().out.split())
+
+
+def test_published_prompts_with_networks_of_the_detectors_classes(painter, tmp_path, monkeypatch):
+    """All 553 prompts by name; images and verdicts for few of them."""
+    monkeypatch.setattr(
+        "pixelgen.geneval.find_prompts", lambda name: geneval_prompts()[:2] if name == "geneval" else None
+    )
+    painter.sample = lambda texts, seeds, *args, **options: Painter.sample(
+        painter, [FEW[0].text] * len(texts), seeds, *args, **options
+    )
+    detector = ["--detector", "CocoDetector", "--detector.mask2former", str(tiny_mask2former())]
+    folder = main(["runs/painter", *detector, "--detector.clip", str(tiny_clip()), "--images_per_prompt", "1"])
+    report = read(folder)
+    assert report["scores"] == {"overall": 0.0, "task/single_object": 0.0, "images": 0.0, "prompts": 0.0}
+    assert report["protocol"]["note"] == NOTE
+    assert report["protocol"]["detector"] == str(tiny_mask2former())
+    line = protocol_line(report["protocol"])
+    assert line.startswith(f"2 prompts (not the published ones, sha256 {prompts_sha256(geneval_prompts()[:2])[:16]})")
+    assert "seeds 0; average 0.99 of step 7; Euler (num_steps 2, guidance 4.0, " in line
+    assert f"; clip {tiny_clip()}@sha256:" in line
+
+
+def test_detector_that_prompts_belong_to():
+    assert isinstance(find_detector(None, FEW), ShapesDetector)
+    detector = CocoDetector(str(tiny_mask2former()), str(tiny_clip()))
+    assert find_detector(detector, geneval_prompts()) is detector
+    with pytest.raises(ValueError, match="CocoDetector knows no object 'triangle'"):
+        find_detector(detector, FEW)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--generate_only", "--score_only"], "leave nothing to do"),
+        (["--images_per_prompt", "0"], "give at least 1"),
+        (["--score_only"], "holds no images in GenEval's layout"),
+        (["--prompts", "none.jsonl"], "no file of prompts none.jsonl"),
+        (["--prompt", "shapes"], "there is no option --prompt: did you mean --prompts?"),
+    ],
+)
+def test_bad_input_is_one_line(painter, arguments, message, capsys):
+    with pytest.raises(SystemExit):
+        main(["runs/painter", *arguments])
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_a_network_without_text_is_refused(painter, tmp_path, monkeypatch):
+    monkeypatch.setattr(Painter, "text_encoder", None)
+    with pytest.raises(ValueError, match="knows no text"):
+        geneval("runs/painter", prompts=str(tmp_path / "few.jsonl"))
+
+
+@pytest.mark.slow
+def test_two_processes_score_what_one_does(painter, tmp_path):
+    folder = geneval("runs/painter", prompts=str(tmp_path / "few.jsonl"), images_per_prompt=3)
+    expected, verdicts = read(folder), (folder / "results.jsonl").read_text()
+    (folder / "geneval.json").unlink()
+    command = [sys.executable, "-m", "pixelgen.geneval", str(folder), "--score_only", "--devices", "2"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert read(folder) == expected
+    assert (folder / "results.jsonl").read_text() == verdicts
+    assert done.stdout.count("overall") == 1  # the other process prints nothing
