@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 export MPLBACKEND ?= Agg
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo ablation test test-all test-gpu check lint types imports format notebooks clean
+.PHONY: help install demo demo-text ablation test test-all test-gpu check lint types imports format notebooks clean
 
 help:  ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -21,6 +21,9 @@ $(READY): pyproject.toml constraints.txt
 
 demo: $(READY)  ## train on drawn shapes for about six minutes; pictures and scores in runs/demo
 	$(BIN)/python -m pixelgen.fit --config configs/demo.yaml
+
+demo-text: $(READY)  ## train text-to-shapes for about ten minutes; pictures and scores in runs/demo_text
+	$(BIN)/python -m pixelgen.fit --config configs/demo_text.yaml
 
 ablation: $(READY)  ## the paper's ablation on drawn shapes, twelve runs of two minutes; table in runs/ablation
 	$(BIN)/python benchmarks/ablation.py

@@ -17,13 +17,14 @@ from safetensors.torch import load_file
 import pixelgen
 from pixelgen import PixelGen
 from pixelgen.convert import LICENCE, convert, main
-from pixelgen.encoders import PatchEncoder
+from pixelgen.encoders import PatchEncoder, TextEncoder
 from pixelgen.flow import Euler, Heun
 from pixelgen.losses import PDINO, REPA, Objective
 from pixelgen.losses.adaptive import AdaptiveWeight
-from pixelgen.models import JiT, jit
-from pixelgen.published import Recipe, architecture, denoiser_of, in_our_shape, model_config
+from pixelgen.models import JiT, TextJiT, jit, text_jit
+from pixelgen.published import Recipe, architecture, denoiser_of, in_our_shape, model_config, text_architecture
 from pixelgen.runs import average_name, denoiser_weights, export, read_checkpoint, start_from
+from tiny_transformers import tiny_qwen3
 
 TINY = {
     "input_size": 16,
@@ -37,6 +38,18 @@ TINY = {
     "bottleneck_dim": 8,
     "in_context_len": 0,
     "proj_drop": 0.0,
+}
+TINY_TEXT = {
+    "input_size": 8,
+    "patch_size": 4,
+    "in_channels": 3,
+    "hidden_size": 16,
+    "num_blocks": 2,
+    "num_groups": 2,
+    "num_text_blocks": 1,
+    "txt_embed_dim": 16,
+    "txt_max_length": 6,
+    "bottleneck_dim": 4,
 }
 WITH_TOKENS = TINY | {"in_context_len": 2, "in_context_start": 1}
 
@@ -180,13 +193,62 @@ def test_networks_of_another_kind_are_said(tmp_path):
     state = network().state_dict() | {"x_embedder.proj1.weight": torch.zeros(8, 48)}
     with pytest.raises(ValueError, match=r"its x_embedder.proj1.weight is \(8, 48\)$"):
         architecture(state)
-    text = torch.nn.ModuleDict({"text_refine_blocks": torch.nn.ModuleList([torch.nn.Linear(2, 2)])})
-    path = saved(release(text, text), tmp_path)
-    for use in (pixelgen.load, convert, lambda source: start_from(PixelGen(network()), source)):
-        with pytest.raises(
-            ValueError, match=r"^these are weights of a text-conditional network, .* not supported yet$"
-        ):
-            use(path)
+
+
+# Text
+
+
+def text_network(seed=0, **options):
+    torch.manual_seed(seed)
+    denoiser = TextJiT(**(TINY_TEXT | options))
+    for parameter in denoiser.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    return denoiser.eval()
+
+
+def test_the_published_text_network_is_read_from_its_weights():
+    with torch.device("meta"):
+        published = text_jit()
+        found = denoiser_weights(in_our_shape(release(published, published)), True)
+        rebuilt = TextJiT(**text_architecture(found))
+    assert (rebuilt.text_shape, rebuilt.image_size, rebuilt.patch_size) == ((128, 2048), 512, 16)
+    assert {key: value.shape for key, value in rebuilt.state_dict().items()} == {
+        key: value.shape for key, value in found.items()
+    }
+    assert rebuilt.blocks[0].attn.num_heads == 24
+    arguments = model_config(found, Recipe())["init_args"]
+    assert arguments["text_encoder"]["init_args"] == {"model": "Qwen/Qwen3-1.7B", "max_length": 128}
+    assert arguments["sampler"]["init_args"] == {"num_steps": 25, "shift": 3.0, "guidance": 4.0}
+
+
+def test_a_published_text_checkpoint_loads_and_converts(tmp_path, monkeypatch):
+    raw, average = text_network(0), text_network(1)
+    assert text_architecture(raw.state_dict()) == TINY_TEXT
+    path = saved(release(raw, average), tmp_path)
+    monkeypatch.setattr("pixelgen.published.QWEN", str(tiny_qwen3()))
+    out = main([str(path), "--to", str(tmp_path / "out"), "--text_encoder", str(tiny_qwen3())])
+    encoder = TextEncoder(str(tiny_qwen3()), max_length=6)
+    sampler = Euler(num_steps=2, guidance=2.0)
+    models = [PixelGen(average, text_encoder=encoder), pixelgen.load(out, device="cpu")]
+    images = [model.sample(["a red circle"], seeds=2, sampler=sampler) for model in models]
+    assert torch.equal(*images)
+    assert (models[1].sampler.guidance.scale, models[1].text_encoder.width) == (4.0, 16)
+    model = PixelGen(text_network(2))
+    start_from(model, path)
+    assert same(model.denoiser.state_dict(), average.state_dict())
+    with pytest.raises(ValueError, match=r"are of another network: y_embedder.embedding_table.weight is missing"):
+        start_from(PixelGen(network()), path)
+
+
+def test_without_its_text_encoder_a_text_checkpoint_does_not_load(tmp_path, monkeypatch):
+    monkeypatch.setattr("pixelgen.encoders.text.load_network", missing)
+    path = saved(release(text_network(), text_network()), tmp_path)
+    with pytest.raises(ValueError, match=r"^cannot load AutoModel from Qwen/Qwen3-1.7B"):
+        pixelgen.load(path)
+
+
+def missing(kind, source, *options, **more):
+    raise ValueError(f"cannot load {kind} from {source}")
 
 
 # Loading

@@ -67,3 +67,33 @@ def _save(kind, config) -> Path:
         torch.manual_seed(0)
         kind(config).save_pretrained(folder)
     return folder
+
+
+@cache
+def tiny_qwen3() -> Path:
+    """Qwen3, 16 wide, with a tokenizer of its kind whose tokens are words."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3Model
+
+    words = ["<unk>", "<pad>", "a", "photo", "of", "red", "blue", "green", "circle", "square", "and"]
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+    folder = _save(Qwen3Model, Qwen3Config(**sizes, num_key_value_heads=1, head_dim=8, vocab_size=len(words)))
+    tokens = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
+    tokens.pre_tokenizer = pre_tokenizers.Whitespace()
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokens, eos_token="<pad>", padding_side="left")
+    fast.save_pretrained(folder)
+    return folder
+
+
+@cache
+def tiny_t5() -> Path:
+    """T5, encoder and decoder, 8 wide, with the tokenizer of `tiny_qwen3`."""
+    from shutil import copyfile
+
+    from transformers import T5Config, T5Model
+
+    sizes = {"d_model": 8, "d_kv": 4, "d_ff": 8, "num_layers": 1, "num_heads": 2, "vocab_size": 11}
+    folder = _save(T5Model, T5Config(**sizes, decoder_start_token_id=1))
+    for file in tiny_qwen3().glob("token*"):
+        copyfile(file, folder / file.name)
+    return folder

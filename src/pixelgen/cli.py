@@ -259,6 +259,13 @@ def check(model: PixelGen, data: ImageData) -> None:
             f"the data has {found}, but the denoiser is built for num_classes {denoiser.num_classes}: "
             "leave num_classes out to take the data's, or set it to null to train without labels"
         )
+    if denoiser.text_shape is not None and not data.captions:
+        raise ValueError(
+            f"{type(denoiser).__name__} learns from captions, but the data has none: choose data with captions "
+            "(for ShapesData, data.captions true), or JiT for images with labels or without"
+        )
+    if denoiser.text_shape is not None and model.text_encoder is None:
+        raise ValueError(f"{type(denoiser).__name__} takes prompts: give the model a text_encoder")
 
 
 def default_loggers(folder: Path) -> list[Logger]:

@@ -10,7 +10,7 @@ from jsonargparse import ArgumentParser
 from rich.console import Console
 
 from pixelgen.cli import stop_on_bad_input
-from pixelgen.published import denoiser_of, model_config
+from pixelgen.published import QWEN, denoiser_of, model_config
 from pixelgen.runs import (
     Average,
     average_name,
@@ -25,7 +25,11 @@ LICENCE = "Published weights are your own download and keep the licence that the
 
 
 def convert(
-    source: str | Path, to: str | Path | None = None, ema: Average = True, in_context_start: int | None = None
+    source: str | Path,
+    to: str | Path | None = None,
+    ema: Average = True,
+    in_context_start: int | None = None,
+    text_encoder: str = QWEN,
 ) -> Path:
     """Write one average of a published checkpoint of PixelGen or JiT as `model.safetensors`, and a `config.yaml`.
 
@@ -38,6 +42,8 @@ def convert(
         ema: True for the first average of the weights (raw if there is none), False or `raw` for raw weights, or the
             name of an average: PixelGen's is `ema`, JiT's are `ema1` and `ema2`.
         in_context_start: block before which the class tokens enter; needed for sizes that were never published.
+        text_encoder: folder or hub repository of the text encoder, for a network that takes prompts; it is not
+            converted, `load` reads it from there.
 
     Returns:
         The file of weights.
@@ -54,7 +60,7 @@ def convert(
     refuse_used(folder)
     name = average_name(checkpoint, ema)
     weights = denoiser_weights(checkpoint, name)
-    config = model_config(weights, checkpoint["published"], in_context_start)
+    config = model_config(weights, checkpoint["published"], in_context_start, text_encoder)
     text = f"# {name} of {path.name}, converted. {LICENCE}\n{yaml.safe_dump({'model': config}, sort_keys=False)}"
     denoiser = denoiser_of(weights, path, in_context_start)
     step = checkpoint["global_step"]

@@ -14,6 +14,8 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
+from pixelgen.conditioning import Condition, check_text, condition_of, encode, null_condition, requests
+from pixelgen.encoders.text import TextEncoder
 from pixelgen.flow import Heun, LogitNormalTime, Sampler, TimeSampler, draw_noise, interpolate, noise_like, to_float
 from pixelgen.losses import Objective, Prediction, Terms
 from pixelgen.models import Denoiser
@@ -38,7 +40,7 @@ class PixelGen(LightningModule):
 
     To change one step of training, subclass and override one of the hooks: `draw_times`, `draw_noise`, `corrupt`,
     `predict`, `combine`. Batches are dicts with `image` (uint8, or float in [-1, 1]; B, C, H, W) and, for a conditional
-    denoiser, `label` (B,).
+    denoiser, `label` (B,), or `caption` (a list of B prompts) or `text` (their states; B, L, E).
 
     Args:
         denoiser: the network.
@@ -48,11 +50,12 @@ class PixelGen(LightningModule):
         optimizer: called with the trainable parameters.
         scheduler: called with the optimizer and stepped after every step; null keeps the learning rate constant.
         warmup_steps: steps over which the scheduler's learning rate is multiplied by a ramp from 0 to 1.
-        condition_dropout: share of labels replaced by the null class, for guidance.
+        condition_dropout: share of labels replaced by the null class, or of prompts by the empty one, for guidance.
         noise_scale: standard deviation of the noise.
         seed: seed of times, noise and dropout; together with the step it decides every random number of a step.
         compile_blocks: compile each block of the denoiser.
         checkpoint_blocks: recompute the blocks' activations in the backward pass, to save memory.
+        text_encoder: turns prompts into text states for a denoiser that takes them.
     """
 
     def __init__(
@@ -69,11 +72,14 @@ class PixelGen(LightningModule):
         seed: int = 0,
         compile_blocks: bool = False,
         checkpoint_blocks: bool = False,
+        text_encoder: TextEncoder | None = None,
     ) -> None:
         super().__init__()
+        check_text(denoiser, text_encoder)
         if not 0 <= condition_dropout <= 1:
             raise ValueError(f"condition_dropout is {condition_dropout}: choose a share between 0 and 1")
         self.denoiser = denoiser
+        self.text_encoder = text_encoder
         self.objective = objective or Objective()
         self.objective.connect(denoiser.hidden_size, len(denoiser.blocks), denoiser.patch_size)
         self.sampler = sampler or Heun()
@@ -163,17 +169,9 @@ class PixelGen(LightningModule):
         torch.manual_seed(own ^ rank)
         t_device = t.to(x.device, non_blocking=True)
         x_t = self.corrupt(x, self.draw_noise(x, seeds[rank::world_size]), t_device)
-        x_hat, hidden = self.predict(x_t, t_device, self._condition(batch, drop))
+        condition = condition_of(self.denoiser, self.text_encoder, batch, drop if self.training else None)
+        x_hat, hidden = self.predict(x_t, t_device, condition)
         return Prediction(x, x_t, t, x_hat, hidden)
-
-    def _condition(self, batch: Batch, drop: Tensor) -> Tensor | None:
-        """The condition of a batch; in training the null condition where `drop` (B,) says so."""
-        condition = batch.get("label")
-        if condition is None or self.denoiser.num_classes is None:
-            return None
-        if not self.training:
-            return condition
-        return self.denoiser.drop_condition(condition, drop.to(condition.device, non_blocking=True))
 
     def setup(self, stage: str) -> None:
         """Refuse strategies under which averages and checkpoints would be wrong."""
@@ -228,41 +226,49 @@ class PixelGen(LightningModule):
     @torch.no_grad()
     def sample(
         self,
-        condition: Tensor | Sequence[int] | int | None = None,
+        condition: Condition = None,
         seeds: Sequence[int] | int = 0,
         sampler: Sampler | None = None,
         batch_size: int = 64,
         size: tuple[int, int] | None = None,
         progress: Callable[[int], None] | None = None,
+        negative: str = "",
     ) -> Tensor:
         """Generate images (N, C, H, W) in about [-1, 1], on this module's device.
 
         An image depends on its own seed, condition and the sampler only, never on the batch it is made in.
 
         Args:
-            condition: number of each image's class, in the order of the data's `class_names`; a single number for one
-                image per seed; None for an unconditional network.
+            condition: number of each image's class, in the order of the data's `class_names`; for a network that takes
+                text, prompts or their states (N, L, E); a single one for one image per seed; None for an unconditional
+                network.
             seeds: seed of each image; a single number s stands for s, s+1, … one for each condition.
             sampler: other than the module's own.
             batch_size: images made at a time.
             size: (height, width) in pixels, if not the training size.
             progress: called after each batch with the number of images made so far.
+            negative: prompt that guidance leads away from; the empty one if not given.
 
         Raises:
-            ValueError: if a class does not exist, or there are not as many seeds as conditions.
+            ValueError: if the network takes other conditions, or there are not as many seeds as conditions.
         """
-        labels, seeds = self._requests(condition, seeds)
+        wanted, seeds = requests(self.denoiser, condition, seeds, self.device)
         height, width = size or (self.denoiser.image_size, self.denoiser.image_size)
         shape = (self.denoiser.in_channels, height, width)
         sampler, training = sampler or self.sampler, self.denoiser.training
+        empty = null_condition(self.denoiser, self.text_encoder, sampler, negative, self.device)
         self.denoiser.eval()
         images = []
         try:
             for i in range(0, len(seeds), batch_size):
                 noise = draw_noise(seeds[i : i + batch_size], shape, self.device, self.noise_scale)
-                part = None if labels is None else labels[i : i + batch_size]
+                part = None if wanted is None else wanted[i : i + batch_size]
+                part = encode(self.text_encoder, part, self.device) if isinstance(part, list) else part
+                null = self.denoiser.null_condition(part)
+                if empty is not None and part is not None:
+                    null = empty.to(part).expand_as(part)
                 with self._precision():
-                    images.append(sampler(self.denoiser, noise, part, self.denoiser.null_condition(part)))
+                    images.append(sampler(self.denoiser, noise, part, null))
                 if progress is not None:
                     progress(min(i + batch_size, len(seeds)))
         finally:
@@ -272,28 +278,3 @@ class PixelGen(LightningModule):
     def _precision(self) -> AbstractContextManager[Any]:
         """The trainer's precision while one is attached; else the caller's."""
         return nullcontext() if self._trainer is None else self._trainer.precision_plugin.forward_context()
-
-    def _requests(
-        self, condition: Tensor | Sequence[int] | int | None, seeds: Sequence[int] | int
-    ) -> tuple[Tensor | None, list[int]]:
-        """Labels on the device (or None) and one seed per image."""
-        classes = self.denoiser.num_classes
-        if classes is None:
-            if condition is not None:
-                raise ValueError("this network is unconditional: give seeds alone, one for each image")
-            return None, [seeds] if isinstance(seeds, int) else list(seeds)
-        if condition is None:
-            raise ValueError(f"give the class of each image, 0 to {classes - 1} (or {classes} for no class)")
-        try:
-            labels = torch.as_tensor(condition, dtype=torch.long, device=self.device)
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"conditions are class numbers, 0 to {classes - 1}, not {condition!r}") from error
-        if labels.ndim == 0:
-            labels = labels.expand(1 if isinstance(seeds, int) else len(seeds))
-        if isinstance(seeds, int):
-            seeds = range(seeds, seeds + len(labels))
-        if len(seeds) != len(labels):
-            raise ValueError(f"there are {len(labels)} conditions but {len(seeds)} seeds: give one seed for each")
-        if len(labels) == 0 or int(labels.min()) < 0 or int(labels.max()) > classes:
-            raise ValueError(f"classes must lie between 0 and {classes - 1} (or be {classes} for no class)")
-        return labels, list(seeds)

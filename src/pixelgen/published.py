@@ -11,12 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pixelgen.flow import Heun
-from pixelgen.models import Denoiser, JiT
+from pixelgen.encoders import TextEncoder
+from pixelgen.flow import AdamsBashforth, Heun
+from pixelgen.models import Denoiser, JiT, TextJiT
 from pixelgen.models.sizes import _SIZES
 from pixelgen.module import PixelGen
 
 Weights = dict[str, Tensor]  # a state dict of the denoiser
+QWEN = "Qwen/Qwen3-1.7B"  # the text encoder of the published text model
 
 
 @dataclass(frozen=True)
@@ -100,7 +102,6 @@ def architecture(weights: Weights, in_context_start: int | None = None) -> dict[
     Raises:
         ValueError: if the network is not a JiT, or no published size while its class tokens need `in_context_start`.
     """
-    refuse_text(weights)
     _, tokens, hidden_size = _shape(weights, "pos_embed", 3)
     first, in_channels, patch_size, _ = _shape(weights, "x_embedder.proj1.weight", 4)
     (head_dim,) = _shape(weights, "blocks.0.attn.q_norm.weight", 1)
@@ -111,7 +112,7 @@ def architecture(weights: Weights, in_context_start: int | None = None) -> dict[
         "patch_size": patch_size,
         "in_channels": in_channels,
         "hidden_size": hidden_size,
-        "depth": 1 + max(int(key.split(".")[1]) for key in weights if key.startswith("blocks.")),
+        "depth": _count(weights, "blocks."),
         "num_heads": hidden_size // head_dim,
         "mlp_ratio": _mlp_ratio(hidden_size, feed_forward),
         "num_classes": _shape(weights, "y_embedder.embedding_table.weight", 2)[0] - 1 if conditional else None,
@@ -149,17 +150,41 @@ def _mlp_ratio(hidden_size: int, feed_forward: int) -> float:
     return next(ratio for ratio in ratios if int(int(hidden_size * ratio) * 2 / 3) == feed_forward)
 
 
-def refuse_text(weights: Weights) -> None:
-    """Refuse text-conditional weights.
+def is_text(weights: Weights) -> bool:
+    """Whether the weights are of a network that takes text."""
+    return "y_pos_embedding" in weights
+
+
+def text_architecture(weights: Weights) -> dict[str, Any]:
+    """Arguments of the `TextJiT` that these weights are of; the shapes tell all of them, for images of 3 channels.
 
     Raises:
-        ValueError: if they are.
+        ValueError: if a weight is missing or has another number of dimensions.
     """
-    if any(key.startswith("text_refine_blocks.") for key in weights):
-        raise ValueError("these are weights of a text-conditional network, which is not supported yet")
+    _, tokens, hidden_size = _shape(weights, "pos_embed", 3)
+    bottleneck_dim, patch = _shape(weights, "x_embedder.proj1.weight", 2)
+    (head_dim,) = _shape(weights, "blocks.0.attn.q_norm.weight", 1)
+    patch_size = isqrt(patch // 3)
+    return {
+        "input_size": isqrt(tokens) * patch_size,
+        "patch_size": patch_size,
+        "in_channels": 3,
+        "hidden_size": hidden_size,
+        "num_blocks": _count(weights, "blocks."),
+        "num_groups": hidden_size // head_dim,
+        "num_text_blocks": _count(weights, "text_refine_blocks."),
+        "txt_embed_dim": _shape(weights, "y_embedder.proj.weight", 2)[1],
+        "txt_max_length": _shape(weights, "y_pos_embedding", 3)[1],
+        "bottleneck_dim": bottleneck_dim,
+    }
 
 
-def denoiser_of(weights: Weights, path: Path, in_context_start: int | None = None) -> JiT:
+def _count(weights: Weights, prefix: str) -> int:
+    """Number of blocks under a prefix."""
+    return len({key.split(".")[1] for key in weights if key.startswith(prefix)})
+
+
+def denoiser_of(weights: Weights, path: Path, in_context_start: int | None = None) -> Denoiser:
     """The network that these weights are of, filled with them; float32, on the CPU.
 
     Args:
@@ -168,10 +193,11 @@ def denoiser_of(weights: Weights, path: Path, in_context_start: int | None = Non
         in_context_start: as for `architecture`.
 
     Raises:
-        ValueError: if the network is not a JiT, or an entry is missing, unexpected or of another shape.
+        ValueError: if the network is none of ours, or an entry is missing, unexpected or of another shape.
     """
+    text = is_text(weights)
     with torch.device("meta"):
-        denoiser = JiT(**architecture(weights, in_context_start))
+        denoiser = TextJiT(**text_architecture(weights)) if text else JiT(**architecture(weights, in_context_start))
     denoiser.to_empty(device="cpu")
     fill_denoiser(denoiser, weights, path)
     return denoiser
@@ -192,7 +218,6 @@ def fill_denoiser(denoiser: Denoiser, weights: Weights, path: Path) -> None:
         if key in own and own[key].shape != value.shape
     ]
     if problems:
-        refuse_text(weights)
         more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
         raise ValueError(f"the weights in {path} are of another network: {'; '.join(problems[:3])}{more}")
     if not any(value.is_meta for value in own.values()):  # else rank 0 hands them on
@@ -202,11 +227,31 @@ def fill_denoiser(denoiser: Denoiser, weights: Weights, path: Path) -> None:
 # Models
 
 
-def model_config(weights: Weights, recipe: Recipe, in_context_start: int | None = None) -> dict[str, Any]:
-    """The `model` section of a config: the network of these weights, sampled as its authors do, without guidance.
+def model_config(
+    weights: Weights, recipe: Recipe, in_context_start: int | None = None, text_encoder: str = QWEN
+) -> dict[str, Any]:
+    """The `model` section of a config: the network of these weights, sampled as its authors do.
 
-    Errors are those of `architecture`.
+    A network that takes text is sampled with their guidance, others without.
+
+    Args:
+        weights: state dict.
+        recipe: of its authors.
+        in_context_start: as for `architecture`, whose errors are those of this.
+        text_encoder: folder or repository of the encoder of a network that takes text.
     """
+    if is_text(weights):
+        text = text_architecture(weights)
+        encoder = {"model": text_encoder, "max_length": text["txt_max_length"]}
+        arguments: dict[str, Any] = {
+            "denoiser": {"class_path": "pixelgen.models.TextJiT", "init_args": text},
+            "text_encoder": {"class_path": "pixelgen.encoders.TextEncoder", "init_args": encoder},
+            "sampler": {
+                "class_path": "pixelgen.flow.AdamsBashforth",
+                "init_args": {"num_steps": 25, "shift": 3.0, "guidance": 4.0},
+            },
+        }
+        return {"class_path": "pixelgen.PixelGen", "init_args": arguments}
     size = architecture(weights, in_context_start)
     noise_scale = max(1.0, size["input_size"] / 256) if recipe.noise_scale is None else float(recipe.noise_scale)
     arguments = {
@@ -220,5 +265,9 @@ def model_config(weights: Weights, recipe: Recipe, in_context_start: int | None 
 def model_of(weights: Weights, recipe: Recipe, path: Path) -> PixelGen:
     """What `model_config` describes, filled with the weights; `path` and errors are those of `denoiser_of`."""
     arguments = model_config(weights, recipe)["init_args"]
-    sampler = Heun(**arguments["sampler"]["init_args"])
-    return PixelGen(denoiser_of(weights, path), sampler=sampler, noise_scale=arguments["noise_scale"])
+    options = arguments["sampler"]["init_args"]
+    denoiser = denoiser_of(weights, path)
+    if is_text(weights):
+        encoder = TextEncoder(**arguments["text_encoder"]["init_args"])
+        return PixelGen(denoiser, sampler=AdamsBashforth(**options), text_encoder=encoder)
+    return PixelGen(denoiser, sampler=Heun(**options), noise_scale=arguments["noise_scale"])

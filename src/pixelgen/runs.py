@@ -187,7 +187,8 @@ def start_from(model: PixelGen, source: str | Path) -> None:
 def load(source: str | Path, ema: Average = True, device: str | torch.device | None = None) -> PixelGen:
     """A trained model, ready to `.sample(...)`: rebuilt from a run's config, without its losses.
 
-    A published checkpoint needs no config: its weights tell the size of the network.
+    A published checkpoint needs no config: its weights tell the size of the network. The text encoder of a network that
+    takes prompts is loaded from where the config says; of a published one, from the hub's cache or the hub.
 
     Args:
         source: run folder, a checkpoint in one, an export, or a published checkpoint of PixelGen or JiT.
@@ -211,8 +212,12 @@ def load(source: str | Path, ema: Average = True, device: str | torch.device | N
     return model.to(device).eval()
 
 
-def model_of_run(folder: Path) -> PixelGen:
+def model_of_run(folder: Path, text: bool = True) -> PixelGen:
     """The model that a run's config describes, with new weights, without losses and compilation.
+
+    Args:
+        folder: of the run or export.
+        text: load its text encoder too, if it has one.
 
     Raises:
         ValueError: if the config does not describe a model.
@@ -222,6 +227,7 @@ def model_of_run(folder: Path) -> PixelGen:
         config: dict[str, Any] = yaml.safe_load(file)["model"]
     arguments = config.get("init_args", config)
     arguments |= {"objective": None, "compile_blocks": False}  # sampling needs neither
+    arguments |= {} if text else {"text_encoder": None}
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument("--model", type=PixelGen)
     try:
@@ -256,10 +262,10 @@ def export(source: str | Path, to: str | Path | None = None, ema: Average = True
     folder = config.with_name("export") if to is None else Path(to)
     refuse_used(folder)
     name = average_name(checkpoint, ema)
-    weights = load(path, name, "cpu").denoiser.state_dict()
-    return write_export(
-        folder, weights, name, checkpoint.get("global_step"), lambda target: shutil.copyfile(config, target)
-    )
+    denoiser = model_of_run(config.parent, text=False).denoiser
+    fill_denoiser(denoiser, denoiser_weights(checkpoint, name), path)
+    step = checkpoint.get("global_step")
+    return write_export(folder, denoiser.state_dict(), name, step, lambda target: shutil.copyfile(config, target))
 
 
 def refuse_used(folder: Path) -> None:

@@ -231,3 +231,22 @@ def test_value_of_the_last_step_reaches_later_callbacks(tmp_path):
     look = OnlyAtEnd()
     fit(tmp_path, FID(Means(), num_samples=4), look)
     assert NAME in look.metrics
+
+
+def test_captions_of_the_data_are_prompts_in_their_order(tmp_path):
+    class Captioned(TinyData):
+        captions = True
+
+        def prompts(self, count):
+            return [f"shape {i}" for i in range(count)]
+
+    class Prompted(TinyModule):
+        def sample(self, condition=None, seeds=0, *, batch_size=64):
+            self.asked = [*getattr(self, "asked", []), *zip(condition, seeds, strict=True)]
+            return torch.rand(len(condition), 3, 8, 8)
+
+    module = Prompted()
+    module.denoiser.text_shape, module.denoiser.num_classes = (4, 8), None
+    tiny_trainer(tmp_path, [FID(Means(), num_samples=5, batch_size=3, seed=7)]).fit(module, Captioned())
+    assert module.asked == [(f"shape {i}", 7 + i) for i in range(5)]
+    assert json.loads((tmp_path / "evaluations.jsonl").read_text())["conditions"] == "captions of the data in order"

@@ -121,3 +121,45 @@ def test_progress_goes_on_after_resuming(tmp_path):
 def test_progress_is_limited_to_sixteen_rows(tmp_path):
     fit(tmp_path, Preview(every_n_steps=1, num_images=1), max_steps=20)
     assert Image.open(tmp_path / "previews/progress.png").size[1] == 16 * 10 + 2
+
+
+class Prompted(TinyModule):
+    """Makes grey images, and keeps the prompts."""
+
+    def __init__(self):
+        super().__init__()
+        self.denoiser.text_shape, self.denoiser.num_classes = (4, 8), None
+        self.asked = []
+
+    def sample(self, condition=None, seeds=0, *, batch_size=64):
+        self.asked.append(condition)
+        return torch.zeros(len(condition), 3, 8, 8)
+
+
+class Captioned(TinyData):
+    captions = True
+
+    def prompts(self, count):
+        return [f"shape {i}" for i in range(count)]
+
+
+@pytest.mark.parametrize(
+    ("prompts", "asked"),
+    [(None, ["shape 0", "shape 1", "shape 2"]), (["a", "b"], ["a", "b", "a"])],
+)
+def test_prompts_stand_under_the_pictures(tmp_path, prompts, asked):
+    module = Prompted()
+    tiny_trainer(tmp_path, [Preview(num_images=3, columns=2, prompts=prompts)], max_steps=1).fit(module, Captioned())
+    assert module.asked == [asked]
+    picture = np.asarray(Image.open(tmp_path / "previews/step_0000001.png"))
+    assert picture.shape[1] == 2 * 130 + 2  # pictures of 8 pixels are enlarged until words fit below them
+    below = picture[2 + 128 : 2 + 128 + 15, 2:130]
+    assert 0 < (below < 128).any(-1).sum() < below[..., 0].size / 2
+    assert np.asarray(Image.open(tmp_path / "previews/progress.png"))[2:130, 80:208].max() == 128
+
+
+def test_prompts_that_nobody_understands_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="but the network takes none"):
+        fit(tmp_path, Preview(prompts=["a"]))
+    with pytest.raises(ValueError, match="no data module whose captions could serve"):
+        tiny_trainer(tmp_path, [Preview()], max_steps=1).fit(Prompted(), TinyData())

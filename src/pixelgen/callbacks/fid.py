@@ -14,7 +14,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from pixelgen.callbacks.evaluator import Evaluator, record
-from pixelgen.callbacks.interlude import find_ema, interlude
+from pixelgen.callbacks.interlude import data_prompts, find_ema, interlude, takes_text
 from pixelgen.callbacks.log import log
 from pixelgen.data.imagenet import ImageFolderDataset, list_images
 from pixelgen.encoders.frozen import FeatureExtractor
@@ -29,9 +29,10 @@ class FID(Evaluator):
     """Fréchet distance between generated and real images, logged as `fid` or `frechet/<extractor>`.
 
     Only Inception features make a FID; a distance in other features is called by their name. Image i has class
-    i mod number of classes and seed `seed` + i whatever the number of processes, each process makes its share, and
-    only sums are exchanged. With an EMA callback the averaged weights are scored. Each evaluation appends its
-    protocol to `<run>/evaluations.jsonl`; the reference goes to `<run>/reference_<extractor>.npz`.
+    i mod number of classes, or the caption of training image i, and seed `seed` + i, whatever the number of processes;
+    each process makes its share, and only sums are exchanged. With an EMA callback the averaged weights are scored.
+    Each evaluation appends its protocol to `<run>/evaluations.jsonl`; the reference goes to
+    `<run>/reference_<extractor>.npz`.
 
     Args:
         extractor: the feature extractor.
@@ -147,12 +148,14 @@ class FID(Evaluator):
         rank, world_size = trainer.global_rank, trainer.world_size
         # equally many on every rank, as sharded networks need; those past the end are made and dropped
         indices = [rank + world_size * i for i in range(math.ceil(self.num_samples / world_size))]
+        prompts = data_prompts(trainer, world_size * len(indices)) if takes_text(pl_module) else None
         for start in range(0, len(indices), self.batch_size):
             batch = indices[start : start + self.batch_size]
             labels = None if num_classes is None else torch.tensor([i % num_classes for i in batch])
             labels = None if labels is None else labels.to(pl_module.device)
             seeds = [self.seed + i for i in batch]
-            images = pl_module.sample(labels, seeds, batch_size=self.batch_size)  # type: ignore[operator]
+            condition = [prompts[i] for i in batch] if prompts else labels
+            images = pl_module.sample(condition, seeds, batch_size=self.batch_size)  # type: ignore[operator]
             wanted = sum(i < self.num_samples for i in batch)
             if wanted:
                 yield to_uint8(images[:wanted]), None if labels is None else labels[:wanted]
@@ -195,7 +198,7 @@ class FID(Evaluator):
         about = {
             **scores,
             "samples": self.num_samples,
-            "classes": "equal counts",
+            "conditions": "captions of the data in order" if takes_text(pl_module) else "equal counts of each class",
             "seed": self.seed,
             "average": average,
             "sampler": pl_module.sampler.settings(),  # type: ignore[union-attr, operator]

@@ -13,11 +13,29 @@ from torch import nn
 
 from pixelgen.callbacks.ema import EMA
 from pixelgen.callbacks.throughput import pause
+from pixelgen.data import ImageData
 
 
 def find_ema(trainer: Trainer) -> EMA | None:
     """The EMA callback of a trainer, if it has one."""
     return next((callback for callback in trainer.callbacks if isinstance(callback, EMA)), None)  # type: ignore[attr-defined]
+
+
+def takes_text(pl_module: LightningModule) -> bool:
+    """Whether the module's network makes images from prompts."""
+    return getattr(pl_module.denoiser, "text_shape", None) is not None
+
+
+def data_prompts(trainer: Trainer, count: int) -> list[str]:
+    """Captions of the training images in their order, `count` of them.
+
+    Raises:
+        ValueError: if there is no data module with captions.
+    """
+    data: ImageData | None = trainer.datamodule  # type: ignore[attr-defined]
+    if data is None or not getattr(data, "captions", False):
+        raise ValueError("there is no data module whose captions could serve as prompts: give prompts to the callback")
+    return data.prompts(count)
 
 
 @contextmanager

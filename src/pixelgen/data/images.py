@@ -48,6 +48,7 @@ class ImageData(LightningDataModule):
     """
 
     class_names: list[str] | None = None
+    captions: bool = False  # whether batches carry `caption`, or text states as `text`
 
     def __init__(self, image_size: int, batch_size: int = 32, num_workers: int = 0, seed: int = 0) -> None:
         super().__init__()
@@ -78,6 +79,13 @@ class ImageData(LightningDataModule):
     def val_dataset(self) -> Dataset[Item] | None:
         """Map-style data set of held-out images; None if there are none."""
         return None
+
+    def prompts(self, count: int) -> list[str]:
+        """Captions of the first training images, from the first again where there are fewer than `count`."""
+        dataset: Any = self.train_dataset()
+        length = min(count, len(dataset))
+        captions = [dataset[i]["caption"] for i in range(length)]
+        return [captions[i % length] for i in range(count)]
 
     def train_dataloader(self) -> DataLoader[Item]:
         """Shuffled full batches of this rank's share, resuming where the trainer's progress says."""

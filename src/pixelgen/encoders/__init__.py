@@ -3,6 +3,7 @@
 from pixelgen.encoders.backbone import Backbone, BackboneFeatures, BackbonePatches
 from pixelgen.encoders.dino import VisionTransformerPatches, dinov2
 from pixelgen.encoders.frozen import FeatureExtractor, FeaturePyramid, FrozenEncoder, PatchEncoder
+from pixelgen.encoders.text import TextEncoder, minilm
 from pixelgen.encoders.vgg import VGG16
 
 __all__ = [
@@ -14,6 +15,8 @@ __all__ = [
     "FeaturePyramid",
     "FrozenEncoder",
     "PatchEncoder",
+    "TextEncoder",
     "VisionTransformerPatches",
     "dinov2",
+    "minilm",
 ]

@@ -6,6 +6,8 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from pixelgen.encoders.frozen import sha256
 
 
@@ -25,13 +27,34 @@ def load_pretrained(kind: str, source: str, revision: str | None = None) -> tupl
     Raises:
         ValueError: if transformers, the files or the network are missing, or weights do not fit.
     """
-    network, report = load_from(kind, source, revision, output_loading_info=True)
-    wrong = [*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])]
-    if wrong:
-        raise ValueError(f"{source} lacks {len(wrong)} weights of {kind} ({sorted(wrong)[0]}, …): give another source")
+    network = load_network(kind, source, revision)
     commit = getattr(network.config, "_commit_hash", None)
     name = f"sha256:{_weights_sha256(Path(source))}" if Path(source).is_dir() else str(commit or revision)
-    return network.float(), name
+    return network, name
+
+
+def load_network(
+    kind: str,
+    source: str,
+    revision: str | None = None,
+    dtype: torch.dtype = torch.float32,
+    unused: tuple[str, ...] = (),
+) -> Any:
+    """A network of a transformers class with its weights; errors as in `load_pretrained`.
+
+    Args:
+        kind: name of the class in transformers.
+        source: a folder, or the name of a repository on the hub.
+        revision: branch, tag or commit on the hub.
+        dtype: of the weights.
+        unused: beginnings of names of weights that may be missing.
+    """
+    network, report = load_from(kind, source, revision, output_loading_info=True)
+    wrong = [key for key in report["missing_keys"] if not key.startswith(unused)]
+    wrong += [key for key, *_ in report["mismatched_keys"]]
+    if wrong:
+        raise ValueError(f"{source} lacks {len(wrong)} weights of {kind} ({sorted(wrong)[0]}, …): give another source")
+    return network.to(dtype)
 
 
 def load_from(kind: str, source: str, revision: str | None = None, **options: Any) -> Any:

@@ -1,0 +1,99 @@
+"""Text models from the command line: trained, resumed, loaded, exported, started from; what does not fit is refused."""
+
+import pytest
+import torch
+
+import pixelgen
+from pixelgen.cli import CLI
+from pixelgen.encoders.text import TextEncoder
+from pixelgen.fit import main
+from pixelgen.flow import Euler
+from pixelgen.runs import export
+from tiny_transformers import tiny_qwen3
+
+SIZES = {"patch_size": 8, "hidden_size": 16, "num_blocks": 2, "num_groups": 2, "num_text_blocks": 1}
+SIZES |= {"bottleneck_dim": 4, "txt_embed_dim": 16, "txt_max_length": 12}
+QUIET = [
+    *("--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false", "--trainer.precision", "32"),
+    *("--trainer.enable_model_summary", "false", "--callbacks.summary", "null", "--trainer.limit_val_batches", "1"),
+]
+DENOISER = [
+    *("--model.denoiser", "TextJiT"),
+    *(part for name, value in SIZES.items() for part in (f"--model.denoiser.{name}", str(value))),
+]
+DATA = [*("--data", "ShapesData", "--data.batch_size", "4", "--data.length", "16", "--data.max_objects", "2")]
+CAPTIONS = ["--data.captions", "true"]
+SAMPLING = ["--model.sampler", "Euler", "--model.sampler.num_steps", "2", "--model.sampler.guidance", "2"]
+GUIDED = Euler(num_steps=2, guidance=2.0)
+
+
+def encoder(*options):
+    path = ["--model.text_encoder.model", str(tiny_qwen3()), "--model.text_encoder.max_length", "12"]
+    return ["--model.text_encoder", "TextEncoder", *path, *options]
+
+
+def text_run(folder, *arguments):
+    preview = ["--callbacks.preview.num_images", "2", "--callbacks.checkpoint.every_n_steps", "3"]
+    return main(
+        [*DATA, *CAPTIONS, *QUIET, *DENOISER, *encoder(), *SAMPLING, *preview, "--run", str(folder), *arguments]
+    )
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("text") / "run"
+    text_run(folder, "--trainer.max_steps", "5")
+    return folder
+
+
+def weights(folder):
+    return torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+
+
+def test_resuming_is_bit_equal_to_not_stopping(finished, tmp_path):
+    text_run(tmp_path / "run", "--trainer.max_steps", "3")
+    main(["--ckpt_path", str(tmp_path / "run"), "--trainer.max_steps", "5"])
+    assert (tmp_path / "run" / "previews" / "step_0000005.png").exists()
+    a, b = weights(finished), weights(tmp_path / "run")
+    assert a.keys() == b.keys()
+    assert all(torch.equal(a[key], b[key]) for key in a)
+    assert not any("text_encoder" in key for key in a)
+
+
+def test_a_run_and_its_export_load_with_their_encoder(finished, tmp_path, monkeypatch):
+    run = pixelgen.load(finished, device="cpu")
+    with monkeypatch.context() as patch:
+        patch.setattr(TextEncoder, "__init__", None)  # exporting needs no encoder
+        export(finished, tmp_path / "export")
+    exported = pixelgen.load(tmp_path / "export", device="cpu")
+    images = [model.sample("a photo of a red circle", seeds=1, sampler=GUIDED) for model in (run, exported)]
+    assert torch.equal(*images)
+    assert run.text_encoder.width == 16
+
+
+def test_the_next_stage_starts_from_weights_at_another_size(finished, tmp_path):
+    arguments = [*DATA, *CAPTIONS, *QUIET, *DENOISER, *encoder(), "--init_from", str(finished)]
+    cli = CLI([*arguments, "--run", str(tmp_path / "next"), "--data.image_size", "64"])
+    state, expected = cli.model.denoiser.state_dict(), pixelgen.load(finished).denoiser.state_dict()
+    assert state["pos_embed"].shape[1] == 4 * expected["pos_embed"].shape[1]
+    assert all(torch.equal(state[key], expected[key]) for key in state if key != "pos_embed")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([*DENOISER, *encoder()], "TextJiT learns from captions, but the data has none"),
+        ([*CAPTIONS, *DENOISER], "TextJiT takes prompts: give the model a text_encoder"),
+        ([*CAPTIONS, *encoder(), "--model.denoiser", "JiT"], "JiT takes no prompts: leave text_encoder out"),
+        ([*CAPTIONS, *DENOISER, *encoder("--model.text_encoder.max_length", "8")], "gives 8 states of width 16"),
+        ([*CAPTIONS, *DENOISER, *encoder("--model.text_encoder.zero_padding", "true")], "zero_padding is True"),
+        ([*CAPTIONS, *DENOISER, *encoder("--model.text_encoder.model", "/nowhere")], "cannot load AutoModel from"),
+    ],
+)
+def test_what_does_not_fit_is_refused_in_one_sentence(arguments, message, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(SystemExit):
+        main([*DATA, *QUIET, *arguments, "--run", str(tmp_path / "run")])
+    error = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert len(error) == 1
+    assert message in error[0]
