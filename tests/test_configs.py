@@ -11,6 +11,7 @@ from pixelgen.encoders.vgg import vgg16_features
 from pixelgen.fit import main
 
 CONFIGS = Path(__file__).parent.parent / "configs"
+WITHOUT_FILES = ("ablation_small.yaml", "demo.yaml", "demo_text.yaml")
 TINY_DENOISER = [
     *("--model.denoiser", "JiT", "--model.denoiser.patch_size", "16", "--model.denoiser.hidden_size", "16"),
     *("--model.denoiser.depth", "9", "--model.denoiser.num_heads", "2", "--model.denoiser.bottleneck_dim", "4"),
@@ -60,7 +61,9 @@ def names(folder):
 @pytest.mark.parametrize("name", names(CONFIGS))
 def test_config_trains_a_step(name, digits, tmp_path, request):
     arguments = ["--config", str(CONFIGS / name), "--run", str(tmp_path / "run"), *QUICK]
-    if name not in ("demo.yaml", "ablation_small.yaml"):
+    if name == "demo_text.yaml":
+        arguments += ["--callbacks.geneval.num_prompts", "6"]
+    if name not in WITHOUT_FILES:
         arguments += ["--data.root", str(digits), "--data.image_size", "32"]
     if name.startswith("imagenet"):
         arguments += [*TINY_DENOISER, *request.getfixturevalue("perceptual_weights")]
