@@ -5,6 +5,7 @@ Their layouts are written here, with networks of random weights: nothing publish
 
 import argparse
 import os
+import re
 import warnings
 from pathlib import Path
 
@@ -385,11 +386,16 @@ def test_python_objects_are_refused_and_nothing_is_executed(networks, tmp_path, 
     assert not made.exists()
 
 
-def test_the_way_out_of_a_file_with_python_objects(networks, tmp_path):
-    path = saved(release(*networks[:2]) | {"hyper_parameters": {"thing": Harmless()}}, tmp_path)
-    with torch.serialization.safe_globals([Harmless]):  # the lines of docs/published.md load everything, in a sandbox
-        checkpoint = torch.load(path, map_location="cpu")
-    torch.save({"state_dict": checkpoint["state_dict"]}, tmp_path / "weights.ckpt")
+@pytest.mark.parametrize("layout", ["release", "jit"])
+def test_the_way_out_of_a_file_with_python_objects(networks, tmp_path, monkeypatch, layout):
+    whole = release(*networks[:2]) if layout == "release" else from_jit(*networks)
+    path = saved(whole | {"hyper_parameters": {"thing": Harmless()}}, tmp_path)
+    with pytest.raises(ValueError, match=r"once and in a sandbox, as docs/published.md shows$"):
+        pixelgen.load(path)
+    text = (Path(__file__).parent.parent / "docs" / "published.md").read_text()
+    (lines,) = (block for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "weights_only=False" in block)
+    monkeypatch.chdir(tmp_path)
+    exec(compile(lines, "published.md", "exec"), {})
     assert same(weights(tmp_path / "weights.ckpt"), networks[1].state_dict())
 
 

@@ -92,6 +92,17 @@ def test_another_image_size_keeps_what_the_network_does_at_that_size():
     assert torch.equal(target(x, T, y), source(x, T, y))
 
 
+def test_a_network_without_values_is_told_the_same():
+    """Under FSDP2 only the first process has the values."""
+    with torch.device("meta"):
+        target = network(1, num_classes=5, input_size=16)
+    weights, said = transferred(network(0).state_dict(), target)
+    assert len(said) == 2
+    assert {key: value.shape for key, value in weights.items()} == {
+        key: value.shape for key, value in target.state_dict().items()
+    }
+
+
 @pytest.mark.parametrize(
     ("there", "here", "problem"),
     [
