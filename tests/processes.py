@@ -76,16 +76,16 @@ def free_port():
         return probe.getsockname()[1]
 
 
-def fit(strategy, folder, *more, wait=True):
+def fit(strategy, folder, *more, wait=True, prepare=None):
     """Train tests/parallel.yaml in one process, or with `ddp` or `fsdp` in two, with the same global batch of 8."""
     arguments = ["--config", str(HERE / "parallel.yaml"), *SEVERAL.get(strategy, []), "--run", str(folder), *more]
     log = folder.with_suffix(".log")
     if strategy == "one":
-        processes = [start([*arguments, "--data.batch_size", "8"], log)]
+        processes = [start([*arguments, "--data.batch_size", "8"], log, prepare=prepare)]
     else:
         port = free_port()
         two = [*arguments, "--data.batch_size", "4", "--trainer.devices", "2"]
-        processes = [start(two, log, rank, 2, port) for rank in (0, 1)]
+        processes = [start(two, log, rank, 2, port, prepare) for rank in (0, 1)]
     if wait:
         finish(processes, log)
     return processes

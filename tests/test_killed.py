@@ -20,6 +20,9 @@ RUN = [
 ]
 
 
+SHARDS = ["--trainer.strategy.save_distributed_checkpoint", "true"]
+
+
 def begin(folder, steps, *more, prepare=None):
     arguments = [*RUN, "--run", str(folder), "--trainer.max_steps", str(steps), *more]
     return start(arguments, folder.with_suffix(".log"), prepare=prepare)
@@ -139,3 +142,13 @@ def test_on_a_full_disk_the_former_checkpoint_stays(tmp_path):
     assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == ["last.ckpt", "step_0000003.ckpt"]
     complete(folder, 9)
     assert step_of(folder) == 9
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("strategy", "shards"), [("ddp", []), ("fsdp", SHARDS)])
+def test_on_a_full_disk_every_process_stops(tmp_path, strategy, shards):
+    folder = tmp_path / "run"
+    processes = fit(strategy, folder, *shards, wait=False, prepare=moments.on_a_full_disk)
+    assert [status(process) for process in processes] == [1, 1]
+    assert folder.with_suffix(".log").read_text().count("OSError: could not write the checkpoint") == 2
+    assert [path.name for path in (folder / "checkpoints").iterdir()] == []

@@ -1,10 +1,14 @@
 import os
+import tempfile
+from pathlib import Path
 
 import pytest
 import torch
 from lightning.pytorch import Callback
+from torch.distributed.checkpoint.api import CheckpointException
 
-from pixelgen.callbacks.checkpoint import Checkpoint
+from pixelgen.callbacks.checkpoint import Checkpoint, _link
+from pixelgen.callbacks.disk import write_error
 from tiny_run import TinyData, TinyModule, tiny_trainer
 
 
@@ -105,6 +109,17 @@ def test_best_of_a_saved_step_is_a_link(tmp_path):
     assert os.path.samefile(best, numbered)
 
 
+def test_the_best_one_in_shards_is_kept(tmp_path):
+    checkpoint, trainer = Checkpoint(keep_last=1), tiny_trainer(tmp_path, [])
+    checkpoint.dirpath = str(tmp_path)
+    for step in (1, 2, 3):
+        (tmp_path / f"step_000000{step}.ckpt").mkdir()
+    _link(tmp_path / "step_0000001.ckpt", tmp_path / "best.ckpt")
+    trainer.fit_loop.epoch_loop.automatic_optimization.optim_progress.optimizer.step.total.completed = 3
+    checkpoint._drop_old(trainer)
+    assert sorted(path.name for path in tmp_path.glob("step_*")) == ["step_0000001.ckpt", "step_0000003.ckpt"]
+
+
 def test_resumed_run_remembers_the_best(tmp_path):
     fit(tmp_path, Checkpoint(every_n_steps=4, monitor="fid"), Score({2: 1.0}), max_steps=4)
     resumed = Checkpoint(every_n_steps=4, monitor="fid")
@@ -135,6 +150,22 @@ def test_full_disk_keeps_the_former_checkpoint(tmp_path, monkeypatch):
         fit(tmp_path, Checkpoint(every_n_steps=2), max_steps=6)
     assert names(tmp_path) == ["last.ckpt", "step_0000002.ckpt"]
     assert step_of(tmp_path / "checkpoints/last.ckpt") == 2
+
+
+def test_nothing_goes_by_way_of_the_temporary_folder(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "nowhere"))
+    fit(tmp_path, Checkpoint(), max_steps=1)
+    assert step_of(tmp_path / "checkpoints/last.ckpt") == 1
+
+
+def test_errors_of_the_file_system_are_found_behind_those_of_torch():
+    full, other = OSError(28, "No space left on device"), RuntimeError("nan")
+    with pytest.raises((OSError, RuntimeError)) as caught, Path("/dev/full").open("wb") as file:
+        torch.save(torch.zeros(100_000), file)
+    assert "No space left" in str(write_error(caught.value))
+    assert write_error(CheckpointException("save", {0: (other, None), 1: (full, None)})) is full
+    assert write_error(CheckpointException("save", {0: (other, None)})) is None
+    assert write_error(other) is None
 
 
 def test_last_is_a_copy_where_links_are_impossible(tmp_path, monkeypatch):

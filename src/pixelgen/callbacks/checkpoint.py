@@ -8,11 +8,14 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from lightning.fabric.plugins.io import TorchCheckpointIO
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
+from torch.distributed.checkpoint.api import CheckpointException
 
+from pixelgen.callbacks.disk import Disk, write_error
 from pixelgen.callbacks.stop import Stopped, StopRequest
 from pixelgen.callbacks.throughput import pause
 from pixelgen.module import is_logging_step
@@ -75,6 +78,8 @@ class Checkpoint(ModelCheckpoint):
             return
         self._stop = StopRequest()
         self._stop.listen(trainer)
+        if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # else the user has chosen one
+            trainer.strategy.checkpoint_io = Disk()
         if trainer.is_global_zero:
             for unfinished in self.folder.glob(".*.unfinished"):
                 _remove(unfinished)
@@ -183,21 +188,37 @@ class Checkpoint(ModelCheckpoint):
         """Save under another name, then rename; with `last`, `last.ckpt` becomes another name of it.
 
         Raises:
-            OSError: if the file cannot be written; the former checkpoint is still there.
+            OSError: on every process, if the file cannot be written; the former checkpoint is still there.
         """
         unfinished = path.with_name(f".{path.name}.unfinished")
         with pause(trainer):
-            try:
-                trainer.save_checkpoint(unfinished, weights_only=False)  # the whole state, optimizer included
+            error = self._attempt(trainer, unfinished, path, last)
+            reason = trainer.strategy.broadcast(None if error is None else str(error))
+            if reason is not None:
                 if trainer.is_global_zero:
-                    self._publish(unfinished, path, last)
-            except OSError as error:
-                _remove(unfinished)
+                    _remove(unfinished)
                 raise OSError(
-                    f"could not write the checkpoint {path} ({error}): free some space or change the run's folder, "
+                    f"could not write the checkpoint {path} ({reason}): free some space or change the run's folder, "
                     "then resume from last.ckpt, which is intact"
                 ) from error
-            trainer.strategy.barrier("checkpoint")
+
+    def _attempt(self, trainer: Trainer, unfinished: Path, path: Path, last: bool) -> OSError | None:
+        """Write and publish a checkpoint. Returns what the file system refused, which one process alone may know."""
+        try:
+            trainer.save_checkpoint(unfinished, weights_only=False)  # the whole state, optimizer included
+        except (OSError, RuntimeError, CheckpointException) as failure:
+            error = write_error(failure)
+            if error is None:
+                raise
+            if not isinstance(failure, CheckpointException):  # which all processes raise
+                trainer.strategy.barrier("checkpoint")  # the others have gone on to the end of `save_checkpoint`
+            return error
+        try:
+            if trainer.is_global_zero:
+                self._publish(unfinished, path, last)
+        except OSError as error:
+            return error
+        return None
 
     def _publish(self, unfinished: Path, path: Path, last: bool) -> None:
         """Give a complete checkpoint its names; `last.ckpt` first, so that it is the newest whenever we are killed."""
@@ -211,11 +232,11 @@ class Checkpoint(ModelCheckpoint):
     def _drop_old(self, trainer: Trainer) -> None:
         if self.keep_last is None:
             return
-        resumed = None if trainer.ckpt_path is None else Path(trainer.ckpt_path).resolve()
+        kept = [Path(path).resolve() for path in (trainer.ckpt_path, self.folder / "best.ckpt") if path is not None]
         numbered = sorted(self.folder.glob("step_*.ckpt"))
         past = [path for path in numbered if int(path.stem[5:]) <= trainer.global_step]
         for path in past[: -self.keep_last]:
-            if path.resolve() != resumed:
+            if path.resolve() not in kept:  # where `best.ckpt` is a symbolic link, to a folder of shards
                 _remove(path)
 
     # --- state
