@@ -8,7 +8,7 @@ import yaml
 from lightning.pytorch.utilities import rank_zero_only
 
 import pixelgen
-from pixelgen.arguments import with_nulls
+from pixelgen.arguments import last_checkpoint, with_nulls
 from pixelgen.cli import CLI
 from pixelgen.data.digits import write_digits
 from pixelgen.fit import main
@@ -72,6 +72,15 @@ def test_resuming_is_bit_equal_to_not_stopping(finished_run, tmp_path):
         yaml.safe_load((folder / name).read_text())["trainer"]["max_steps"] for name in ("config-1.yaml", "config.yaml")
     ]
     assert steps == [5, 12]
+
+
+def test_what_does_not_fit_its_checkpoint_leaves_the_run_as_it_was(finished_run):
+    config = (finished_run / "config.yaml").read_text()
+    with pytest.raises(RuntimeError, match="size mismatch for denoiser"):
+        main(["--ckpt_path", str(finished_run), "--trainer.max_steps", "13", "--model.denoiser.hidden_size", "32"])
+    assert (finished_run / "config.yaml").read_text() == config
+    assert not (finished_run / "config-1.yaml").exists()
+    pixelgen.load(finished_run)
 
 
 def test_a_run_keeps_everything_in_its_folder(finished_run):
@@ -270,3 +279,15 @@ def test_only_rank_0_builds_the_denoiser_under_fsdp(monkeypatch):
 def test_going_on_in_a_run_that_was_never_begun_starts_it(tmp_path):
     fit(tmp_path / "run", "--ckpt_path", "last", "--trainer.max_steps", "1")
     assert (tmp_path / "run" / "checkpoints" / "last.ckpt").exists()
+
+
+def test_going_on_without_the_name_last_takes_the_newest(tmp_path):
+    checkpoints = tmp_path / "checkpoints"
+    checkpoints.mkdir()
+    assert last_checkpoint(tmp_path) is None
+    for name in ("step_0000009.ckpt", "step_0000010.ckpt", ".step_0000011.ckpt.unfinished", "best.ckpt"):
+        (checkpoints / name).touch()
+    (checkpoints / "last.ckpt").symlink_to("step_0000011.ckpt")  # which is not there
+    assert last_checkpoint(tmp_path) == str(checkpoints / "step_0000010.ckpt")
+    (checkpoints / "step_0000011.ckpt").touch()
+    assert last_checkpoint(tmp_path) == str(checkpoints / "last.ckpt")

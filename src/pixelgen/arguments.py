@@ -64,9 +64,10 @@ def run_name(config: Namespace) -> str:
 
 
 def last_checkpoint(folder: Path) -> str | None:
-    """The newest checkpoint of a run folder, if it has one."""
-    path = folder / "checkpoints" / "last.ckpt"
-    return str(path) if path.exists() else None
+    """The newest checkpoint of a run folder, if it has one; they are complete even where `last.ckpt` was lost."""
+    checkpoints = folder / "checkpoints"
+    found = [checkpoints / "last.ckpt", *sorted(checkpoints.glob("step_*.ckpt"), reverse=True)]
+    return next((str(path) for path in found if path.exists()), None)
 
 
 def strategy_name(config: Namespace) -> str:
