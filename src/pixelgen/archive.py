@@ -9,6 +9,7 @@ from pathlib import Path
 from zipfile import ZipFile
 
 import numpy as np
+import torch
 from PIL import Image
 
 _READERS, _AHEAD = 4, 64  # threads, and images that they may be ahead
@@ -47,6 +48,11 @@ def _ahead(paths: Sequence[Path]) -> Iterator[np.ndarray]:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
+
+
+def read_image(path: Path) -> torch.Tensor:
+    """An image file as uint8 (3, H, W)."""
+    return torch.from_numpy(_pixels(path).copy()).permute(2, 0, 1)
 
 
 def _pixels(path: Path) -> np.ndarray:

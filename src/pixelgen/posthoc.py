@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from pixelgen.callbacks.ema import power_function_gamma
 from pixelgen.module import PixelGen
 from pixelgen.published import Weights, fill_denoiser
-from pixelgen.runs import Average, denoiser_weights, load, read_checkpoint
+from pixelgen.runs import Average, average_name, denoiser_weights, load, read_checkpoint
 from pixelgen.sources import PREFIX, Source, width_of
 
 POOR = 0.1  # relative error of a profile above which a reconstruction is doubted
@@ -67,14 +67,8 @@ def reconstruct(source: Source, width: float) -> Weights:
     Raises:
         ValueError: if the run stores no averages by width, or this cannot be a width.
     """
-    if not 0 < width < 0.28:
-        raise ValueError(f"{PREFIX}{width} is no average: relative widths lie between 0 and 0.28")
+    check_average(source, f"{PREFIX}{width}")
     stored = _stored(source.checkpoint)
-    if not stored:
-        raise ValueError(
-            f"{source.path} holds no averages by width to make {PREFIX}{width} of: train with --callbacks.ema.widths "
-            "[0.05,0.1] and --callbacks.checkpoint.keep_last null"
-        )
     wanted = Profile(max(profile.step for profile in stored), width)
     for file in sorted((source.home / "checkpoints").glob("step_*.ckpt")):
         stored |= {p: weights for p, weights in _stored(read_checkpoint(file)).items() if p.step <= wanted.step}
@@ -90,6 +84,24 @@ def reconstruct(source: Source, width: float) -> Weights:
     }
     others = denoiser_weights(source.checkpoint, next(iter(source.averages)))  # what does not train
     return others | {key: value.float() for key, value in mixed.items()}
+
+
+def check_average(source: Source, ema: Average) -> None:
+    """Refuse averages that are not there and cannot be made.
+
+    Raises:
+        ValueError: saying which there are, or what to train with.
+    """
+    width = width_of(ema)
+    if width is None or ema in source.averages:
+        average_name(source.checkpoint, ema)
+    elif not 0 < width < 0.28:
+        raise ValueError(f"{ema} is no average: relative widths lie between 0 and 0.28")
+    elif not _stored(source.checkpoint):
+        raise ValueError(
+            f"{source.path} holds no averages by width to make {ema} of: train with --callbacks.ema.widths [0.05,0.1] "
+            "and --callbacks.checkpoint.keep_last null"
+        )
 
 
 def average_weights(source: Source, ema: Average) -> Weights:

@@ -11,15 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from jsonargparse import ArgumentParser
 from lightning import Fabric
 from lightning.fabric.utilities import rank_zero_only
-from PIL import Image
 from rich.console import Console
 
-from pixelgen.archive import write_npz
+from pixelgen.archive import read_image, write_npz
 from pixelgen.cli import stop_on_bad_input
 from pixelgen.conditions import parse_classes, parse_prompts
 from pixelgen.flow import Sampler
@@ -202,10 +200,7 @@ def _conditions(wanted: Wanted, model: PixelGen, source: Source) -> tuple[list[A
 def _finish(folder: Path, requests: Sequence[Request], npz: bool) -> None:
     """Write what is made of the whole set."""
     shown = requests[:SHOWN]
-    images = []
-    for request in shown:
-        with Image.open(folder / request.path) as image:
-            images.append(torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1))
+    images = [read_image(folder / request.path) for request in shown]
     captions = [request.condition for request in shown if isinstance(request.condition, str)]
     unfinished = folder / ".grid.png"
     try:

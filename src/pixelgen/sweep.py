@@ -1,0 +1,251 @@
+"""`python -m pixelgen.sweep runs/demo --guidance 1 2 3`: which guidance, interval, average and sampler score best."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from argparse import ArgumentError
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from jsonargparse import ArgumentParser
+from lightning import Fabric
+from lightning.fabric.utilities import rank_zero_only
+from rich.console import Console
+
+from pixelgen.archive import read_image
+from pixelgen.cli import stop_on_bad_input
+from pixelgen.combinations import Row, rows
+from pixelgen.data.imagenet import ImageFolderDataset, list_images
+from pixelgen.encoders import FeatureExtractor
+from pixelgen.encoders.inception import Inception
+from pixelgen.launch import Precision, launch
+from pixelgen.messages import one_sentence
+from pixelgen.metrics import FeatureStatistics, Statistics
+from pixelgen.metrics.reference import reference_statistics
+from pixelgen.posthoc import average_weights, check_average, load_average
+from pixelgen.published import fill_denoiser
+from pixelgen.sample import FLAGS as SAMPLE_FLAGS
+from pixelgen.sample import Wanted, add_flags, make
+from pixelgen.sources import Source
+from pixelgen.tables import Result, Scores, command, numbers, plot, ranked, table_of, write_csv, write_whole
+
+Score = Callable[[Path, int], Scores]  # a folder, and how many of its images count
+INCEPTION = "pixelgen.encoders.inception.Inception"
+SAME = ("num_images", "classes", "prompts", "negative", "seed", "size", "precision", "compile")  # as in sample
+BATCH = 64  # images whose features are computed at a time
+
+
+def run(
+    table: Sequence[Row],
+    wanted: Wanted,
+    source: Source,
+    fabric: Fabric,
+    score: Score,
+    how: Mapping[str, Any],
+    batch_size: int = 64,
+) -> Iterator[Result]:
+    """Make and score one set after another; what is on the disk already is taken from there.
+
+    Args:
+        table: of the sets.
+        wanted: the images of each.
+        source: of the weights.
+        fabric: launched.
+        score: called in every process.
+        how: for `settings.json`: precision and compilation.
+        batch_size: as in `generate`.
+    """
+    model = load_average(source, table[0].ema, fabric.device)
+    if how["compiled"]:
+        model.denoiser.compile_blocks(dynamic=False)
+    filled = table[0].ema
+    assert wanted.num_images is not None
+    for row in table:
+        if row.ema != filled:
+            fill_denoiser(model.denoiser, average_weights(source, row.ema), source.path)
+            filled = row.ema
+        named = {**source.identity(row.ema), **how}
+        folder = make(wanted, model, source, named, fabric, None, row.sampler, batch_size)
+        yield Result(row, folder, score(folder, wanted.num_images))
+
+
+class Frechet:
+    """Fréchet distance of the first images of a folder, kept in a JSON file there, each process reading its share.
+
+    Args:
+        extractor: of features.
+        reference: npz of statistics, or a folder of images; None for what the run's own FID callback left.
+        source: of the weights.
+        fabric: launched.
+
+    Raises:
+        ValueError: if there is no reference, or it is of another extractor.
+    """
+
+    def __init__(self, extractor: FeatureExtractor, reference: Path | None, source: Source, fabric: Fabric) -> None:
+        self.extractor, self.fabric = extractor.to(fabric.device), fabric
+        self.name = "fid" if isinstance(extractor, Inception) else f"frechet/{extractor.name}"
+        path = reference or source.home / f"reference_{extractor.name.replace('/', '_')}.npz"
+        if reference is None and not path.exists():
+            raise ValueError(f"there is no {path}: give --reference, an npz of statistics or a folder of images")
+        if path.is_dir():
+            size = source.config["data"]["init_args"]["image_size"] if "data" in source.config else 256
+            dataset = ImageFolderDataset(list_images(path), None, size)
+            ranks = {"rank": fabric.global_rank, "world_size": fabric.world_size}
+            self.reference = reference_statistics(dataset, self.extractor, **ranks)
+        else:
+            self.reference = Statistics.load(path, extractor)
+
+    def __call__(self, folder: Path, num_images: int) -> Scores:
+        """The number by its name; computed if it is not there."""
+        about = {
+            "images": num_images,
+            "extractor": self.extractor.name,
+            "weights_sha256": self.extractor.weights_sha256,
+            "reference_fingerprint": self.reference.fingerprint,
+        }
+        digest = hashlib.sha256(json.dumps(about).encode()).hexdigest()[:8]
+        path = folder / f"frechet-{digest}.json"
+        found: dict[str, Any] | None = json.loads(path.read_text()) if path.exists() else None
+        found = self.fabric.broadcast(found)
+        if found is None:
+            found = {self.name: self._compute(folder, num_images), **about}
+            if self.fabric.global_rank == 0:
+                write_whole(path, json.dumps(found, indent=2) + "\n")
+        return {self.name: found[self.name]}
+
+    def _compute(self, folder: Path, num_images: int) -> float:
+        statistics = FeatureStatistics(self.extractor.num_features).to(self.fabric.device)
+        own = [folder / f"{i:06d}.png" for i in range(self.fabric.global_rank, num_images, self.fabric.world_size)]
+        for start in range(0, len(own), BATCH):
+            images = torch.stack([read_image(path) for path in own[start : start + BATCH]])
+            statistics.update(self.extractor(images.to(self.fabric.device)))
+        mu, sigma = statistics.compute()
+        return self.fabric.broadcast(Statistics(mu, sigma).distance(self.reference))
+
+
+# --- command line
+
+
+def sweep(
+    source: str | Path,
+    extractor: FeatureExtractor,
+    reference: Path | None = None,
+    num_images: int = 5_000,
+    guidance: Sequence[float] = (),
+    interval: Sequence[str] = (),
+    ema: Sequence[str] = (),
+    samplers: Sequence[str] = (),
+    num_steps: Sequence[int] = (),
+    classes: Sequence[str | int] | None = None,
+    prompts: Sequence[str] | None = None,
+    negative: str = "",
+    seed: int = 0,
+    size: tuple[int, int] | None = None,
+    precision: Precision = "bf16-mixed",
+    batch_size: int = 64,
+    devices: int = 1,
+    num_nodes: int = 1,
+    compile: bool = False,
+    to: str | Path | None = None,
+) -> list[Result]:
+    """Sample and score every combination of guidance, interval, average and sampler.
+
+    Each set lies where `python -m pixelgen.sample` would put it, and its score beside it: what is there is not made
+    again, also after an interruption, and two intervals with the same steps in them are one set. Writes `sweep.csv`
+    after each set, and `sweep.png`; returns the sets in their order.
+
+    Args:
+        source: run folder, checkpoint, export, or a published checkpoint.
+        extractor: of the features that are compared.
+        reference: npz of statistics, or a folder of images; what the run's FID callback left if not given.
+        num_images: of each set. Distances fall as this grows: compare equal numbers only.
+        guidance: strengths; the model's own if not given.
+        interval: times in which guidance is on, such as 0.1-0.9; the model's own if not given.
+        ema: averages, also widths such as `width0.07` that are made of stored ones; the first if not given.
+        samplers: classes; the model's own if not given.
+        num_steps: of the samplers; the model's own if not given.
+        classes: as for sample.
+        prompts: as for sample.
+        negative: as for sample.
+        seed: of the first image.
+        size: height and width in pixels; the training size if not given.
+        precision: of matrix products.
+        batch_size: images between two looks at the clock and the disk.
+        devices: processes on this machine.
+        num_nodes: machines.
+        compile: compile the blocks of the network first.
+        to: folder for table and plot; `sweep` in the run if not given.
+
+    Raises:
+        ValueError: naming what is wrong.
+    """
+    where = Source(source)
+    wanted = Wanted(num_images, classes, prompts, negative, seed, size)
+    plan = rows(where.sampler, [*ema] or [True], samplers, num_steps, guidance, interval)
+    for row in plan:
+        check_average(where, row.ema)
+    fabric = launch(devices, precision, num_nodes)
+    score = Frechet(extractor, reference, where, fabric)
+    folder = Path(to) if to is not None else where.home / "sweep"
+    results: list[Result] = []
+    for number, result in enumerate(
+        run(plan, wanted, where, fabric, score, {"precision": precision, "compiled": compile}, batch_size), 1
+    ):
+        results.append(result)
+        if fabric.global_rank == 0:
+            write_csv(results, folder / "sweep.csv")
+            said = ", ".join(f"{name} {value}" for name, value in result.row.columns().items())
+            Console().print(f"{number}/{len(plan)}: {said}: {numbers(result.scores)}", soft_wrap=True, highlight=False)
+    if fabric.global_rank == 0:
+        plot(results, folder / "sweep.png")
+    fabric.barrier()
+    return results
+
+
+def main(args: Sequence[str] | None = None) -> list[Result]:
+    """Sweep as the options say; see `python -m pixelgen.sweep --help`."""
+    parser = ArgumentParser(prog="python -m pixelgen.sweep", allow_abbrev=False, exit_on_error=False)
+    parser.add_function_arguments(sweep, as_positional=True, skip={"extractor", *FLAGS})
+    parser.add_argument("--extractor", type=FeatureExtractor, default={"class_path": INCEPTION})
+    add_flags(parser, FLAGS)
+    with stop_on_bad_input():
+        options = _parse(parser, list(sys.argv[1:] if args is None else args))
+        results = sweep(**options)
+    if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
+        console = Console()
+        console.print(table_of(results))
+        best = ranked(results)[0]
+        same = {name: options[name] for name in SAME if options[name]}
+        line = command(options["source"], best.row, same)
+        console.print(f"best, in {best.folder}:\n{line}", soft_wrap=True, highlight=False)
+    return results
+
+
+FLAGS: dict[str, dict[str, Any]] = {
+    "guidance": {"nargs": "+", "type": float, "default": [], "help": "strengths; the model's own if not given"},
+    "interval": {"nargs": "+", "default": [], "help": "times in which guidance is on, such as 0.1-0.9 0-1"},
+    "ema": {"nargs": "+", "default": [], "help": "averages, also widths such as width0.07 that nobody stored"},
+    "samplers": {"nargs": "+", "default": [], "help": "classes, such as Heun Euler; the model's own if not given"},
+    "num_steps": {"nargs": "+", "type": int, "default": [], "help": "of the samplers; the model's own if not given"},
+    **{name: options for name, options in SAMPLE_FLAGS.items() if name != "npz"},
+}
+
+
+def _parse(parser: ArgumentParser, arguments: list[str]) -> dict[str, Any]:
+    try:
+        options = vars(parser.instantiate(parser.parse_args(arguments)))
+    except (ArgumentError, ValueError) as error:
+        if "arguments are required: source" in str(error):
+            raise ValueError("say what to sample from: a run folder, a checkpoint or an export") from error
+        flags = [flag for action in parser._actions for flag in action.option_strings]
+        raise ValueError(one_sentence(error, flags)) from error
+    return {**options, "size": None if options["size"] is None else tuple(options["size"])}
+
+
+if __name__ == "__main__":
+    main()
