@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from pixelgen.encoders import FeatureExtractor, FeaturePyramid, PatchEncoder
+from pixelgen.encoders import FeatureExtractor, FeaturePyramid, PatchEncoder, TextEncoder
 
 
 def _convolution(channels, size, stride):
@@ -37,3 +37,10 @@ class Means(FeatureExtractor):
 
     def forward(self, images):
         return images.float().mean(dim=(2, 3)) / 255
+
+
+def words() -> TextEncoder:
+    """A tiny text encoder; each prompt is encoded alone, so that batches of any size give the same."""
+    from tiny_transformers import tiny_qwen3
+
+    return TextEncoder(str(tiny_qwen3()), max_length=12, dtype="float32", remember=1000)

@@ -3,6 +3,7 @@
 import csv
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -67,6 +68,17 @@ def test_two_processes_equal_one(one, tmp_path, strategy):
     assert scores[0] == pytest.approx(scores[1], rel=1e-6)
     for picture in (one / "previews").iterdir():
         assert picture.read_bytes() == (two / "previews" / picture.name).read_bytes()
+
+
+@pytest.mark.slow
+def test_two_processes_equal_one_in_text(tmp_path):
+    overlay = ["--config", str(Path(__file__).parent / "parallel_text.yaml")]
+    for strategy in ("one", "ddp", "fsdp"):
+        fit(strategy, tmp_path / strategy, *overlay)
+    for strategy in ("ddp", "fsdp"):
+        assert_equal(contents(tmp_path / "one"), contents(tmp_path / strategy))
+        for picture in (tmp_path / "one" / "previews").iterdir():
+            assert picture.read_bytes() == (tmp_path / strategy / "previews" / picture.name).read_bytes()
 
 
 @pytest.fixture(scope="module")
