@@ -4,6 +4,7 @@ import functools
 import re
 import shlex
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,20 +13,20 @@ from PIL import Image
 
 from pixelgen.arguments import with_nulls
 from pixelgen.cli import CLI
-from pixelgen.encoders import dino, vgg
-from pixelgen.flow import Euler, Heun
+from pixelgen.encoders import dino, text, vgg
+from pixelgen.flow import AdamsBashforth, Euler, Heun
 from pixelgen.losses import REPA
-from pixelgen.models.class_conditional import JiT
+from pixelgen.models import JiT, TextJiT
 from pixelgen.module import PixelGen
 
 ROOT = Path(__file__).parent.parent
 DOCUMENT = (ROOT / "docs" / "reproduce.md").read_text()
-ROWS = {
-    name.removesuffix(r" \*"): (command, score)
-    for name, command, score in re.findall(r"^\| (.+?) \| `(python -m pixelgen\.fit .+?)` \| (.+?) \|", DOCUMENT, re.M)
-}
+ALL = re.findall(r"^\| (.+?) \| `(python -m pixelgen\.fit .+?)` \| (.+?) \|", DOCUMENT, re.M)
+STAGES = {name: command for name, command, _ in ALL if "text256" in command}
+ROWS = {name.removesuffix(r" \*"): (command, score) for name, command, score in ALL if name not in STAGES}
 BLOCKS = [line for text in re.findall(r"```bash\n(.*?)```", DOCUMENT, re.DOTALL) for line in text.splitlines()]
 CONFIGS = ROOT / "configs"
+TEXT = [CONFIGS / "text256_pretrain.yaml", *CONFIGS.glob("overlay/text*.yaml")]
 OWN = [*CONFIGS.glob("imagenet256_*.yaml"), CONFIGS / "overlay" / "epochs_160.yaml", *CONFIGS.glob("ablation/*.yaml")]
 
 L = {"size": "L", "steps": 200_000, "lpips": 0.1, "gate": 0.3, "pdino": 0.01, "repa": True, "depth": 12}
@@ -122,7 +123,7 @@ def cells(line):
 
 def test_the_table_has_every_row_and_its_published_scores():
     assert {name: score for name, (_, score) in ROWS.items()} == {name: score for name, (_, score) in EXPECTED.items()}
-    assert DOCUMENT.count("python -m pixelgen.fit") == len(ROWS) + len(BLOCKS)
+    assert DOCUMENT.count("python -m pixelgen.fit") == len(ROWS) + len(STAGES) + len(BLOCKS)
 
 
 @pytest.mark.parametrize("name", EXPECTED)
@@ -277,3 +278,62 @@ def test_512_pixels_build(imagenet, tmp_path):
     assert (model.denoiser.image_size, model.denoiser.pos_embed.shape[1], model.noise_scale) == (512, 256, 2.0)
     assert (model.objective.encoder.patch_size, model.objective.lpips.patch_size) == (32, 32)
     assert model.objective.lpips.prepare(torch.zeros(1, 3, 512, 512)).shape[-2:] == (256, 256)
+
+
+# Text: size, images a GPU, batches accumulated, learning rate, betas, steps of the release
+EXPECTED_STAGES = {
+    "1, pretraining": (256, 64, 3, 2e-4, (0.9, 0.95), 200_000),
+    "2, pretraining": (512, 16, 4, 1e-4, (0.9, 0.95), 100_000),
+    "3, fine-tuning": (512, 16, 4, 1e-5, (0.9, 0.999), 60_000),
+}
+
+
+@pytest.fixture
+def no_language_model(monkeypatch):
+    """Qwen3-1.7B without weights and tokenizer."""
+    network = torch.nn.Module()
+    network.config = SimpleNamespace(is_encoder_decoder=False, hidden_size=2048)
+    asked = []
+    monkeypatch.setattr(text, "load_network", lambda kind, source, *options, **more: asked.append(source) or network)
+    monkeypatch.setattr(text, "load_from", lambda *options: SimpleNamespace(pad_token="<pad>"))
+    monkeypatch.setattr(TextJiT, "__init__", on_meta(TextJiT.__init__))
+    return asked
+
+
+def test_every_stage_is_in_the_table():
+    assert STAGES.keys() == EXPECTED_STAGES.keys()
+    flags = [dict(re.findall(r"--(init_from|run) (\S+)", command)) for command in STAGES.values()]
+    runs = ["runs/text256_pretrain", "runs/text512_pretrain", "runs/text512_finetune"]
+    assert flags == [{}, {"init_from": runs[0], "run": runs[1]}, {"init_from": runs[1], "run": runs[2]}]
+
+
+@pytest.mark.parametrize("name", EXPECTED_STAGES)
+def test_stage_is_the_published_recipe(name, parser, no_language_model):
+    size, images, accumulated, lr, betas, steps = EXPECTED_STAGES[name]
+    config = parser.parse_args(arguments(STAGES[name]))
+    trainer, data, ema = config.trainer, config.data.init_args, config.callbacks.ema.init_args
+    assert (trainer.devices, data.batch_size, trainer.accumulate_grad_batches) == (8, images, accumulated)
+    assert (trainer.max_steps, trainer.gradient_clip_val, trainer.precision) == (steps, 1.0, "bf16-mixed")
+    assert (data.image_size, data.min_side, data.flip, list(ema.decays)) == (size, size, False, [0.9999])
+    assert (data.captions.prefix_probability, data.captions.short) == (0.5, 30)
+    model = build_model(config)
+    state = model.denoiser.state_dict()
+    assert (len(state), model.denoiser.text_shape, model.denoiser.mask_padding) == (250, (128, 2048), False)
+    assert (no_language_model, model.text_encoder.zero_padding) == (["Qwen/Qwen3-1.7B"], False)
+    assert (model.condition_dropout, model.noise_scale, model.scheduler) == (0.1, 1.0, None)
+    settings = model.optimizer([torch.nn.Parameter(torch.zeros(1))]).defaults
+    assert (settings["lr"], settings["betas"], settings["weight_decay"]) == (lr, betas, 0.0)
+    sampler = model.sampler
+    assert (type(sampler), sampler.order, len(sampler.times), sampler.guidance.scale) == (AdamsBashforth, 2, 26, 4.0)
+    assert sampler.times[1] == pytest.approx(1 / 73)
+    objective = model.objective
+    assert [getattr(objective, slot).weight for slot in ("lpips", "pdino", "repa")] == [0.1, 0.01, 0.5]
+    assert (objective.gate.threshold, objective.repa.layer, objective.adaptive) == (0.3, 8, None)
+
+
+@pytest.mark.parametrize("path", TEXT, ids=lambda path: path.stem)
+def test_header_of_a_stage(path):
+    header = " ".join(line for line in path.read_text().splitlines() if line.startswith("#"))
+    assert any(f"{command} " in header for command in STAGES.values())
+    for words in ("8 GPUs, global batch", "GenEval 0.79", "arXiv 2602.02493"):
+        assert words in header

@@ -1,10 +1,13 @@
 """Text encoders of several architectures; small random networks, and the real MiniLM."""
 
+import json
 import sys
 import warnings
+from shutil import copyfile
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from pixelgen.encoders import TextEncoder, minilm
 from tiny_transformers import tiny_clip, tiny_qwen3, tiny_t5
@@ -112,3 +115,18 @@ def test_what_is_missing_is_said(monkeypatch, tmp_path):
         minilm()
     with pytest.raises(ValueError, match="give at least 1 and 0"):
         TextEncoder(max_length=0)
+
+
+def test_pickled_weights_and_foreign_code_are_refused(tmp_path):
+    for file in tiny_qwen3().iterdir():
+        if file.suffix != ".safetensors":
+            copyfile(file, tmp_path / file.name)
+    torch.save(load_file(tiny_qwen3() / "model.safetensors"), tmp_path / "pytorch_model.bin")
+    with pytest.raises(ValueError, match=r"^cannot load AutoModel from \S+: .*no file named model.safetensors"):
+        TextEncoder(str(tmp_path))
+    config = json.loads((tmp_path / "config.json").read_text())
+    config |= {"model_type": "mine", "auto_map": {"AutoConfig": "mine.Mine", "AutoModel": "mine.Mine"}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / "mine.py").write_text("raise SystemExit('foreign code was run')")
+    with pytest.raises(ValueError, match=r"^cannot load AutoModel from "):
+        TextEncoder(str(tmp_path))

@@ -39,6 +39,7 @@ def load_network(
     revision: str | None = None,
     dtype: torch.dtype = torch.float32,
     unused: tuple[str, ...] = (),
+    **options: Any,
 ) -> Any:
     """A network of a transformers class with its weights; errors as in `load_pretrained`.
 
@@ -48,8 +49,9 @@ def load_network(
         revision: branch, tag or commit on the hub.
         dtype: of the weights.
         unused: beginnings of names of weights that may be missing.
+        options: of `from_pretrained`.
     """
-    network, report = load_from(kind, source, revision, output_loading_info=True)
+    network, report = load_from(kind, source, revision, output_loading_info=True, **options)
     wrong = [key for key in report["missing_keys"] if not key.startswith(unused)]
     wrong += [key for key, *_ in report["mismatched_keys"]]
     if wrong:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -46,11 +46,12 @@ class TextEncoder(FrozenEncoder):
     ) -> None:
         if max_length < 1 or remember < 0:
             raise ValueError(f"max_length is {max_length} and remember {remember}: give at least 1 and 0")
-        network = load_network("AutoModel", model, revision, getattr(torch, dtype), unused=("pooler.",))
+        options: Any = {"unused": ("pooler.",), "use_safetensors": True, "trust_remote_code": False}
+        network = load_network("AutoModel", model, revision, getattr(torch, dtype), **options)
         if network.config.is_encoder_decoder:
             network = network.get_encoder()
         super().__init__(getattr(network, "text_model", network))  # CLIP and its relatives hold two networks
-        self.tokenizer = load_from("AutoTokenizer", model, revision)
+        self.tokenizer = load_from("AutoTokenizer", model, revision, trust_remote_code=False)
         self.tokenizer.padding_side = "right"
         if self.tokenizer.pad_token is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token
