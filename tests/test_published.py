@@ -6,6 +6,7 @@ Their layouts are written here, with networks of random weights: nothing publish
 import argparse
 import os
 import re
+import shlex
 import warnings
 from pathlib import Path
 
@@ -521,6 +522,17 @@ def test_the_command_says_where_and_how_large(networks, files, tmp_path, capsys)
         main(["--help"])
     assert stop.value.code == 0
     assert LICENCE in " ".join(capsys.readouterr().out.split())
+
+
+def test_the_commands_of_the_documentation(files, tmp_path, monkeypatch):
+    text = (Path(__file__).parent.parent / "docs" / "published.md").read_text()
+    lines = [line for line in text.splitlines() if line.startswith("python -m pixelgen.convert")]
+    monkeypatch.chdir(tmp_path)
+    for name, layout in (("PixelGen_XL.ckpt", "release"), ("JiT-B.pth", "jit")):
+        Path(name).symlink_to(files[layout])
+    made = [main(shlex.split(line, comments=True)[3:]) for line in lines]
+    assert [str(path) for path in made] == ["exports/xl/model.safetensors", "exports/jit/model.safetensors"]
+    assert [yaml.safe_load(path.with_name("config.yaml").read_text()).keys() for path in made] == [{"model"}] * 2
 
 
 def test_class_tokens_of_another_size_enter_where_the_command_says(tmp_path, capsys):

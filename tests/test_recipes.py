@@ -337,3 +337,16 @@ def test_header_of_a_stage(path):
     assert any(f"{command} " in header for command in STAGES.values())
     for words in ("8 GPUs, global batch", "GenEval 0.79", "arXiv 2602.02493"):
         assert words in header
+
+
+def test_fine_tuning_takes_all_from_its_overlay_but_the_network(parser):
+    text = (ROOT / "docs" / "published.md").read_text()
+    (line,) = (line for line in text.splitlines() if line.startswith("python -m pixelgen.fit") and "_xl.yaml" in line)
+    config = parser.parse_args(with_nulls(arguments(line)))
+    model = build_model(config)
+    check_network(model, "XL")
+    (optimizer,) = [model.configure_optimizers()]  # no scheduler beside it
+    assert {group["lr"] for group in optimizer.param_groups} == {5e-5}
+    assert (model.warmup_steps, config.trainer.max_steps, config.trainer.devices) == (100, 5000, 1)
+    assert (config.callbacks.ema.init_args.decays, config.callbacks.ema.init_args.warmup) == ([0.999], True)
+    assert (config.init_from, config.ckpt_path) == ("PixelGen_XL.ckpt", None)
