@@ -15,7 +15,8 @@ from pixelgen.callbacks.ema import EMA
 from pixelgen.callbacks.fid import FID
 from pixelgen.encoders.frozen import FeatureExtractor
 from pixelgen.flow import to_uint8
-from pixelgen.metrics.frechet import Statistics, frechet_distance
+from pixelgen.metrics.frechet import frechet_distance
+from pixelgen.metrics.statistics import Statistics
 from tiny_run import Means, TinyData, TinyImages, TinyModule, tiny_trainer
 
 NAME = "frechet/means"

@@ -7,7 +7,8 @@ from scipy.linalg import sqrtm
 from torch import nn
 
 from pixelgen.encoders.frozen import FeatureExtractor
-from pixelgen.metrics.frechet import FeatureStatistics, Statistics, frechet_distance
+from pixelgen.metrics.frechet import FeatureStatistics, frechet_distance
+from pixelgen.metrics.statistics import Statistics
 
 
 def extractor(name="means", num_features=3, weights_sha256=None):
@@ -66,7 +67,8 @@ def test_statistics_equal_numpy_at_any_batch_size():
     metric = FeatureStatistics(6)
     for batch in features.split(7):
         metric.update(batch)
-    mu, sigma = metric.compute()
+    mu, sigma, n = metric.compute()
+    assert n == 50
     assert mu.dtype == sigma.dtype == torch.float64
     np.testing.assert_allclose(mu, features.double().mean(0), rtol=1e-12)
     np.testing.assert_allclose(sigma, np.cov(features.double().numpy().T), rtol=1e-7, atol=1e-9)

@@ -9,7 +9,6 @@ from typing import Any, Literal
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from torchmetrics import Metric
 
@@ -18,11 +17,11 @@ from pixelgen.callbacks.interlude import data_prompts, find_ema, interlude, take
 from pixelgen.callbacks.log import log
 from pixelgen.data.imagenet import ImageFolderDataset, list_images
 from pixelgen.encoders.frozen import FeatureExtractor
-from pixelgen.encoders.inception import Inception
 from pixelgen.flow import to_uint8
-from pixelgen.metrics.frechet import FeatureStatistics, Statistics
+from pixelgen.metrics.evaluation import ONLY_FRECHET, Evaluation, Metrics, warn_of_few
 from pixelgen.metrics.judge import ShapesAccuracy
-from pixelgen.metrics.reference import reference_statistics
+from pixelgen.metrics.reference import read_reference, reference_statistics
+from pixelgen.metrics.statistics import Statistics
 
 
 class FID(Evaluator):
@@ -45,6 +44,7 @@ class FID(Evaluator):
         batch_size: images sampled at a time; does not change them.
         seed: image i is made from seed + i.
         decays: score the first average only, or all of them (the others as `fid/<average>`).
+        metrics: what else to measure in the same pass, such as KID or precision and recall; nothing if not given.
         accuracy: a metric with `update(images, labels)`, given the same uint8 images (B, 3, H, W) and their classes.
     """
 
@@ -60,6 +60,7 @@ class FID(Evaluator):
         batch_size: int = 64,
         seed: int = 0,
         decays: Literal["first", "all"] = "first",
+        metrics: Metrics | None = None,
         accuracy: Metric | None = None,
     ) -> None:
         if num_samples < 2 or (reference_samples is not None and reference_samples < 2) or batch_size < 1:
@@ -72,30 +73,30 @@ class FID(Evaluator):
         self.batch_size = batch_size
         self.seed = seed
         self.decays = decays
+        self.metrics = metrics or ONLY_FRECHET
+        self.metrics.possible(extractor, num_samples, None)
         self.accuracy = accuracy
         self._statistics: Statistics | None = None
-        if num_samples <= extractor.num_features:
-            rank_zero_warn(
-                f"{num_samples} samples are too few for {extractor.num_features} features: the Fréchet distance is "
-                "biased, and comparable only with others of the same number of samples"
-            )
+        warn_of_few(num_samples, extractor)
 
     @property
     def name(self) -> str:
         """What the distance is called in logs."""
-        return "fid" if isinstance(self.extractor, Inception) else f"frechet/{self.extractor.name}"
+        return self.extractor.metric("frechet")
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Forget the reference of an earlier fit, whose data may have been other; check what evaluation will need.
 
         Raises:
-            ValueError: if the reference does not exist or is empty, or the judge knows other classes than the data.
+            ValueError: if the reference does not exist, is empty or of another extractor, or the judge knows other classes than the data.
         """
         self._statistics = None
         if self.reference is not None and not self.reference.exists():
             raise ValueError(f"fid.reference {self.reference} does not exist: give a folder of images or an npz file")
         if self.reference is not None and self.reference.is_dir() and not list_images(self.reference):
             raise ValueError(f"no images under fid.reference {self.reference}: give a folder of images or an npz file")
+        if self.reference is not None and self.reference.is_file():
+            Statistics.load(self.reference, self.extractor)
         names = getattr(trainer.datamodule, "class_names", None)  # type: ignore[attr-defined]
         if isinstance(self.accuracy, ShapesAccuracy) and names is not None and names != self.accuracy.class_names:
             raise ValueError(
@@ -125,17 +126,17 @@ class FID(Evaluator):
     def _score(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, float]:
         self.extractor.to(pl_module.device)
         real = self._reference(trainer, pl_module)
-        features = FeatureStatistics(self.extractor.num_features).to(pl_module.device)
+        metrics = self.metrics.possible(self.extractor, self.num_samples, real)
+        evaluation = Evaluation(self.extractor, self.num_samples, metrics)
         if self.accuracy is not None:
             self.accuracy.to(pl_module.device).reset()
+        number = trainer.global_rank
         for images, labels in self._images(trainer, pl_module):
-            features.update(self.extractor(images))
+            evaluation.update(images, [number + i * trainer.world_size for i in range(len(images))])
+            number += len(images) * trainer.world_size
             if self.accuracy is not None and labels is not None:
                 self.accuracy.update(images, labels)
-        mu, sigma = features.compute()
-        # the decomposition may round differently on different machines: all ranks take the first one's number
-        distance = Statistics(mu, sigma).distance(real) if trainer.is_global_zero else 0.0
-        scores = {self.name: trainer.strategy.broadcast(distance)}
+        scores = evaluation.scores(real)
         if self.accuracy is not None:
             computed = self.accuracy.compute()
             named = computed if isinstance(computed, dict) else {type(self.accuracy).__name__.lower(): computed}
@@ -170,7 +171,8 @@ class FID(Evaluator):
 
     def _compute_reference(self, trainer: Trainer, pl_module: LightningModule) -> Statistics:
         if self.reference is not None and not self.reference.is_dir():
-            return Statistics.load(self.reference, self.extractor)
+            share = trainer.global_rank, trainer.world_size
+            return read_reference(self.reference, self.extractor, self.metrics, self.batch_size, *share)
         datamodule: Any = trainer.datamodule  # type: ignore[attr-defined]
         if self.reference is not None:
             size: int = pl_module.denoiser.image_size  # type: ignore[union-attr, assignment]
@@ -183,6 +185,7 @@ class FID(Evaluator):
             dataset,
             self.extractor,
             self.reference_samples,
+            metrics=self.metrics,
             batch_size=self.batch_size,
             num_workers=getattr(datamodule, "num_workers", 0),
             rank=trainer.global_rank,
@@ -197,6 +200,7 @@ class FID(Evaluator):
             return
         about = {
             **scores,
+            **self.metrics.possible(self.extractor, self.num_samples, self._statistics).protocol(),
             "samples": self.num_samples,
             "conditions": "captions of the data in order" if takes_text(pl_module) else "equal counts of each class",
             "seed": self.seed,

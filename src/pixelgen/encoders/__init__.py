@@ -1,7 +1,7 @@
 """Frozen networks shared by losses and metrics."""
 
 from pixelgen.encoders.backbone import Backbone, BackboneFeatures, BackbonePatches
-from pixelgen.encoders.dino import VisionTransformerPatches, dinov2
+from pixelgen.encoders.dino import DINOv2Features, VisionTransformerPatches, dinov2
 from pixelgen.encoders.frozen import FeatureExtractor, FeaturePyramid, FrozenEncoder, PatchEncoder
 from pixelgen.encoders.text import TextEncoder, minilm
 from pixelgen.encoders.vgg import VGG16
@@ -11,6 +11,7 @@ __all__ = [
     "Backbone",
     "BackboneFeatures",
     "BackbonePatches",
+    "DINOv2Features",
     "FeatureExtractor",
     "FeaturePyramid",
     "FrozenEncoder",

@@ -1,8 +1,10 @@
-"""Patch tokens of a frozen vision transformer, DINOv2 above all, with the published pre-processing."""
+"""Tokens of a frozen vision transformer, DINOv2 above all, with the published pre-processing."""
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
+from typing import Any
 
 import timm
 import torch
@@ -10,7 +12,17 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 from torch.nn import functional as F
 
-from pixelgen.encoders.frozen import IMAGENET_MEAN, IMAGENET_STD, PatchEncoder, check_weights, normalise
+from pixelgen.encoders.frozen import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    FeatureExtractor,
+    PatchEncoder,
+    check_weights,
+    normalise,
+)
+from pixelgen.encoders.frozen import sha256 as hash_file
+
+VIT_L14 = "vit_large_patch14_dinov2.lvd142m"
 
 
 class VisionTransformerPatches(PatchEncoder):
@@ -29,8 +41,7 @@ class VisionTransformerPatches(PatchEncoder):
     def __init__(self, network: VisionTransformer, layer: int = 11, patch_size: int = 16) -> None:
         if not 0 <= layer < len(network.blocks):
             raise ValueError(f"the encoder has blocks 0 to {len(network.blocks) - 1}: there is no layer {layer}")
-        if network.num_prefix_tokens != 1:
-            raise ValueError("the encoder has register tokens, which are not supported: choose one without")
+        _refuse_registers(network)
         network.blocks = network.blocks[: layer + 1]
         super().__init__(network, network.embed_dim)
         self.patch_size = patch_size
@@ -53,12 +64,7 @@ class VisionTransformerPatches(PatchEncoder):
         size = (rows * height, columns * width)
         x = normalise(images, IMAGENET_MEAN, IMAGENET_STD)
         x = F.interpolate(x, size, mode="bicubic", antialias=False, align_corners=False)
-        x = network.patch_embed.proj(x).flatten(2).transpose(1, 2)
-        x = torch.cat([network.cls_token.expand(len(x), -1, -1), x], dim=1)
-        x = network.norm_pre(x + self.position_embedding(rows, columns))
-        for block in network.blocks:
-            x = block(x)
-        return network.norm(x)[:, 1:]
+        return _tokens(network, x, self.position_embedding(rows, columns))[:, 1:]
 
     def position_embedding(self, rows: int, columns: int) -> Tensor:
         """Position embedding (1, 1 + rows·columns, D) of a grid, class token first; remembered between calls."""
@@ -68,6 +74,63 @@ class VisionTransformerPatches(PatchEncoder):
             with torch.inference_mode(False), torch.no_grad():
                 self._positions[key] = resample_positions(pos_embed, rows, columns)
         return self._positions[key]
+
+
+class DINOv2Features(FeatureExtractor):
+    """Class tokens of DINOv2, for FD-DINOv2 (arXiv:2306.04675): the distance that agrees best with human judgement.
+
+    Images are resized to `size` (bicubic, antialiased) and normalised with ImageNet's statistics, as EDM2 does it.
+
+    Args:
+        weights: a local weights file of that timm model; null downloads it once from the hub.
+        model: name of the timm model; FD-DINOv2 is defined with ViT-L/14.
+        size: side in pixels that images are resized to.
+        sha256: expected hash of the local file; null skips the check.
+
+    Raises:
+        ValueError: if the weights are missing, have another hash, or cannot be downloaded; or for another side than a
+            multiple of the patch size.
+    """
+
+    def __init__(
+        self, weights: Path | None = None, model: str = VIT_L14, size: int = 224, sha256: str | None = None
+    ) -> None:
+        network = _load(weights, model, sha256)
+        _refuse_registers(network)
+        if size % network.patch_embed.patch_size[0]:
+            raise ValueError(f"size {size} is no multiple of the patch size {network.patch_embed.patch_size[0]}")
+        found = _hash(network) if weights is None else hash_file(weights)
+        super().__init__(network, f"{model}-{size}px", network.embed_dim, found)
+        self.size, self.standard = size, (model, size) == (VIT_L14, 224)
+        grid = size // network.patch_embed.patch_size[0]
+        with torch.no_grad():
+            network.pos_embed.data = resample_positions(network.pos_embed, grid, grid)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """uint8 images (B, 3, H, W) → normed class tokens (B, num_features), float32."""
+        x = F.interpolate(images.float(), (self.size, self.size), mode="bicubic", antialias=True, align_corners=False)
+        x = normalise(x / 127.5 - 1, IMAGENET_MEAN, IMAGENET_STD)
+        with torch.no_grad():
+            return _tokens(self.network, x, self.network.pos_embed)[:, 0]
+
+    def metric(self, name: str) -> str:
+        """`fd_dinov2` for the distance of ViT-L/14 at 224 px."""
+        return "fd_dinov2" if self.standard and name == "frechet" else super().metric(name)
+
+
+def _tokens(network: Any, x: Tensor, positions: Tensor) -> Tensor:
+    """Normalised images (B, 3, H, W) → normed tokens (B, 1 + N, D), the class token first."""
+    x = network.patch_embed.proj(x).flatten(2).transpose(1, 2)
+    x = torch.cat([network.cls_token.expand(len(x), -1, -1), x], dim=1)
+    x = network.norm_pre(x + positions)
+    for block in network.blocks:
+        x = block(x)
+    return network.norm(x)
+
+
+def _refuse_registers(network: VisionTransformer) -> None:
+    if network.num_prefix_tokens != 1:
+        raise ValueError("the encoder has register tokens, which are not supported: choose one without")
 
 
 def resample_positions(pos_embed: Tensor, rows: int, columns: int) -> Tensor:
@@ -101,14 +164,26 @@ def dinov2(
     Raises:
         ValueError: if the weights are missing, have another hash, or cannot be downloaded.
     """
+    return VisionTransformerPatches(_load(weights, model, sha256), layer, patch_size)
+
+
+def _load(weights: Path | None, model: str, sha256: str | None) -> Any:
+    """A timm vision transformer with its weights; errors as `dinov2` says."""
     if weights is not None:
         check_weights(weights, sha256, model)
     overlay = None if weights is None else {"file": str(weights)}
     try:
-        network = timm.create_model(model, pretrained=True, num_classes=0, pretrained_cfg_overlay=overlay)
+        return timm.create_model(model, pretrained=True, num_classes=0, pretrained_cfg_overlay=overlay)
     except (OSError, RuntimeError) as error:
         raise ValueError(
             f"cannot load {model} ({type(error).__name__}): download its weights from the hub on a machine with "
             "network, and give their path as the encoder's `weights`"
         ) from error
-    return VisionTransformerPatches(network, layer, patch_size)
+
+
+def _hash(network: Any) -> str:
+    """SHA-256 of the weights themselves, where there is no file of ours to name."""
+    digest = hashlib.sha256()
+    for name, value in sorted(network.state_dict().items()):
+        digest.update(name.encode() + value.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()

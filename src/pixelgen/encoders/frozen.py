@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +44,8 @@ class FrozenEncoder(nn.Module):
 class FeatureExtractor(FrozenEncoder):
     """A frozen network that turns images into one vector each, for Fréchet distances and relatives.
 
-    `forward` takes uint8 images (B, 3, H, W) and returns features (B, num_features), float32.
+    `forward` takes uint8 images (B, 3, H, W) and returns features (B, num_features), float32. A network that has more
+    to tell in the same pass overrides `sizes` and `outputs`.
 
     Args:
         network: the frozen network.
@@ -58,6 +59,19 @@ class FeatureExtractor(FrozenEncoder):
         self.name = name
         self.num_features = num_features
         self.weights_sha256 = weights_sha256
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Length of each vector that `outputs` can make: `features`, perhaps `spatial` (sFID) and `logits` (IS)."""
+        return {"features": self.num_features}
+
+    def outputs(self, images: Tensor, wanted: Collection[str] = ("features",)) -> dict[str, Tensor]:
+        """uint8 images (B, 3, H, W) → the wanted ones of `sizes` (B, length), float32, in one pass."""
+        return {"features": self(images)}
+
+    def metric(self, name: str) -> str:
+        """What a metric is called in these features: `frechet/<name>`, since only Inception's are called FID."""
+        return f"{name}/{self.name}"
 
 
 class PatchEncoder(FrozenEncoder):

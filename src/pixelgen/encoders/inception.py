@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import io
+from collections.abc import Collection
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from pixelgen.encoders.frozen import FeatureExtractor, check_weights, download
+from pixelgen.encoders.frozen import FeatureExtractor, check_weights, download, read_weights
+
+NAMES = {"frechet": "fid", "spatial_frechet": "sfid"}  # the others are called by their own name
+SPATIAL = 7  # channels of 17 × 17 that sFID looks at
 
 
 class Inception(FeatureExtractor):
-    """2048-d pool features of Inception-v3, resized to 299 × 299 as TensorFlow 1 did: the standard FID's features.
+    """Inception-v3 on images resized to 299 × 299 as TensorFlow 1 did: the standard FID's features.
+
+    `features` are the 2048 averages before the classifier; `spatial` the first 7 channels of `mixed_6/conv` in the
+    TensorFlow graph, after the ReLU, row by row and channels last (2023 numbers, as in ADM's sFID, arXiv:2105.05233);
+    `logits` those of the 1008 classes without bias, as the Inception Score is computed.
 
     Args:
         weights: torch-fidelity's weights file, `weights-inception-2015-12-05-6726825d.pth`; downloaded once into
@@ -26,20 +36,54 @@ class Inception(FeatureExtractor):
         found = check_weights(path, sha256, "Inception-v3")
         super().__init__(_build(path), "inception-v3-compat", 2048, found)
 
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Lengths of the three vectors."""
+        return {"features": 2048, "spatial": 17 * 17 * SPATIAL, "logits": 1008}
+
     def forward(self, images: Tensor) -> Tensor:
         """uint8 images (B, 3, H, W) → features (B, 2048), float32."""
-        with torch.no_grad():
-            return self.network(images)[0]
+        return self.outputs(images)["features"]
+
+    def outputs(self, images: Tensor, wanted: Collection[str] = ("features",)) -> dict[str, Tensor]:
+        """uint8 images (B, 3, H, W) → the wanted ones of `features`, `spatial`, `logits`, float32, in one pass."""
+        seen: dict[str, Tensor] = {}
+
+        def look(module: nn.Module, inputs: Any, output: Tensor) -> None:
+            seen["spatial"] = output[:, :SPATIAL].permute(0, 2, 3, 1).flatten(1)
+
+        # what torch-fidelity's port calls the layer `mixed_6/conv`
+        hook = self.network.Mixed_6d.branch1x1.register_forward_hook(look) if "spatial" in wanted else None
+        try:
+            with torch.no_grad():
+                seen["features"], seen["logits"] = self.network(images)
+        finally:
+            if hook is not None:
+                hook.remove()
+        return {name: seen[name] for name in wanted}
+
+    def metric(self, name: str) -> str:
+        """FID, sFID and the others under their plain names."""
+        return NAMES.get(name, name)
 
 
 def _build(path: Path) -> nn.Module:
     from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
+    state = read_weights(path, "Inception-v3")
+
+    class Port(FeatureExtractorInceptionV3):
+        """Its constructor loads a file with full pickle: it gets an empty one, and the tensors read safely instead."""
+
+        def load_state_dict(self, empty: Any, *args: Any, **options: Any) -> Any:
+            return super().load_state_dict(state)
+
+    nothing = io.BytesIO()
+    torch.save({}, nothing)
+    nothing.seek(0)
     try:
-        # torch-fidelity loads with full pickle; this refuses a file that holds anything but tensors
-        torch.load(path, map_location="cpu", weights_only=True)
-        return FeatureExtractorInceptionV3("inception-v3-compat", ["2048"], feature_extractor_weights_path=str(path))
-    except Exception as error:
+        return Port("inception-v3-compat", ["2048", "logits_unbiased"], feature_extractor_weights_path=nothing)
+    except (RuntimeError, TypeError, AttributeError) as error:
         raise ValueError(
             f"{path} does not hold torch-fidelity's Inception-v3 weights: "
             "download weights-inception-2015-12-05-6726825d.pth again"
