@@ -87,7 +87,7 @@ def generate(
         share = missing[fabric.global_rank :: fabric.world_size]
         left = sum(request.path not in present for group in missing for request in group)
         at_once = max(1, -(-batch_size // together))
-        with _progress(fabric, left, len(share)) as advance, _Writer(folder, settings, at_once) as writer:
+        with progress(fabric, left, len(share)) as advance, _Writer(folder, settings, at_once) as writer:
             for group in share:
                 wanted = [i for i, request in enumerate(group) if request.path not in present]
                 images = _make(model, group, together, sampler, size, negative, fabric)
@@ -279,20 +279,20 @@ def agreement(fabric: Fabric) -> Iterator[None]:
 
 
 @contextmanager
-def _progress(fabric: Fabric, images: int, batches: int) -> Iterator[Any]:
+def progress(fabric: Fabric, images: int, batches: int, what: str = "images") -> Iterator[Any]:
     """A bar on rank 0 over the images of all processes; it advances by calls, `batches` in all."""
     speed = TextColumn("{task.fields[speed]}")
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), speed, TimeRemainingColumn()
-    with Progress(*columns, disable=fabric.global_rank != 0 or images == 0) as progress:
-        task = progress.add_task("images", total=images, speed="")
+    with Progress(*columns, disable=fabric.global_rank != 0 or images == 0) as bar:
+        task = bar.add_task(what, total=images, speed="")
         done = 0
 
         def advance() -> None:
             nonlocal done
             done += 1
             completed = images * done / batches
-            elapsed = progress.tasks[task].elapsed or 0.0
+            elapsed = bar.tasks[task].elapsed or 0.0
             speed = f"{completed / elapsed:.1f} images/s" if elapsed else ""
-            progress.update(task, completed=round(completed), speed=speed)
+            bar.update(task, completed=round(completed), speed=speed)
 
         yield advance

@@ -88,7 +88,8 @@ class FID(Evaluator):
         """Forget the reference of an earlier fit, whose data may have been other; check what evaluation will need.
 
         Raises:
-            ValueError: if the reference does not exist, is empty or of another extractor, or the judge knows other classes than the data.
+            ValueError: if the reference does not exist, is empty or of another extractor, or the judge knows other
+                classes than the data.
         """
         self._statistics = None
         if self.reference is not None and not self.reference.exists():

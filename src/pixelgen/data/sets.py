@@ -140,13 +140,17 @@ def open_images(path: str | Path, image_size: int | None = None) -> ImageSet:
     return ImageFiles(files, image_size)
 
 
-def has_images(path: Path) -> bool:
-    """Whether an npz holds an array of images."""
+def arrays(path: Path) -> set[str]:
+    """Names of the arrays in an npz.
+
+    Raises:
+        ValueError: if the file is none, or damaged.
+    """
     try:
         with ZipFile(path) as archive:
-            return f"{ARRAY}.npy" in archive.namelist()
-    except (OSError, BadZipFile):
-        return False
+            return {name.removesuffix(".npy") for name in archive.namelist()}
+    except (OSError, BadZipFile) as error:
+        raise ValueError(f"{path} cannot be read as an npz ({error}): fetch or make it again") from error
 
 
 def _open_array(path: Path) -> Any:

@@ -54,6 +54,22 @@ class Metrics:
             if getattr(self, name) < 1:
                 raise ValueError(f"metrics.{name} is {getattr(self, name)}: give at least 1")
 
+    def lacking(
+        self, extractor: FeatureExtractor, num_samples: int, reference: Statistics | None
+    ) -> dict[str, str | None]:
+        """For each metric what it lacks, None if nothing; arguments as for `possible`."""
+        sizes = extractor.sizes
+        foreign = reference is not None and reference.mu_s is None
+        kept = None if reference is None else 0 if reference.features is None else len(reference.features)
+        fewest = num_samples if kept is None else min(num_samples, kept)
+        no_spatial = f"{extractor.name} makes no spatial features" if "spatial" not in sizes else None
+        return {
+            "sfid": no_spatial or ("the reference has no spatial features" if foreign else None),
+            "inception_score": None if "logits" in sizes else f"{extractor.name} makes no logits of classes",
+            "precision_recall": _too_few(fewest, self.neighbours + 1, kept),
+            "kid": _too_few(min(fewest, self.max_features), self.kid_subset_size, kept),
+        }
+
     def possible(self, extractor: FeatureExtractor, num_samples: int, reference: Statistics | None) -> Metrics:
         """The same with every null decided.
 
@@ -65,17 +81,7 @@ class Metrics:
         Raises:
             ValueError: if a metric that is true cannot be computed, naming what it lacks.
         """
-        sizes = extractor.sizes
-        there = extractor.name if reference is None else "the reference"
-        spatial = "spatial" in sizes and (reference is None or reference.mu_s is not None)
-        kept = None if reference is None else 0 if reference.features is None else len(reference.features)
-        fewest = num_samples if kept is None else min(num_samples, kept)
-        lacks = {
-            "sfid": None if spatial else f"{there if 'spatial' in sizes else extractor.name} has no spatial features",
-            "inception_score": None if "logits" in sizes else f"{extractor.name} has no logits of classes",
-            "precision_recall": _too_few(fewest, self.neighbours + 1, kept),
-            "kid": _too_few(min(fewest, self.max_features), self.kid_subset_size, kept),
-        }
+        lacks = self.lacking(extractor, num_samples, reference)
         for name, reason in lacks.items():
             if getattr(self, name) and reason:
                 raise ValueError(f"metrics.{name} cannot be computed, since {reason}: leave it out")

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from pixelgen.data.images import Item
-from pixelgen.data.sets import ImageArray, has_images
+from pixelgen.data.sets import ARRAY, ImageArray, arrays
 from pixelgen.encoders.frozen import FeatureExtractor
 from pixelgen.metrics.evaluation import ONLY_FRECHET, Evaluation, Metrics
 from pixelgen.metrics.processes import of_all
@@ -65,7 +65,7 @@ def show(
     num_workers: int = 0,
     rank: int = 0,
     world_size: int = 1,
-    skip_corrupt: bool = False,
+    skip_corrupt: bool | None = None,
     advance: Callable[[], None] | None = None,
 ) -> int:
     """Show the chosen items of a data set to evaluations, each process its share: item number i is `chosen[i]`.
@@ -78,7 +78,7 @@ def show(
         num_workers: loading processes.
         rank: this process.
         world_size: number of processes.
-        skip_corrupt: leave out unreadable images.
+        skip_corrupt: leave out unreadable images; None if there is no such choice.
         advance: called after each batch.
 
     Returns:
@@ -116,7 +116,7 @@ def read_reference(
     """
     statistics = Statistics.load(path, extractor)
     wanted = metrics.precision_recall is not False or metrics.kid is not False
-    if not wanted or statistics.features is not None or not has_images(path):
+    if not wanted or statistics.features is not None or ARRAY not in arrays(path):
         return statistics
     only = replace(metrics, sfid=False, kid=False, precision_recall=True)
     measured = reference_statistics(
@@ -136,7 +136,11 @@ class _Numbered(Dataset[Item]):
 
     def __getitem__(self, index: int) -> Item:
         number = self.numbers[index]
-        return {**self.dataset[self.chosen[number]], "number": number}
+        try:
+            item = self.dataset[self.chosen[number]]
+        except ValueError as error:
+            item = {"problem": str(error), "corrupt": True, "path": str(error)}
+        return {**item, "number": number}
 
 
 def _collate(items: list[Item]) -> tuple[Tensor | None, list[int], list[Item]]:
@@ -146,7 +150,7 @@ def _collate(items: list[Item]) -> tuple[Tensor | None, list[int], list[Item]]:
     return images, [item["number"] for item in good], [item for item in items if "problem" in item]
 
 
-def _refuse(wrong: list[Item], corrupt: list[Item], count: int, skip_corrupt: bool) -> None:
+def _refuse(wrong: list[Item], corrupt: list[Item], count: int, skip_corrupt: bool | None) -> None:
     if wrong:
         first = min(wrong, key=lambda item: item["number"])
         others = f" ({len(wrong)} such images)" if len(wrong) > 1 else ""
@@ -154,6 +158,6 @@ def _refuse(wrong: list[Item], corrupt: list[Item], count: int, skip_corrupt: bo
     if len(corrupt) == count or (corrupt and not skip_corrupt):
         paths = [item["path"] for item in sorted(corrupt, key=lambda item: item["number"])]
         named = ", ".join(paths[:NAMED]) + (f" and {len(paths) - NAMED} more" if len(paths) > NAMED else "")
-        advice = "repair or delete them, or leave them out with --skip_corrupt true"
-        raise ValueError(f"{len(paths)} of {count} images cannot be read ({named}): {advice}")
+        choice = "" if skip_corrupt is None else ", or leave them out with --skip_corrupt true"
+        raise ValueError(f"{len(paths)} of {count} images cannot be read ({named}): repair or delete them{choice}")
 
