@@ -160,4 +160,3 @@ def _refuse(wrong: list[Item], corrupt: list[Item], count: int, skip_corrupt: bo
         named = ", ".join(paths[:NAMED]) + (f" and {len(paths) - NAMED} more" if len(paths) > NAMED else "")
         choice = "" if skip_corrupt is None else ", or leave them out with --skip_corrupt true"
         raise ValueError(f"{len(paths)} of {count} images cannot be read ({named}): repair or delete them{choice}")
-

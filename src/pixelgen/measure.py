@@ -1,0 +1,131 @@
+"""Images and references measured by the processes of a command."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lightning import Fabric
+from torch.utils.data import Dataset
+
+from pixelgen import protocol
+from pixelgen.data.images import Item
+from pixelgen.data.sets import arrays, open_images
+from pixelgen.encoders.frozen import FeatureExtractor
+from pixelgen.generation import progress
+from pixelgen.metrics.evaluation import Evaluation, Metrics, warn_of_few
+from pixelgen.metrics.reference import read_reference, show
+from pixelgen.metrics.statistics import Statistics
+
+SCORES = "evaluation.json"
+OUTPUTS = {"sfid": "spatial", "inception_score": "logits"}  # what else than features they look at
+
+
+class Scores(dict[str, float]):
+    """Each score by its name, and all that they depend on as `protocol`.
+
+    Args:
+        scores: by name.
+        protocol: for JSON.
+    """
+
+    def __init__(self, scores: dict[str, float], protocol: dict[str, Any]) -> None:
+        super().__init__(scores)
+        self.protocol = protocol
+
+
+def scores_file(source: str | Path) -> Path:
+    """Where the scores of images go: `evaluation.json` in their folder, `<name>.evaluation.json` beside an npz."""
+    path = Path(source)
+    return path / SCORES if path.is_dir() else path.with_name(f"{path.stem}.{SCORES}")
+
+
+@dataclass(frozen=True)
+class Work:
+    """How images are read and measured; the arguments of `evaluate`, and its processes."""
+
+    fabric: Fabric
+    metrics: Metrics
+    batch_size: int
+    num_workers: int
+    skip_corrupt: bool
+
+    def scores(
+        self, source: Path, num_images: int | None, seers: Sequence[FeatureExtractor], references: Sequence[Path]
+    ) -> Scores:
+        """Score the images of a folder or npz."""
+        images = open_images(source)
+        count = len(images) if num_images is None else num_images
+        if not 2 <= count <= len(images):
+            raise ValueError(f"{source} holds {len(images)} images: give a num_images from 2 to that, not {count}")
+        judges, real = [], []
+        for seer, path in zip(seers, references, strict=False):
+            warn_of_few(count, seer)
+            real.append(self.reference(path, seer, images.size))
+            judges.append(Evaluation(seer, count, self.metrics.possible(seer, count, real[-1])))
+        skipped = self.show(images, judges, range(count), "images")
+        scores: dict[str, float] = {}
+        for judge, statistics in zip(judges, real, strict=True):
+            scores |= judge.scores(statistics)
+        features = [self._features(*each, count) for each in zip(judges, real, references, strict=False)]
+        about = {"source": str(source), "images": count - skipped, "skipped": skipped, "pixels": list(images.size)}
+        about |= protocol.of_the_set(source) | {"features": features, "versions": protocol.versions()}
+        return Scores(scores, about)
+
+    def reference(self, path: Path, seer: FeatureExtractor, size: tuple[int, int]) -> Statistics:
+        """Statistics out of a file, or of images cropped to a size (height, width)."""
+        rank, world_size = self.fabric.global_rank, self.fabric.world_size
+        if _holds_statistics(path):
+            return read_reference(path, seer, self.metrics, self.batch_size, rank, world_size)
+        images = open_images(path, size[0] if size[0] == size[1] else None)
+        return self.measure(images, range(len(images)), seer)
+
+    def measure(self, images: Dataset[Item], chosen: Sequence[int], seer: FeatureExtractor) -> Statistics:
+        """Statistics of the chosen images."""
+        evaluation = Evaluation(seer, len(chosen), self.metrics.of_reference())
+        self.show(images, [evaluation], chosen, "reference")
+        return evaluation.statistics()
+
+    def show(self, images: Dataset[Item], judges: Sequence[Evaluation], chosen: Sequence[int], what: str) -> int:
+        """Show images to evaluations, with progress; the number of unreadable ones that were left out."""
+        rank, world_size = self.fabric.global_rank, self.fabric.world_size
+        batches = -(-len(range(rank, len(chosen), world_size)) // self.batch_size)
+        with progress(self.fabric, len(chosen), max(1, batches), what) as advance:
+            sharing: dict[str, Any] = {"rank": rank, "world_size": world_size, "advance": advance}
+            return show(
+                images, judges, chosen, self.batch_size, self.num_workers, skip_corrupt=self.skip_corrupt, **sharing
+            )
+
+    def _features(self, judge: Evaluation, real: Statistics, path: Path, count: int) -> dict[str, Any]:
+        """The part of the protocol about one extractor."""
+        sizes, lacking = judge.extractor.sizes, self.metrics.lacking(judge.extractor, count, real)
+        asked = [
+            name for name in lacking if OUTPUTS.get(name, "features") in sizes and getattr(self.metrics, name) is None
+        ]
+        return {
+            "extractor": judge.extractor.name,
+            "weights_sha256": judge.extractor.weights_sha256,
+            "reference": path.name,
+            "reference_images": real.n,
+            "reference_fingerprint": real.fingerprint,
+            "settings": judge.metrics.protocol(),
+            "left_out": {name: lacking[name] for name in asked if lacking[name]},
+        }
+
+
+def _holds_statistics(path: Path) -> bool:
+    return path.is_file() and "mu" in arrays(path)
+
+
+def check_reference(path: Path, seer: FeatureExtractor) -> None:
+    """Find out what is wrong with a reference before images are made.
+
+    Raises:
+        ValueError: if it does not exist, holds nothing of use, or comes from another extractor.
+    """
+    if _holds_statistics(path):
+        Statistics.load(path, seer)
+    else:
+        open_images(path)
