@@ -96,6 +96,8 @@ def evaluate(
     references = [Path(reference), Path(dinov2_reference or reference)]
     for path, seer in zip(references, seers, strict=False):
         check_reference(path, seer)
+        if not images:
+            metrics.possible(seer, num_images or PUBLISHED, None)
     fabric = launch(devices, precision, num_nodes)
     if not images:
         num_images = num_images or PUBLISHED

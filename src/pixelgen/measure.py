@@ -63,6 +63,7 @@ class Work:
         judges, real = [], []
         for seer, path in zip(seers, references, strict=False):
             warn_of_few(count, seer)
+            self.metrics.possible(seer, count, None)
             real.append(self.reference(path, seer, images.size))
             judges.append(Evaluation(seer, count, self.metrics.possible(seer, count, real[-1])))
         skipped = self.show(images, judges, range(count), "images")

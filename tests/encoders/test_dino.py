@@ -3,7 +3,7 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 
 from golden_files import load_golden, section
-from pixelgen.encoders import VisionTransformerPatches, dinov2
+from pixelgen.encoders import DINOv2Features, VisionTransformerPatches, dinov2
 from pixelgen.encoders.dino import resample_positions
 
 
@@ -75,3 +75,43 @@ def test_loads_a_local_file_and_checks_its_hash(tmp_path):
     assert encoder(torch.zeros(1, 3, 32, 32)).shape == (1, 4, 192)
     with pytest.raises(ValueError, match="not the expected 00"):
         dinov2(path, model=name, sha256="00")
+
+
+@pytest.fixture(scope="module")
+def small_vit(tmp_path_factory):
+    """A random network of timm's class, and its weights in a file."""
+    import timm
+
+    torch.manual_seed(0)
+    network = timm.create_model("vit_tiny_patch16_224", num_classes=0).eval()
+    path = tmp_path_factory.mktemp("vit") / "vit.pth"
+    torch.save(network.state_dict(), path)
+    return network, path
+
+
+def test_class_tokens_are_those_of_timm_at_the_native_size(small_vit):
+    network, path = small_vit
+    extractor = DINOv2Features(path, model="vit_tiny_patch16_224")
+    images = torch.randint(0, 256, (2, 3, 224, 224), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    mean, std = (torch.tensor(value).view(3, 1, 1) for value in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+    with torch.no_grad():
+        expected = network.forward_features((images / 255 - mean) / std)[:, 0]
+    torch.testing.assert_close(extractor(images), expected, rtol=1e-4, atol=1e-5)
+    assert extractor.name == "vit_tiny_patch16_224-224px"
+    assert len(extractor.weights_sha256) == 64
+    assert extractor.metric("frechet") == "frechet/vit_tiny_patch16_224-224px"
+    extractor.standard = True
+    assert (extractor.metric("frechet"), extractor.metric("kid")[:4]) == ("fd_dinov2", "kid/")
+
+
+def test_images_are_resized_and_positions_resampled(small_vit):
+    _, path = small_vit
+    extractor = DINOv2Features(path, model="vit_tiny_patch16_224", size=64)
+    assert extractor.network.pos_embed.shape == (1, 17, 192)
+    images = torch.full((1, 3, 10, 12), 128, dtype=torch.uint8)
+    same = torch.full((1, 3, 64, 64), 128, dtype=torch.uint8)
+    torch.testing.assert_close(extractor(images), extractor(same), rtol=1e-4, atol=1e-5)
+    with pytest.raises(ValueError, match="size 60 is no multiple of the patch size 16"):
+        DINOv2Features(path, model="vit_tiny_patch16_224", size=60)
+    with pytest.raises(ValueError, match="not the expected 00"):
+        DINOv2Features(path, model="vit_tiny_patch16_224", sha256="00")

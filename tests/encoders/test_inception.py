@@ -2,27 +2,16 @@ from urllib.error import URLError
 
 import pytest
 import torch
-from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
 from pixelgen.encoders.frozen import sha256
 from pixelgen.encoders.inception import Inception
+from random_inception import write_weights
 
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
     """Random weights of the right shapes."""
-    path = tmp_path_factory.mktemp("inception") / "random.pth"
-    built = {}
-    original = FeatureExtractorInceptionV3.load_state_dict
-    with pytest.MonkeyPatch.context() as patch:
-        # the class insists on loading weights: let it pass, to have something to save
-        patch.setattr(torch, "load", lambda *args, **kwargs: {})
-        patch.setattr(FeatureExtractorInceptionV3, "load_state_dict", lambda self, state: built.update(net=self))
-        torch.manual_seed(0)
-        FeatureExtractorInceptionV3("inception-v3-compat", ["2048"], feature_extractor_weights_path="x")
-        assert original is not FeatureExtractorInceptionV3.load_state_dict
-    torch.save(built["net"].state_dict(), path)
-    return path
+    return write_weights(tmp_path_factory.mktemp("inception") / "random.pth")
 
 
 def test_features(weights):
@@ -35,6 +24,39 @@ def test_features(weights):
     assert features.dtype == torch.float32
     torch.testing.assert_close(extractor(images[1:]), features[1:], rtol=1e-4, atol=1e-5)
     assert not list(extractor.parameters())
+
+
+def test_spatial_features_and_logits_come_from_the_same_pass(weights):
+    extractor = Inception(weights)
+    images = torch.randint(0, 256, (1, 3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    seen = []
+    extractor.network.Mixed_6d.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    outputs = extractor.outputs(images, ("features", "spatial", "logits"))
+    assert {name: value.shape[1] for name, value in outputs.items()} == extractor.sizes
+    (x,) = seen
+    branch, fc = extractor.network.Mixed_6d.branch1x1, extractor.network.fc
+    scale = branch.bn.weight / (branch.bn.running_var + branch.bn.eps).sqrt()
+    value = torch.einsum("oc,bchw->bhwo", branch.conv.weight[:7, :, 0, 0] * scale[:7, None], x)
+    value = (value + (branch.bn.bias - branch.bn.running_mean * scale)[:7]).relu()
+    assert value.shape == (1, 17, 17, 7)
+    torch.testing.assert_close(outputs["spatial"], value.flatten(1), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(outputs["logits"], outputs["features"] @ fc.weight.T)
+    assert set(extractor.outputs(images)) == {"features"}
+
+
+def test_the_file_is_read_without_pickle_and_once_beside_the_hash(weights, monkeypatch):
+    opened = []
+    load = torch.load
+    monkeypatch.setattr(
+        torch, "load", lambda file, *args, **options: opened.append((file, options)) or load(file, *args, **options)
+    )
+    Inception(weights)
+    assert [options["weights_only"] for file, options in opened if file == weights] == [True]
+
+
+def test_only_inception_makes_a_fid(weights):
+    extractor = Inception(weights)
+    assert [extractor.metric(name) for name in ("frechet", "spatial_frechet", "kid")] == ["fid", "sfid", "kid"]
 
 
 def test_wrong_hash_or_file(weights, tmp_path):

@@ -4,15 +4,8 @@ import numpy as np
 import pytest
 import torch
 from scipy.linalg import sqrtm
-from torch import nn
 
-from pixelgen.encoders.frozen import FeatureExtractor
 from pixelgen.metrics.frechet import FeatureStatistics, frechet_distance
-from pixelgen.metrics.statistics import Statistics
-
-
-def extractor(name="means", num_features=3, weights_sha256=None):
-    return FeatureExtractor(nn.Identity(), name, num_features, weights_sha256)
 
 
 def covariance(dim, rank, seed):
@@ -98,42 +91,17 @@ def test_statistics_need_the_right_shape_and_two_samples():
         metric.compute()
 
 
-def test_save_and_load(tmp_path):
-    saved = Statistics(torch.arange(3.0).double(), torch.eye(3).double(), 10, "means", "ab")
-    saved.save(tmp_path / "new/reference.npz")
-    loaded = Statistics.load(tmp_path / "new/reference.npz", extractor(weights_sha256="ab"))
-    assert (loaded.n, loaded.extractor, loaded.weights_sha256) == (10, "means", "ab")
-    assert torch.equal(loaded.mu, saved.mu)
-    assert torch.equal(loaded.sigma, saved.sigma)
-    assert loaded.fingerprint == saved.fingerprint
-    assert [path.name for path in (tmp_path / "new").iterdir()] == ["reference.npz"]
+def test_agrees_with_torch_fidelity_and_torchmetrics():
+    from torch_fidelity.metric_fid import fid_statistics_to_metric
+    from torchmetrics.image.fid import _compute_fid
 
-
-def test_files_of_others(tmp_path):
-    mu, sigma = np.arange(3.0), np.eye(3)
-    np.savez(tmp_path / "jit.npz", mu=mu, sigma=sigma)
-    np.savez(tmp_path / "adm.npz", mu=mu, sigma=sigma, mu_s=mu, sigma_s=sigma, arr_0=np.zeros((1, 2, 2, 3)))
-    for name in ("jit.npz", "adm.npz"):
-        loaded = Statistics.load(tmp_path / name, extractor())
-        assert loaded.distance(Statistics(torch.zeros(3), 4 * torch.eye(3))) == pytest.approx(5 + 3)
-
-
-def test_wrong_files(tmp_path):
-    with pytest.raises(ValueError, match="no statistics at"):
-        Statistics.load(tmp_path / "missing.npz")
-    np.savez(tmp_path / "images.npz", arr_0=np.zeros((1, 2, 2, 3)))
-    with pytest.raises(ValueError, match=r"holds \['arr_0'\] but no \['mu', 'sigma'\]"):
-        Statistics.load(tmp_path / "images.npz")
-    np.savez(tmp_path / "shape.npz", mu=np.zeros(3), sigma=np.eye(4))
-    with pytest.raises(ValueError, match="want"):
-        Statistics.load(tmp_path / "shape.npz")
-    Statistics(torch.zeros(3), torch.eye(3), 10, "means", "ab").save(tmp_path / "ours.npz")
-    with pytest.raises(ValueError, match="3 features but means makes 4"):
-        Statistics.load(tmp_path / "ours.npz", extractor(num_features=4))
-    with pytest.raises(ValueError, match="made by means, not by other"):
-        Statistics.load(tmp_path / "ours.npz", extractor("other"))
-    with pytest.raises(ValueError, match="other weights of means"):
-        Statistics.load(tmp_path / "ours.npz", extractor(weights_sha256="cd"))
+    mu1, mu2 = torch.zeros(16), torch.linspace(0, 1, 16)
+    sigma1, sigma2 = covariance(16, 80, seed=1), covariance(16, 80, seed=2)
+    ours = frechet_distance(mu1, sigma1, mu2, sigma2)
+    first, second = ({"mu": m.double().numpy(), "sigma": s.numpy()} for m, s in ((mu1, sigma1), (mu2, sigma2)))
+    theirs = fid_statistics_to_metric(first, second, verbose=False)["frechet_inception_distance"]
+    assert ours == pytest.approx(theirs, rel=1e-9)
+    assert ours == pytest.approx(float(_compute_fid(mu1.double(), sigma1, mu2.double(), sigma2)), rel=1e-9)
 
 
 @pytest.mark.slow

@@ -88,8 +88,9 @@ class Metrics:
         return replace(self, **{name: getattr(self, name) is not False and not lack for name, lack in lacks.items()})
 
     def of_reference(self) -> Metrics:
-        """What a reference must be measured for: nobody asks for its Inception Score."""
-        return replace(self, inception_score=False)
+        """What a reference is measured for, as far as it has enough images; nobody asks for its Inception Score."""
+        wished: dict[str, Any] = {name: getattr(self, name) and None for name in ("sfid", "precision_recall", "kid")}
+        return replace(self, inception_score=False, **wished)
 
     def protocol(self) -> dict[str, Any]:
         """The settings that numbers depend on, of the metrics that are on."""

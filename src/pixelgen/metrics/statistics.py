@@ -7,12 +7,12 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from pixelgen.data.sets import arrays
 from pixelgen.encoders.frozen import FeatureExtractor
 from pixelgen.metrics.frechet import frechet_distance
 
@@ -67,7 +67,8 @@ class Statistics:
             np.savez(unfinished, mu=self.mu.cpu().numpy(), sigma=self.sigma.cpu().numpy(), **arrays)
             os.replace(unfinished, path)
         except OSError as error:
-            unfinished.unlink(missing_ok=True)
+            if unfinished.exists():
+                unfinished.unlink()
             raise ValueError(f"could not write {path} ({error}): free some space or give another file") from error
 
     @staticmethod
@@ -79,10 +80,13 @@ class Statistics:
         """
         if not path.is_file():
             raise ValueError(f"no statistics at {path}: pass the path of an npz with `mu` and `sigma`")
-        try:
-            statistics = _read(path)
-        except (OSError, BadZipFile, EOFError) as error:
-            raise ValueError(f"{path} cannot be read as an npz ({error}): fetch or compute it again") from error
+        found = arrays(path)
+        if missing := {"mu", "sigma"} - found:
+            raise ValueError(
+                f"{path} holds {sorted(found)} but no {sorted(missing)}: "
+                "pass an npz of feature statistics, or a folder of images"
+            )
+        statistics = _read(path)
         if extractor is not None:
             statistics.check(extractor, str(path))
         return statistics
@@ -122,12 +126,6 @@ class Statistics:
 
 def _read(path: Path) -> Statistics:
     with np.load(path, allow_pickle=False) as file:
-        missing = {"mu", "sigma"} - set(file.files)
-        if missing:
-            raise ValueError(
-                f"{path} holds {sorted(file.files)} but no {sorted(missing)}: "
-                "pass an npz of feature statistics, or a folder of images"
-            )
         known: dict[str, Any] = {
             key: file[key].item() for key in ("n", "extractor", "weights_sha256") if key in file.files
         }

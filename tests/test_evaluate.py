@@ -1,0 +1,257 @@
+"""Scores of images by a command: right, complete with their protocol, and refused in a sentence otherwise."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from pixelgen.encoders.inception import Inception
+from pixelgen.evaluate import evaluate, is_images, main
+from pixelgen.metrics import Metrics, frechet_distance
+from pixelgen.metrics.statistics import Statistics
+from random_inception import write_weights
+from toy_features import Toy, draw, write_folder
+
+HERE = Path(__file__).parent
+TOY = ["--extractor", "toy_features.Toy", "--num_workers", "0"]
+SMALL = Metrics(kid_subsets=5, kid_subset_size=10, splits=2)
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """Forty real and thirty other images, as folders."""
+    root = tmp_path_factory.mktemp("images")
+    return write_folder(draw(30), root / "made"), write_folder(draw(40, seed=1, brightness=30), root / "real")
+
+
+def score(source, reference, **options):
+    return evaluate(source, reference, **({"extractor": Toy(), "metrics": SMALL, "num_workers": 0} | options))
+
+
+def expected_distance():
+    ours, theirs = (Toy()(images).double() for images in (draw(30), draw(40, seed=1, brightness=30)))
+    return frechet_distance(ours.mean(0), ours.T.cov(), theirs.mean(0), theirs.T.cov())
+
+
+def test_a_folder_against_a_folder(folders):
+    made, real = folders
+    scores = score(made, real)
+    assert scores["frechet/toy"] == pytest.approx(expected_distance(), rel=1e-9)
+    assert len(scores) == 8
+    (record,) = [r for r in json.loads((made / "evaluation.json").read_text()) if r["scores"] == scores]
+    assert record["protocol"]["sampler"] == record["protocol"]["average"] == "unknown"
+    assert record["protocol"]["features"][0]["reference_images"] == 40
+    assert record["protocol"]["features"][0]["settings"]["kid_subset_size"] == 10
+
+
+def test_the_same_whatever_the_form_of_images_and_reference(folders, tmp_path):
+    made, real = folders
+    expected = score(made, real)
+    np.savez(tmp_path / "samples.npz", arr_0=draw(30).permute(0, 2, 3, 1).numpy())
+    images = draw(40, seed=1, brightness=30).permute(0, 2, 3, 1).numpy()
+    np.savez(tmp_path / "real.npz", arr_0=images)
+    main(["reference", str(real), "--to", str(tmp_path / "ours.npz"), *TOY])
+    ours = Statistics.load(tmp_path / "ours.npz", Toy())
+    moments = {name: getattr(ours, name).numpy() for name in ("mu", "sigma", "mu_s", "sigma_s")}
+    np.savez(tmp_path / "adm.npz", **moments, arr_0=images)
+    for reference in ("real.npz", "ours.npz", "adm.npz"):
+        assert score(tmp_path / "samples.npz", tmp_path / reference) == pytest.approx(expected, rel=1e-6)
+    np.savez(tmp_path / "jit.npz", mu=moments["mu"], sigma=moments["sigma"])
+    few = score(tmp_path / "samples.npz", tmp_path / "jit.npz", to=tmp_path / "jit.json")
+    assert set(few) == {"frechet/toy", "inception_score/toy", "inception_score_std/toy"}
+    (record,) = json.loads((tmp_path / "jit.json").read_text())
+    left_out = record["protocol"]["features"][0]["left_out"]
+    assert left_out["sfid"] == "the reference has no spatial features"
+    assert left_out["kid"] == "the reference holds no features of images"
+    assert len(json.loads((tmp_path / "samples.evaluation.json").read_text())) == 3
+
+
+def test_scores_of_one_protocol_are_replaced(folders, tmp_path):
+    for metrics in (SMALL, SMALL, Metrics(kid=False)):
+        score(*folders, metrics=metrics, to=tmp_path / "scores.json")
+    assert len(json.loads((tmp_path / "scores.json").read_text())) == 2
+
+
+def test_reference_images_are_cropped_to_the_others(folders, tmp_path):
+    real = write_folder(draw(40, size=20, seed=1), tmp_path / "real")
+    large = score(folders[0], real)
+    from pixelgen.data.sets import open_images
+
+    crops = open_images(real, 8)
+    small = write_folder([crops[i]["image"] for i in range(40)], tmp_path / "small")
+    assert large == pytest.approx(score(folders[0], small), rel=1e-9)
+
+
+def test_two_extractors_in_one_pass(folders, tmp_path, monkeypatch):
+    class Other(Toy):
+        def __init__(self):
+            super().__init__()
+            self.name = "other"
+
+    scores = score(*folders, dinov2=Other())
+    assert scores["frechet/other"] == scores["frechet/toy"]
+    main(["reference", str(folders[1]), "--to", str(tmp_path / "toy.npz"), *TOY])
+    with pytest.raises(ValueError, match="were made by toy, not by other"):
+        score(folders[0], tmp_path / "toy.npz", dinov2=Other())
+    apart = score(folders[0], tmp_path / "toy.npz", dinov2=Other(), dinov2_reference=folders[1])
+    assert apart == pytest.approx(scores, rel=1e-6)
+
+
+def test_a_run_is_sampled_first(demo_run, folders, tmp_path, capsys):
+    real = write_folder(draw(40, size=32, seed=1), tmp_path / "real")
+    command = [str(demo_run), "--reference", str(real), "--num_images", "10", "--sampler.num_steps", "3", *TOY]
+    folder = main([*command, "--precision", "32-true", "--ema", "raw"])
+    assert folder.parent == demo_run / "samples"
+    assert len(list(folder.glob("0*.png"))) == 10
+    assert json.loads((folder / "settings.json").read_text())["sampler"]["num_steps"] == 3
+    (record,) = json.loads((folder / "evaluation.json").read_text())
+    said = capsys.readouterr().out
+    assert "10 images of 32x32 px, each class in turn, from seed 0" in said
+    assert "EMA raw, step 1, 32-true" in said
+    assert "num_steps=3" in said
+    assert "toy, weights unknown; reference real of 40 images, hash " in said
+    assert "no kid: 10 images are fewer than 1000" in said
+    assert score(folder, real, metrics=Metrics()) == pytest.approx(record["scores"], rel=1e-9)
+
+
+def test_statistics_of_the_data_of_a_config(demo_run, tmp_path, capsys):
+    to = tmp_path / "shapes.npz"
+    main(["reference", "--config", str(demo_run / "config.yaml"), "--data.length", "24", "--to", str(to), *TOY])
+    assert Statistics.load(to, Toy()).n == 24
+    assert f"{to}: 24 images, toy" in capsys.readouterr().out
+    main(["reference", "--config", str(demo_run / "config.yaml"), "--num_images", "12", "--to", str(to), *TOY])
+    assert len(Statistics.load(to).features) == 12
+
+
+def refusal(capsys, *arguments):
+    with pytest.raises(SystemExit):
+        main([*map(str, arguments), *TOY])
+    said = [line for line in capsys.readouterr().err.splitlines() if line]
+    assert len([line for line in said if line.startswith("error: ")]) == 1
+    return said[-1]
+
+
+def test_unreadable_images_are_counted_named_and_skipped_if_asked(folders, tmp_path, capsys):
+    made = write_folder(draw(30), tmp_path / "made")
+    for number in (3, 11):
+        (made / f"{number:06d}.png").write_bytes(b"no image")
+    said = refusal(capsys, made, "--reference", folders[1])
+    assert "2 of 30 images cannot be read" in said
+    assert "000003.png" in said
+    assert "000011.png" in said
+    scores = score(made, folders[1], skip_corrupt=True)
+    for number in (3, 11):
+        (made / f"{number:06d}.png").unlink()
+    assert scores["frechet/toy"] == pytest.approx(score(made, folders[1])["frechet/toy"], rel=1e-9)
+    skipped = [record["protocol"]["skipped"] for record in json.loads((made / "evaluation.json").read_text())]
+    assert skipped == [2, 0]
+    broken = write_folder(draw(30), tmp_path / "broken")
+    for path in broken.iterdir():
+        path.write_bytes(b"no image")
+    with pytest.raises(ValueError, match="none of 30 files can be read as an image"):
+        score(broken, folders[1], skip_corrupt=True)
+
+
+def test_workers_tell_of_unreadable_images_in_the_same_sentence(folders, tmp_path):
+    made = write_folder(draw(30), tmp_path / "made")
+    (made / "000003.png").write_bytes(b"no image")
+    with pytest.raises(ValueError, match=r"^1 of 30 images cannot be read \(.*000003.png\): repair"):
+        score(made, folders[1], num_workers=2)
+
+
+def test_bad_input(folders, demo_run, tmp_path, capsys):
+    made, real = folders
+    (tmp_path / "empty").mkdir()
+    odd = write_folder(draw(3), tmp_path / "odd")
+    Image.new("RGB", (9, 8)).save(odd / "000001.png")
+    np.savez(tmp_path / "grey.npz", arr_0=np.zeros((4, 8, 8, 1), np.uint8))
+    np.savez(tmp_path / "five.npz", mu=np.zeros(5), sigma=np.eye(5))
+    Statistics(torch.zeros(6), torch.eye(6), 9, "other").save(tmp_path / "other.npz")
+    for arguments, message in (
+        ([tmp_path / "empty", "--reference", real], "there are no images in"),
+        ([tmp_path / "nowhere", "--reference", real], "give a run, a checkpoint, an export, a folder of images or an"),
+        ([made, "--reference", tmp_path / "empty"], "there are no images in"),
+        ([made, "--reference", tmp_path / "nowhere.npz"], "nowhere.npz does not exist: give a folder of images, or"),
+        ([odd, "--reference", real], "000001.png is 9x8 px but the first image is 8x8 px: give images of one size"),
+        ([tmp_path / "grey.npz", "--reference", real], "want uint8 (N, H, W, 3), three channels, last"),
+        ([made, "--reference", tmp_path / "five.npz"], "have 5 features but toy makes 6"),
+        ([made, "--reference", tmp_path / "other.npz"], "were made by other, not by toy"),
+        ([made, "--reference", real, "--num_images", "31"], "holds 30 images: give a num_images from 2"),
+        ([made, "--reference", real, "--metrics.kid", "true"], "30 images are fewer than 1000: leave it out"),
+        ([made, "--reference", real, "--sampler", "Euler"], "are made already: leave out the sampler"),
+        ([demo_run, "--reference", real, "--ema", "0.5"], "the checkpoint has no average '0.5', only "),
+        ([made], "--reference must be given"),
+        (["reference", "--to", tmp_path / "x.npz"], "give either a folder or npz of images, or a data module"),
+        (["reference", real, "--to", tmp_path / "x.npz", "--config", tmp_path / "none"], "has no section `data`"),
+    ):
+        assert message in refusal(capsys, *arguments)
+    assert not (tmp_path / "x.npz").exists()
+
+
+def test_what_is_images_and_what_weights(folders, demo_run, tmp_path):
+    assert is_images(folders[0])
+    assert not is_images(demo_run)
+    assert not is_images(demo_run / "checkpoints" / "last.ckpt")
+    (tmp_path / "config.yaml").write_text("")
+    with pytest.raises(ValueError, match=r"has neither checkpoints/last\.ckpt nor"):
+        is_images(tmp_path)  # a run that has saved nothing yet
+
+
+@pytest.mark.slow
+def test_two_processes_equal_one(demo_run, tmp_path):
+    real = write_folder(draw(41, size=32, seed=1), tmp_path / "real")
+    for devices in (1, 2):
+        command = [
+            str(demo_run),
+            "--reference",
+            str(real),
+            "--num_images",
+            "21",
+            *TOY,
+            "--metrics.kid_subset_size",
+            "9",
+        ]
+        command += ["--precision", "32-true", "--seed", "5", "--devices", str(devices)]
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(HERE), *sys.path]), "OMP_NUM_THREADS": "1"}
+        done = subprocess.run(
+            [sys.executable, "-m", "pixelgen.evaluate", *command, "--to", str(tmp_path / f"{devices}.json")],
+            env=environment, capture_output=True, text=True, timeout=300, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr[-3000:]
+        assert done.stdout.count("metric") == 1
+    one, two = (json.loads((tmp_path / f"{devices}.json").read_text()) for devices in (1, 2))
+    assert two[0]["scores"] == pytest.approx(one[0]["scores"], rel=1e-9)
+    assert two[0]["protocol"] == one[0]["protocol"]
+
+
+@pytest.mark.slow
+def test_agrees_with_torch_fidelity_on_the_same_images_and_weights(tmp_path):
+    from torch_fidelity import calculate_metrics
+
+    weights = write_weights(tmp_path / "inception.pth")
+    made = write_folder(draw(30, size=32), tmp_path / "made")
+    real = write_folder(draw(34, size=32, seed=1, brightness=40), tmp_path / "real")
+    metrics = Metrics(kid_subsets=10, kid_subset_size=20, splits=3)
+    ours = evaluate(made, real, extractor=Inception(weights), metrics=metrics, num_workers=0)
+    theirs = calculate_metrics(
+        input1=str(made), input2=str(real), cuda=False, isc=True, fid=True, kid=True, prc=True, verbose=False,
+        feature_extractor="inception-v3-compat", feature_extractor_weights_path=str(weights), cache=False,
+        isc_splits=3, kid_subsets=10, kid_subset_size=20, prc_neighborhood=3,
+    )  # fmt: skip
+    names = {
+        "fid": "frechet_inception_distance", "kid": "kernel_inception_distance_mean",
+        "kid_std": "kernel_inception_distance_std", "inception_score": "inception_score_mean",
+        "inception_score_std": "inception_score_std", "precision": "precision", "recall": "recall",
+    }  # fmt: skip
+    assert set(ours) == {*names, "sfid"}
+    for name, other in names.items():
+        assert ours[name] == pytest.approx(theirs[other], rel=1e-4, abs=1e-6), name
+    assert ours["fid"] > 1
+    assert ours["inception_score"] > 1.001
+    assert 0 < ours["recall"] < 1
