@@ -10,22 +10,20 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from jsonargparse import ArgumentParser
 from lightning import Fabric
 from lightning.fabric.utilities import rank_zero_only
 from rich.console import Console
 
-from pixelgen.archive import read_image
 from pixelgen.cli import stop_on_bad_input
 from pixelgen.combinations import Row, rows
 from pixelgen.data.imagenet import ImageFolderDataset, list_images
+from pixelgen.data.sets import ImageFiles
 from pixelgen.encoders import FeatureExtractor
-from pixelgen.encoders.inception import Inception
 from pixelgen.launch import Precision, launch
 from pixelgen.messages import one_sentence
-from pixelgen.metrics import FeatureStatistics, Statistics
-from pixelgen.metrics.reference import reference_statistics
+from pixelgen.metrics import Evaluation, Statistics
+from pixelgen.metrics.reference import reference_statistics, show
 from pixelgen.posthoc import average_weights, check_average, load_average
 from pixelgen.published import fill_denoiser
 from pixelgen.sample import FLAGS as SAMPLE_FLAGS
@@ -88,15 +86,16 @@ class Frechet:
 
     def __init__(self, extractor: FeatureExtractor, reference: Path | None, source: Source, fabric: Fabric) -> None:
         self.extractor, self.fabric = extractor.to(fabric.device), fabric
-        self.name = "fid" if isinstance(extractor, Inception) else f"frechet/{extractor.name}"
+        self.name = extractor.metric("frechet")
         path = reference or source.home / f"reference_{extractor.name.replace('/', '_')}.npz"
         if reference is None and not path.exists():
             raise ValueError(f"there is no {path}: give --reference, an npz of statistics or a folder of images")
         if path.is_dir():
             size = source.config["data"]["init_args"]["image_size"] if "data" in source.config else 256
             dataset = ImageFolderDataset(list_images(path), None, size)
-            ranks = {"rank": fabric.global_rank, "world_size": fabric.world_size}
-            self.reference = reference_statistics(dataset, self.extractor, **ranks)
+            self.reference = reference_statistics(
+                dataset, self.extractor, rank=fabric.global_rank, world_size=fabric.world_size
+            )
         else:
             self.reference = Statistics.load(path, extractor)
 
@@ -119,13 +118,11 @@ class Frechet:
         return {self.name: found[self.name]}
 
     def _compute(self, folder: Path, num_images: int) -> float:
-        statistics = FeatureStatistics(self.extractor.num_features).to(self.fabric.device)
-        own = [folder / f"{i:06d}.png" for i in range(self.fabric.global_rank, num_images, self.fabric.world_size)]
-        for start in range(0, len(own), BATCH):
-            images = torch.stack([read_image(path) for path in own[start : start + BATCH]])
-            statistics.update(self.extractor(images.to(self.fabric.device)))
-        mu, sigma = statistics.compute()
-        return self.fabric.broadcast(Statistics(mu, sigma).distance(self.reference))
+        evaluation = Evaluation(self.extractor, num_images)
+        images = ImageFiles([str(folder / f"{i:06d}.png") for i in range(num_images)])
+        rank, world_size = self.fabric.global_rank, self.fabric.world_size
+        show(images, [evaluation], range(num_images), BATCH, rank=rank, world_size=world_size)
+        return evaluation.scores(self.reference)[self.name]
 
 
 # --- command line
