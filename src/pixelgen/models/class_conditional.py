@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from pixelgen.models.denoiser import Denoiser
 from pixelgen.models.layers import (
+    Block,
     LabelEmbedder,
     PatchEmbed,
     RMSNorm,
@@ -15,8 +16,6 @@ from pixelgen.models.layers import (
     attention,
     modulate,
     patches_to_image,
-    position_embedding,
-    xavier_linear,
 )
 from pixelgen.models.rotary import rotary_table, rotate
 
@@ -47,32 +46,6 @@ class Attention(nn.Module):
         q, k = rotate(self.q_norm(q), cos, sin), rotate(self.k_norm(k), cos, sin)
         out = attention(q, k, v, self.attn_drop if self.training else 0.0)
         return self.proj_drop(self.proj(out.transpose(1, 2).flatten(2)))
-
-
-class Block(nn.Module):
-    """Transformer block with adaptive layer norm: two gated residuals driven by the conditioning vector.
-
-    Args:
-        dim: width of a token.
-        num_heads: number of heads.
-        mlp_ratio: hidden width of the feed-forward part, before the 2/3 of SwiGLU.
-        attn_drop: dropout of attention weights.
-        proj_drop: dropout of both outputs.
-    """
-
-    def __init__(self, dim: int, num_heads: int, mlp_ratio: float, attn_drop: float, proj_drop: float) -> None:
-        super().__init__()
-        self.norm1 = RMSNorm(dim)
-        self.attn = Attention(dim, num_heads, attn_drop, proj_drop)
-        self.norm2 = RMSNorm(dim)
-        self.mlp = SwiGLU(dim, int(int(dim * mlp_ratio) * 2 / 3), proj_drop)
-        self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(dim, 6 * dim))
-
-    def forward(self, x: Tensor, c: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        """Tokens (B, N, D) and conditioning (B, D) → tokens."""
-        shift_msa, scale_msa, gate_msa, shift_mlp, scale_mlp, gate_mlp = self.adaLN_modulation(c).chunk(6, -1)
-        x = x + gate_msa.unsqueeze(1) * self.attn(modulate(self.norm1(x), shift_msa, scale_msa), cos, sin)
-        return x + gate_mlp.unsqueeze(1) * self.mlp(modulate(self.norm2(x), shift_mlp, scale_mlp))
 
 
 class FinalLayer(nn.Module):
@@ -161,30 +134,26 @@ class JiT(Denoiser):
             self.in_context_posemb = nn.Parameter(torch.empty(1, in_context_len, hidden_size))
         middle = range(depth // 4, depth // 4 * 3)
         self.blocks = nn.ModuleList(
-            Block(hidden_size, num_heads, mlp_ratio, *(attn_drop, proj_drop) if i in middle else (0.0, 0.0))
+            self._block(num_heads, mlp_ratio, *(attn_drop, proj_drop) if i in middle else (0.0, 0.0))
             for i in range(depth)
         )
         self.final_layer = FinalLayer(hidden_size, patch_size, in_channels)
         self.initialise()
 
+    def _block(self, num_heads: int, mlp_ratio: float, attn_drop: float, proj_drop: float) -> Block:
+        width = self.hidden_size
+        attn = Attention(width, num_heads, attn_drop, proj_drop)
+        mlp = SwiGLU(width, int(int(width * mlp_ratio) * 2 / 3), proj_drop)
+        return Block(width, attn, mlp, nn.Sequential(nn.SiLU(), nn.Linear(width, 6 * width)))
+
     def initialise(self) -> None:
         """Published initialisation: Xavier, N(0, 0.02²) for labels and time, zero for adaLN and the last layer."""
-        self.apply(xavier_linear)
-        for module in self.modules():
-            if isinstance(module, RMSNorm):
-                nn.init.ones_(module.weight)
-        size = self.image_size // self.patch_size
-        self.pos_embed.copy_(position_embedding(self.pos_embed.shape[-1], size, size))
-        small: list[Tensor] = [weight for weight in self.t_embedder.parameters() if weight.ndim > 1]
+        small: list[Tensor] = []
         if self.num_classes is not None:
             small.append(self.y_embedder.embedding_table.weight)
         if self.in_context_len:
             small.append(self.in_context_posemb)
-        for weight in small:
-            nn.init.normal_(weight, std=0.02)
-        for name, weight in self.named_parameters():
-            if name.endswith(("adaLN_modulation.1.weight", "final_layer.linear.weight")):
-                nn.init.zeros_(weight)
+        self.draw_weights(small)
 
     @property
     def last_layer(self) -> nn.Linear:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from pixelgen.models.layers import position_embedding
+from pixelgen.models.layers import RMSNorm, TimestepEmbedder, position_embedding, xavier_linear
 
 
 class Denoiser(nn.Module):
@@ -15,9 +17,9 @@ class Denoiser(nn.Module):
     `forward(x_t, t, condition)` takes noisy images (B, C, H, W), times (B,) in [0, 1] (0 is noise) and the condition,
     and returns the predicted clean images, shaped like `x_t`.
 
-    Subclasses set `blocks`, `hidden_size` and `pos_embed` and implement `initialise`, `forward_with_features`,
-    `null_condition`, `last_layer`. Those whose conditions are text states (B, L, E) set `text_shape` to (L, E); their
-    null condition is text too, and not theirs to know.
+    Subclasses set `blocks`, `hidden_size`, `pos_embed` and `t_embedder`, and implement `initialise`,
+    `forward_with_features`, `null_condition`, `last_layer`. Those whose conditions are text states (B, L, E) set
+    `text_shape` to (L, E); their null condition is text too, and not theirs to know.
 
     Args:
         image_size: side of the training images in pixels.
@@ -29,6 +31,7 @@ class Denoiser(nn.Module):
     blocks: nn.ModuleList
     hidden_size: int
     pos_embed: Tensor
+    t_embedder: TimestepEmbedder
     text_shape: tuple[int, int] | None = None
     mask_padding = False
 
@@ -58,6 +61,24 @@ class Denoiser(nn.Module):
     def initialise(self) -> None:
         """Draw all weights, and fill all buffers, anew; called after the network was built on the meta device."""
         raise NotImplementedError
+
+    def draw_weights(self, small: Iterable[Tensor]) -> None:
+        """Published initialisation of all weights, and the position embedding.
+
+        Xavier-uniform linear layers; N(0, 0.02²) for the time embedding and `small`; zero for adaLN, the last layer
+        and every bias.
+        """
+        self.apply(xavier_linear)
+        for module in self.modules():
+            if isinstance(module, RMSNorm):
+                nn.init.ones_(module.weight)
+        size = self.image_size // self.patch_size
+        self.pos_embed.copy_(position_embedding(self.hidden_size, size, size))
+        for weight in (*(w for w in self.t_embedder.parameters() if w.ndim > 1), *small):
+            nn.init.normal_(weight, std=0.02)
+        for name, weight in self.named_parameters():
+            if "adaLN_modulation" in name or name == "final_layer.linear.weight":
+                nn.init.zeros_(weight)
 
     @property
     def last_layer(self) -> nn.Linear:

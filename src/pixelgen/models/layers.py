@@ -141,6 +141,31 @@ class FlatPatchEmbed(nn.Module):
         return self.proj2(self.proj1(patches.permute(0, 2, 3, 1, 4, 5).flatten(3).flatten(1, 2)))
 
 
+class Block(nn.Module):
+    """Transformer block with adaptive layer norm: two gated residuals driven by the conditioning vector.
+
+    Args:
+        dim: width of a token.
+        attn: called with the modulated tokens and the block's context.
+        mlp: feed-forward part.
+        modulation: conditioning vector (B, D) → six modulations (B, 6·D).
+    """
+
+    def __init__(self, dim: int, attn: nn.Module, mlp: SwiGLU, modulation: nn.Sequential) -> None:
+        super().__init__()
+        self.norm1 = RMSNorm(dim)
+        self.attn = attn
+        self.norm2 = RMSNorm(dim)
+        self.mlp = mlp
+        self.adaLN_modulation = modulation
+
+    def forward(self, x: Tensor, c: Tensor, *context: Tensor | None) -> Tensor:
+        """Tokens (B, N, D), conditioning (B, D), and what the attention takes beside tokens → tokens."""
+        shift_msa, scale_msa, gate_msa, shift_mlp, scale_mlp, gate_mlp = self.adaLN_modulation(c).chunk(6, -1)
+        x = x + gate_msa.unsqueeze(1) * self.attn(modulate(self.norm1(x), shift_msa, scale_msa), *context)
+        return x + gate_mlp.unsqueeze(1) * self.mlp(modulate(self.norm2(x), shift_mlp, scale_mlp))
+
+
 def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     """Adaptive layer norm's affine part: `x·(1 + scale) + shift`, the same for every token."""
     return x * (1 + scale.unsqueeze(1)) + shift.unsqueeze(1)

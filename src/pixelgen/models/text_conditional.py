@@ -8,15 +8,13 @@ from torch.nn import functional as F
 
 from pixelgen.models.denoiser import Denoiser
 from pixelgen.models.layers import (
+    Block,
     FlatPatchEmbed,
     RMSNorm,
     SwiGLU,
     TimestepEmbedder,
     attention,
-    modulate,
     patches_to_image,
-    position_embedding,
-    xavier_linear,
 )
 from pixelgen.models.rotary import alternating_table, rotate
 
@@ -88,41 +86,6 @@ class JointAttention(nn.Module):
         return self.proj(attention(q, k, v, mask=mask).transpose(1, 2).flatten(2))
 
 
-class TextBlock(nn.Module):
-    """Transformer block over text: two gated residuals driven by the time.
-
-    Args:
-        dim: width of a token.
-        num_heads: number of heads.
-    """
-
-    def __init__(self, dim: int, num_heads: int) -> None:
-        super().__init__()
-        self.norm1 = RMSNorm(dim)
-        self.attn = self.attention(dim, num_heads)
-        self.norm2 = RMSNorm(dim)
-        self.mlp = SwiGLU(dim, 4 * dim, bias=False)
-        self.adaLN_modulation = nn.Sequential(nn.Linear(dim, 6 * dim))
-
-    def attention(self, dim: int, num_heads: int) -> nn.Module:
-        """The kind of attention."""
-        return TextAttention(dim, num_heads)
-
-    def forward(self, x: Tensor, c: Tensor, *context: Tensor | None) -> Tensor:
-        """Tokens (B, N, D), conditioning (B, D), and what the attention takes → tokens."""
-        shift_msa, scale_msa, gate_msa, shift_mlp, scale_mlp, gate_mlp = self.adaLN_modulation(c).chunk(6, -1)
-        x = x + gate_msa.unsqueeze(1) * self.attn(modulate(self.norm1(x), shift_msa, scale_msa), *context)
-        return x + gate_mlp.unsqueeze(1) * self.mlp(modulate(self.norm2(x), shift_mlp, scale_mlp))
-
-
-class ImageBlock(TextBlock):
-    """Transformer block over the image, which also looks at the text."""
-
-    def attention(self, dim: int, num_heads: int) -> nn.Module:
-        """The kind of attention."""
-        return JointAttention(dim, num_heads)
-
-
 class PlainFinalLayer(nn.Module):
     """Tokens → pixels of their patches, not modulated.
 
@@ -191,24 +154,18 @@ class TextJiT(Denoiser):
         self.t_embedder = TimestepEmbedder(hidden_size, max_period=10.0)
         self.y_embedder = TextEmbedder(txt_embed_dim, hidden_size)
         self.y_pos_embedding = nn.Parameter(torch.empty(1, txt_max_length, hidden_size))
-        self.text_refine_blocks = nn.ModuleList(TextBlock(hidden_size, num_groups) for _ in range(num_text_blocks))
-        self.blocks = nn.ModuleList(ImageBlock(hidden_size, num_groups) for _ in range(num_blocks))
+        self.text_refine_blocks = nn.ModuleList(
+            _block(hidden_size, TextAttention(hidden_size, num_groups)) for _ in range(num_text_blocks)
+        )
+        self.blocks = nn.ModuleList(
+            _block(hidden_size, JointAttention(hidden_size, num_groups)) for _ in range(num_blocks)
+        )
         self.final_layer = PlainFinalLayer(hidden_size, patch_size, in_channels)
         self.initialise()
 
     def initialise(self) -> None:
         """Published initialisation: Xavier, N(0, 0.02²) for text positions and time, zero for adaLN and the output."""
-        self.apply(xavier_linear)
-        for module in self.modules():
-            if isinstance(module, RMSNorm):
-                nn.init.ones_(module.weight)
-        size = self.image_size // self.patch_size
-        self.pos_embed.copy_(position_embedding(self.hidden_size, size, size))
-        for weight in (self.y_pos_embedding, *(w for w in self.t_embedder.parameters() if w.ndim > 1)):
-            nn.init.normal_(weight, std=0.02)
-        for name, weight in self.named_parameters():
-            if name.endswith(("adaLN_modulation.0.weight", "final_layer.linear.weight")):
-                nn.init.zeros_(weight)
+        self.draw_weights([self.y_pos_embedding])
 
     @property
     def last_layer(self) -> nn.Linear:
@@ -265,3 +222,7 @@ class TextJiT(Denoiser):
         for block in self.text_refine_blocks:
             y = self.run_block(block, y, c, mask)
         return y, mask
+
+
+def _block(dim: int, attn: nn.Module) -> Block:
+    return Block(dim, attn, SwiGLU(dim, 4 * dim, bias=False), nn.Sequential(nn.Linear(dim, 6 * dim)))
