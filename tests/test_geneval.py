@@ -89,7 +89,8 @@ def test_scores_of_an_existing_folder(painter, tmp_path, capsys):
 
 
 def test_published_prompts_with_networks_of_the_detectors_classes(painter, tmp_path, monkeypatch):
-    """All 553 prompts by name; images and verdicts for few of them."""
+    """Two of the published prompts; images are enlarged to 64 px, not to 800, before they are judged."""
+    monkeypatch.setattr("pixelgen.encoders.mask2former.SHORT", 64)
     monkeypatch.setattr(
         "pixelgen.geneval.find_prompts", lambda name: geneval_prompts()[:2] if name == "geneval" else None
     )

@@ -9,6 +9,12 @@ from pixelgen.metrics.geneval.verdict import Found
 from tiny_transformers import tiny_clip, tiny_mask2former
 
 
+@pytest.fixture(autouse=True)
+def small(monkeypatch):
+    """Images are enlarged to 64 px, not to 800."""
+    monkeypatch.setattr("pixelgen.encoders.mask2former.SHORT", 64)
+
+
 @pytest.fixture(scope="module")
 def detector():
     return CocoDetector(str(tiny_mask2former()), str(tiny_clip()))
