@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
+import pixelgen.geneval
 from painter import PROMPTS, Painter
 from pixelgen import prompted
 from pixelgen.flow import Euler
@@ -22,9 +23,11 @@ def painter(tmp_path, monkeypatch):
     """A run of a model that is right for even seeds, in the place of `runs/painter`."""
     module = Painter()
     module.sampler = Euler(num_steps=2, guidance=4.0)
-    source = SimpleNamespace(home=tmp_path, identity=lambda ema: {"average": "0.99", "step": 7})
+    data = {"class_path": "pixelgen.data.shapes.ShapesData", "init_args": {"shapes": ["star"], "max_objects": 2}}
+    source = SimpleNamespace(home=tmp_path, identity=lambda ema: {"average": "0.99", "step": 7}, config={"data": data})
     monkeypatch.setattr(prompted, "load", lambda *args: module)
-    monkeypatch.setattr(prompted, "Source", lambda _: source)
+    for command in (prompted, pixelgen.geneval):
+        monkeypatch.setattr(command, "Source", lambda _: source)
     (tmp_path / "few.jsonl").write_text(to_lines(FEW))
     return module
 
@@ -91,9 +94,7 @@ def test_scores_of_an_existing_folder(painter, tmp_path, capsys):
 def test_published_prompts_with_networks_of_the_detectors_classes(painter, tmp_path, monkeypatch):
     """Two of the published prompts; images are enlarged to 64 px, not to 800, before they are judged."""
     monkeypatch.setattr("pixelgen.encoders.mask2former.SHORT", 64)
-    monkeypatch.setattr(
-        "pixelgen.geneval.find_prompts", lambda name: geneval_prompts()[:2] if name == "geneval" else None
-    )
+    monkeypatch.setattr("pixelgen.geneval.find_prompts", lambda *args: geneval_prompts()[:2])
     painter.sample = lambda texts, seeds, *args, **options: Painter.sample(
         painter, [FEW[0].text] * len(texts), seeds, *args, **options
     )
@@ -107,6 +108,12 @@ def test_published_prompts_with_networks_of_the_detectors_classes(painter, tmp_p
     assert line.startswith(f"2 prompts (not the published ones, sha256 {prompts_sha256(geneval_prompts()[:2])[:16]})")
     assert "seeds 0; average 0.99 of step 7; Euler (num_steps 2, guidance 4.0, " in line
     assert f"; clip {tiny_clip()}@sha256:" in line
+
+
+def test_shapes_are_those_of_the_runs_data(painter, tmp_path):
+    folder = geneval("runs/painter", prompts="shapes", images_per_prompt=1, generate_only=True)
+    wanted = [wanted for sample in find_samples(folder) for wanted in sample.prompt.include]
+    assert {(thing.name, thing.count) for thing in wanted} == {("star", 1), ("star", 2)}
 
 
 def test_detector_that_prompts_belong_to():

@@ -18,6 +18,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from pixelgen.cli import stop_on_bad_input
+from pixelgen.data.shapes import ShapesData
 from pixelgen.flow import Sampler
 from pixelgen.generation import SETTINGS, agreement
 from pixelgen.launch import Precision, launch
@@ -36,6 +37,7 @@ from pixelgen.prompted import FLAGS as SIZE
 from pixelgen.prompted import Manner, make_prompted
 from pixelgen.runs import Average
 from pixelgen.sample import add_flags, parse
+from pixelgen.sources import Source
 
 SCORES, RESULTS = "geneval.json", "results.jsonl"
 NOTE = (
@@ -76,8 +78,8 @@ def geneval(
     Args:
         source: run folder, checkpoint or export of a text model; with `score_only` a folder of images.
         to: folder to write into; `geneval/<average, step, sampler and a hash of all settings>` in the run if not given.
-        prompts: `geneval`, the 553 published ones; `shapes`, the same tasks on drawn shapes; or a file with one line of
-            JSON for each prompt.
+        prompts: `geneval`, the 553 published ones; `shapes`, the same tasks on the shapes, colours and numbers that the
+            run's data draws; or a file with one line of JSON for each prompt.
         images_per_prompt: published: 4.
         seed: of the first image of each prompt; published: 0.
         negative: prompt that guidance leads away from.
@@ -106,7 +108,7 @@ def geneval(
     if score_only:
         score(Path(source), detector, fabric)
         return Path(source)
-    chosen = find_prompts(prompts)
+    chosen = find_prompts(prompts, shapes_data(source) if prompts == "shapes" else None)
     judge = None if generate_only else find_detector(detector, chosen)  # before hours of sampling, if it is missing
     folder = make_prompted(
         source,
@@ -124,6 +126,13 @@ def geneval(
     if judge is not None:
         score(folder, judge, fabric)
     return folder
+
+
+def shapes_data(source: str | Path) -> ShapesData | None:
+    """The data that a run was trained on, where it is `ShapesData`."""
+    data = Source(source).config.get("data") or {}
+    is_shapes = str(data.get("class_path")).endswith(".ShapesData")
+    return ShapesData(**data.get("init_args", {})) if is_shapes else None
 
 
 def find_detector(detector: Detector | None, prompts: Sequence[Prompt]) -> Detector:
