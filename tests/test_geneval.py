@@ -11,8 +11,16 @@ from painter import PROMPTS, Painter
 from pixelgen import prompted
 from pixelgen.flow import Euler
 from pixelgen.geneval import NOTE, SHAPES_NOTE, find_detector, geneval, main, protocol_line
-from pixelgen.metrics.geneval import CocoDetector, ShapesDetector, geneval_prompts, prompts_sha256, to_lines
+from pixelgen.metrics.geneval import (
+    CocoDetector,
+    ShapesDetector,
+    geneval_prompts,
+    prompts_sha256,
+    shapes_prompts,
+    to_lines,
+)
 from pixelgen.metrics.geneval.folder import find_samples
+from test_text_runs import text_run
 from tiny_transformers import tiny_clip, tiny_mask2former
 
 FEW = list(PROMPTS.values())[::30]
@@ -146,6 +154,20 @@ def test_a_network_without_text_is_refused(painter, tmp_path, monkeypatch):
     monkeypatch.setattr(Painter, "text_encoder", None)
     with pytest.raises(ValueError, match="knows no text"):
         geneval("runs/painter", prompts=str(tmp_path / "few.jsonl"))
+
+
+def test_a_run_of_a_real_text_model(tmp_path, capsys):
+    """Trained for a step, scored during training and by the command, with the same verdicts."""
+    callback = ["--callbacks.geneval.detector", "ShapesDetector", "--callbacks.geneval.prompts", "shapes"]
+    precision = ["--callbacks.ema", "null", "--callbacks.preview", "null"]
+    text_run(tmp_path / "run", "--trainer.max_steps", "1", *callback, *precision)
+    recorded = json.loads((tmp_path / "run/evaluations.jsonl").read_text())
+    prompts = ["--prompts", "shapes", "--images_per_prompt", "1", "--precision", "32-true"]
+    report = read(main([str(tmp_path / "run"), *prompts, "--sampler.num_steps", "1"]))
+    assert recorded["prompts"] == 60
+    assert report["protocol"]["prompts"] == len(shapes_prompts(max_objects=2))
+    assert report["protocol"]["made_with"]["sampler"]["num_steps"] == 1
+    assert recorded["geneval/overall"] == report["scores"]["overall"] == 0.0  # noise
 
 
 @pytest.mark.slow

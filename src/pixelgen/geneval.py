@@ -209,8 +209,8 @@ def _write(path: Path, text: str) -> None:
 
 
 def table(report: dict[str, Any]) -> Table:
-    """Scores, a row each, with the protocol in the title."""
-    made = Table(title="GenEval", caption=protocol_line(report["protocol"]), caption_justify="left")
+    """Scores, a row each."""
+    made = Table(title="GenEval")
     made.add_column("task")
     made.add_column("score", justify="right")
     values = report["scores"]
@@ -239,7 +239,7 @@ def protocol_line(about: dict[str, Any]) -> str:
         parts.append(f"average {made.get('average')} of step {made.get('step')}")
         parts.append(f"{sampler.get('class')} ({settings})")
     parts += [
-        f"{key} {about[key]}{'@' + about[f'{key}_revision'][:16] if f'{key}_revision' in about else ''}"
+        f"{key} {about[key]}{'@' + about[f'{key}_revision'][:23] if f'{key}_revision' in about else ''}"
         for key in ("detector", "clip")
         if key in about
     ]
@@ -265,7 +265,7 @@ def main(args: Sequence[str] | None = None) -> Path:
     if scored:
         report = json.loads(path.read_text())
         console.print(table(report))
-        console.print(report["protocol"]["note"])
+        console.print(protocol_line(report["protocol"]), report["protocol"]["note"], sep="\n", soft_wrap=True)
     console.print(f"{folder}: images" + (f", {SCORES}, {RESULTS}" if scored else ""), soft_wrap=True)
     return folder
 
