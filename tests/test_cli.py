@@ -74,10 +74,18 @@ def test_resuming_is_bit_equal_to_not_stopping(finished_run, tmp_path):
     assert steps == [5, 12]
 
 
-def test_what_does_not_fit_its_checkpoint_leaves_the_run_as_it_was(finished_run):
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        (["--model.denoiser.hidden_size", "32"], SystemExit, "are of another network: "),
+        (["--callbacks.ema.decays", "[0.7]"], ValueError, "0.7"),
+    ],
+)
+def test_what_does_not_fit_its_checkpoint_leaves_the_run_as_it_was(finished_run, capsys, change, error, message):
     config = (finished_run / "config.yaml").read_text()
-    with pytest.raises(RuntimeError, match="size mismatch for denoiser"):
-        main(["--ckpt_path", str(finished_run), "--trainer.max_steps", "13", "--model.denoiser.hidden_size", "32"])
+    with pytest.raises(error) as raised:
+        main(["--ckpt_path", str(finished_run), "--trainer.max_steps", "13", *change])
+    assert message in str(raised.value) + capsys.readouterr().err
     assert (finished_run / "config.yaml").read_text() == config
     assert not (finished_run / "config-1.yaml").exists()
     pixelgen.load(finished_run)

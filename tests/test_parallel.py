@@ -221,3 +221,10 @@ def test_frozen_parameters_are_refused_under_fsdp(group):
     denoiser.final_layer.linear.bias.requires_grad_(False)
     with pytest.raises(ValueError, match=r"final_layer.linear.bias is frozen: make it a buffer"):
         shard(denoiser, [], group)
+
+
+def test_buffers_that_would_stay_empty_are_refused_under_fsdp(group):
+    denoiser = small()
+    denoiser.register_buffer("table", torch.ones(2), persistent=False)
+    with pytest.raises(ValueError, match=r"every buffer must be persistent, but table is not in the state dict"):
+        shard(denoiser, [], group)

@@ -20,8 +20,9 @@ def with_config_of_run(arguments: list[str]) -> list[str]:
         return arguments
     source = _value("--ckpt_path", arguments)
     if source == LAST:
-        config = Path(_value("--run", arguments)) / "config.yaml"
-        return ["--config", str(config), *arguments] if config.is_file() else arguments
+        run = _value("--run", arguments)
+        config = Path(run) / "config.yaml"
+        return ["--config", str(config), *arguments] if run and config.is_file() else arguments
     return ["--config", str(run_folder(find_checkpoint(source)) / "config.yaml"), *arguments]
 
 

@@ -37,7 +37,7 @@ from pixelgen.messages import one_sentence
 from pixelgen.models import Denoiser
 from pixelgen.module import PixelGen
 from pixelgen.parallel import FSDP, refuse_shards, refuse_unsupported
-from pixelgen.runs import find_checkpoint, run_folder, start_from, unused_folder
+from pixelgen.runs import check_resumable, find_checkpoint, run_folder, start_from, unused_folder
 
 TRAINER_DEFAULTS = {
     "precision": "bf16-mixed",
@@ -163,8 +163,11 @@ class CLI(LightningCLI):
         extras = [*self.config_init["callbacks"].active, *self._display(settings)]
         trainer: Trainer = self._instantiate_trainer(settings, extras)
         refuse_unsupported(trainer.strategy)
-        if self.config.ckpt_path and not isinstance(trainer.strategy, FSDP):
-            refuse_shards(find_checkpoint(self.config.ckpt_path))
+        if self.config.ckpt_path:
+            checkpoint = find_checkpoint(self.config.ckpt_path)
+            if not isinstance(trainer.strategy, FSDP):
+                refuse_shards(checkpoint)
+            check_resumable(self.model, checkpoint)
         return trainer
 
     def _display(self, settings: dict[str, Any]) -> list[Callback]:

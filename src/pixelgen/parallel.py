@@ -62,9 +62,12 @@ def shard(denoiser: Denoiser, others: Iterable[nn.Module], mesh: DeviceMesh) -> 
     whole of it. If it is on the meta device on rank 0 too, its weights are drawn there.
 
     Raises:
-        ValueError: if a parameter is frozen.
+        ValueError: if a parameter is frozen, or a buffer is not in the state dict.
     """
     modules = [denoiser, *others]
+    buffers = [name for module in modules for name, _ in module.named_buffers() if name not in module.state_dict()]
+    if buffers:  # the other processes would never get its values
+        raise ValueError(f"under FSDP2 every buffer must be persistent, but {buffers[0]} is not in the state dict")
     frozen = [name for module in modules for name, value in module.named_parameters() if not value.requires_grad]
     if frozen:  # Lightning would number the states of the optimizer differently than without FSDP2
         raise ValueError(f"under FSDP2 every parameter must train, but {frozen[0]} is frozen: make it a buffer")

@@ -204,7 +204,14 @@ def denoiser_of(weights: Weights, path: Path, in_context_start: int | None = Non
 
 
 def fill_denoiser(denoiser: Denoiser, weights: Weights, path: Path) -> None:
-    """Copy weights into a denoiser; `path` is where they came from, for the message if they do not fit.
+    """Copy weights into a denoiser; `path` and errors are those of `refuse_other_network`."""
+    refuse_other_network(denoiser, weights, path)
+    if not any(value.is_meta for value in denoiser.state_dict().values()):  # else rank 0 hands them on
+        denoiser.load_state_dict(weights)
+
+
+def refuse_other_network(denoiser: Denoiser, weights: Weights, path: Path) -> None:
+    """Refuse weights that do not fit a denoiser; `path` is where they came from, for the message.
 
     Raises:
         ValueError: naming the first entries that are missing, unexpected or of another shape.
@@ -220,8 +227,6 @@ def fill_denoiser(denoiser: Denoiser, weights: Weights, path: Path) -> None:
     if problems:
         more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
         raise ValueError(f"the weights in {path} are of another network: {'; '.join(problems[:3])}{more}")
-    if not any(value.is_meta for value in own.values()):  # else rank 0 hands them on
-        denoiser.load_state_dict(weights)
 
 
 # Models

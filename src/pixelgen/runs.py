@@ -20,7 +20,15 @@ from safetensors.torch import save_file
 from pixelgen.messages import one_sentence
 from pixelgen.module import PixelGen
 from pixelgen.parallel import is_sharded, read_shards
-from pixelgen.published import Weights, below, fill_denoiser, in_our_shape, model_of, unreadable
+from pixelgen.published import (
+    Weights,
+    below,
+    fill_denoiser,
+    in_our_shape,
+    model_of,
+    refuse_other_network,
+    unreadable,
+)
 from pixelgen.transfer import transferred
 
 Average = bool | float | str
@@ -153,6 +161,16 @@ def _weights_by_name(checkpoint: dict[str, Any]) -> dict[str, Weights]:
     whole = "published" in checkpoint  # ours hold what trains, no buffers
     named = {name: average if whole else raw | average for name, average in averages.items()}
     return named | {"raw": raw} if raw or not named else named
+
+
+def check_resumable(model: PixelGen, path: Path) -> None:
+    """Refuse to resume a checkpoint with another network; one in shards is looked at by FSDP2 alone.
+
+    Raises:
+        ValueError: naming the first parameters that are missing, unexpected, or of another shape.
+    """
+    if not is_sharded(path):
+        refuse_other_network(model.denoiser, below("denoiser.", read_checkpoint(path)["state_dict"]), path)
 
 
 def start_from(model: PixelGen, source: str | Path) -> None:
