@@ -1,14 +1,19 @@
 """Text models from the command line: trained, resumed, loaded, exported, started from; what does not fit is refused."""
 
+import json
+
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import pixelgen
 from pixelgen.cli import CLI
 from pixelgen.encoders.text import TextEncoder
 from pixelgen.fit import main
-from pixelgen.flow import Euler
+from pixelgen.flow import Euler, to_uint8
 from pixelgen.runs import export
+from pixelgen.sample import main as sample
 from tiny_transformers import tiny_qwen3
 
 SIZES = {"patch_size": 8, "hidden_size": 16, "num_blocks": 2, "num_groups": 2, "num_text_blocks": 1}
@@ -97,3 +102,38 @@ def test_what_does_not_fit_is_refused_in_one_sentence(arguments, message, tmp_pa
     error = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
     assert len(error) == 1
     assert message in error[0]
+
+
+def test_prompts_from_the_command_line_and_a_file(finished, tmp_path):
+    (tmp_path / "prompts.txt").write_text("a photo of a red circle\na photo of two stars, a square and a ring\n")
+    sets = [
+        sample(
+            [str(finished), "--prompts", *prompts, "--num_images", "3", "--seed", "5", "--precision", "32-true", *more]
+        )
+        for prompts, more in (
+            ((tmp_path / "prompts.txt").read_text().splitlines(), []),
+            ([str(tmp_path / "prompts.txt")], []),
+            ([str(tmp_path / "prompts.txt")], ["--negative", "a photo of a blue ring"]),
+        )
+    ]
+    assert sets[0] == sets[1]  # the same set, whichever way it was asked for
+    model = pixelgen.load(finished, device="cpu")
+    prompts = (tmp_path / "prompts.txt").read_text().splitlines()
+    for folder, negative in zip(sets[1:], ("", "a photo of a blue ring"), strict=True):
+        padded = [prompts[i] for i in (0, 1, *[0] * 30)]
+        images = to_uint8(model.sample(padded, [5, 6, *[7] * 30], sampler=GUIDED, negative=negative))
+        for i in range(3):
+            with Image.open(folder / f"{i:06d}.png") as image:
+                assert np.array_equal(np.array(image), images[i].permute(1, 2, 0).numpy())
+                assert json.loads(image.text["pixelgen"])["condition"] == padded[i]
+    with Image.open(sets[0] / "grid.png") as image:  # with room for the prompts
+        assert image.width == 2 + 3 * 130
+        assert image.height > 2 + 130 + 20
+
+
+def test_text_models_are_asked_by_text(finished, capsys):
+    for arguments in ([], ["--classes", "3"]):
+        with pytest.raises(SystemExit):
+            sample([str(finished), *arguments])
+        error = capsys.readouterr().err.splitlines()[-1]
+        assert error == "error: this network is asked by text: give --prompts, and no --classes"

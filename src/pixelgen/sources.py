@@ -38,7 +38,8 @@ class Source:
     @cached_property
     def home(self) -> Path:
         """The folder that results belong to: of the run or export, or where a published checkpoint lies."""
-        return self.path.parent if self.published else run_folder(self.path)
+        folder = self.path.parent if self.published else run_folder(self.path)
+        return folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
 
     @cached_property
     def config(self) -> dict[str, Any]:
