@@ -123,6 +123,16 @@ def test_the_plot_has_a_line_for_each_average(swept, tmp_path, monkeypatch):
     assert np.allclose(lines[1].get_ydata(), [result.scores["frechet/means"] for result in results[2:]])
 
 
+def test_a_folder_as_reference_is_measured_once(swept, tmp_path):
+    run, results = swept
+    shutil.copytree(results[2].folder, tmp_path / "images", ignore=shutil.ignore_patterns("grid.png", ".*"))
+    again = main([str(run), *SWEEP, "--reference", str(tmp_path / "images"), "--to", str(tmp_path / "sweep")])
+    distances = [result.scores["frechet/means"] for result in again]
+    assert distances[2] == pytest.approx(0, abs=1e-9)
+    assert min(distances[:2]) > 1e-4
+    assert Statistics.load(tmp_path / "sweep" / "reference.npz").n == 8
+
+
 @pytest.mark.slow
 def test_two_processes_score_as_one(swept, tmp_path):
     run, results = swept
@@ -143,7 +153,7 @@ def test_two_processes_score_as_one(swept, tmp_path):
         (["--interval", "0.1"], "'0.1' is no interval: write its ends as in 0.1-0.9"),
         (["--samplers", "Hun"], "sampler: there is no class 'Hun': did you mean Heun?"),
         (["--gidance", "2"], "there is no option --gidance: did you mean --guidance?"),
-        (["--reference", "nowhere.npz"], "no statistics at nowhere.npz: pass the path of an npz with `mu` and `sigma`"),
+        (["--reference", "nowhere.npz"], "nowhere.npz does not exist: give a folder of images, or an npz with arr_0"),
     ],
 )
 def test_bad_input_is_refused_in_one_sentence(fresh, capsys, arguments, sentence):

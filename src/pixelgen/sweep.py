@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import sys
 from argparse import ArgumentError
@@ -15,26 +14,26 @@ from lightning import Fabric
 from lightning.fabric.utilities import rank_zero_only
 from rich.console import Console
 
+from pixelgen import protocol
 from pixelgen.cli import stop_on_bad_input
 from pixelgen.combinations import Row, rows
-from pixelgen.data.imagenet import ImageFolderDataset, list_images
-from pixelgen.data.sets import ImageFiles
+from pixelgen.data.sets import arrays, open_images
 from pixelgen.encoders import FeatureExtractor
 from pixelgen.launch import Precision, launch
+from pixelgen.measure import Work, check_reference, scores_file
 from pixelgen.messages import one_sentence
-from pixelgen.metrics import Evaluation, Statistics
-from pixelgen.metrics.reference import reference_statistics, show
+from pixelgen.metrics.evaluation import ONLY_FRECHET, Metrics
+from pixelgen.metrics.statistics import Statistics
 from pixelgen.posthoc import average_weights, check_average, load_average
 from pixelgen.published import fill_denoiser
 from pixelgen.sample import FLAGS as SAMPLE_FLAGS
 from pixelgen.sample import Wanted, add_flags, make
 from pixelgen.sources import Source
-from pixelgen.tables import Result, Scores, command, numbers, plot, ranked, table_of, write_csv, write_whole
+from pixelgen.tables import Result, command, numbers, plot, ranked, table_of, write_csv
 
-Score = Callable[[Path, int], Scores]  # a folder, and how many of its images count
+Score = Callable[[Path, int], dict[str, float]]  # a folder, and how many of its images count
 INCEPTION = "pixelgen.encoders.inception.Inception"
 SAME = ("num_images", "classes", "prompts", "negative", "seed", "size", "precision", "compile")  # as in sample
-BATCH = 64  # images whose features are computed at a time
 
 
 def run(
@@ -71,58 +70,70 @@ def run(
         yield Result(row, folder, score(folder, wanted.num_images))
 
 
-class Frechet:
-    """Fréchet distance of the first images of a folder, kept in a JSON file there, each process reading its share.
+class Scorer:
+    """Scores the first images of folders as `evaluate` does, once: their `evaluation.json` is looked into first.
 
     Args:
+        work: of the processes.
         extractor: of features.
-        reference: npz of statistics, or a folder of images; None for what the run's own FID callback left.
+        reference: npz of statistics, npz or folder of images; None for what the run's own FID callback left.
         source: of the weights.
-        fabric: launched.
+        folder: where the statistics of images go.
 
     Raises:
         ValueError: if there is no reference, or it is of another extractor.
     """
 
-    def __init__(self, extractor: FeatureExtractor, reference: Path | None, source: Source, fabric: Fabric) -> None:
-        self.extractor, self.fabric = extractor.to(fabric.device), fabric
-        self.name = extractor.metric("frechet")
-        path = reference or source.home / f"reference_{extractor.name.replace('/', '_')}.npz"
-        if reference is None and not path.exists():
-            raise ValueError(f"there is no {path}: give --reference, an npz of statistics or a folder of images")
-        if path.is_dir():
-            size = source.config["data"]["init_args"]["image_size"] if "data" in source.config else 256
-            dataset = ImageFolderDataset(list_images(path), None, size)
-            self.reference = reference_statistics(
-                dataset, self.extractor, rank=fabric.global_rank, world_size=fabric.world_size
-            )
-        else:
-            self.reference = Statistics.load(path, extractor)
+    def __init__(
+        self, work: Work, extractor: FeatureExtractor, reference: Path | None, source: Source, folder: Path
+    ) -> None:
+        self.work, self.extractor = work, extractor.to(work.fabric.device)
+        self.path = reference or source.home / f"reference_{extractor.name.replace('/', '_')}.npz"
+        if reference is None and not self.path.exists():
+            raise ValueError(f"there is no {self.path}: give --reference, an npz of statistics or a folder of images")
+        check_reference(self.path, extractor)
+        self.folder = folder
+        self.real: Statistics | None = None
 
-    def __call__(self, folder: Path, num_images: int) -> Scores:
-        """The number by its name; computed if it is not there."""
-        about = {
-            "images": num_images,
+    def _reference(self, images: Path) -> Statistics:
+        """Statistics of the reference, of the size of the images; those of other images are written to a file, once."""
+        if self.real is None:
+            size = open_images(images).size
+            if self.path.is_dir() or "mu" not in arrays(self.path):
+                measured = self.work.reference(self.path, self.extractor, size)
+                self.path = self.folder / "reference.npz"
+                if self.work.fabric.global_rank == 0:
+                    measured.save(self.path)
+                self.work.fabric.barrier()
+            self.real = self.work.reference(self.path, self.extractor, size)
+        return self.real
+
+    def __call__(self, folder: Path, num_images: int) -> dict[str, float]:
+        """The scores by name."""
+        reference = self._reference(folder)
+        found = self.work.fabric.broadcast(self._find(folder, num_images, reference))
+        if found is None:
+            found = self.work.scores(folder, num_images, [self.extractor], [self.path])
+            if self.work.fabric.global_rank == 0:
+                protocol.add(scores_file(folder), found, found.protocol)
+        return dict(found)
+
+    def _find(self, folder: Path, num_images: int, reference: Statistics) -> dict[str, float] | None:
+        """Scores of the same images by the same measure."""
+        path = scores_file(folder)
+        wanted = {
             "extractor": self.extractor.name,
             "weights_sha256": self.extractor.weights_sha256,
-            "reference_fingerprint": self.reference.fingerprint,
+            "reference_fingerprint": reference.fingerprint,
+            "settings": self.work.metrics.possible(self.extractor, num_images, reference).protocol(),
         }
-        digest = hashlib.sha256(json.dumps(about).encode()).hexdigest()[:8]
-        path = folder / f"frechet-{digest}.json"
-        found: dict[str, Any] | None = json.loads(path.read_text()) if path.exists() else None
-        found = self.fabric.broadcast(found)
-        if found is None:
-            found = {self.name: self._compute(folder, num_images), **about}
-            if self.fabric.global_rank == 0:
-                write_whole(path, json.dumps(found, indent=2) + "\n")
-        return {self.name: found[self.name]}
-
-    def _compute(self, folder: Path, num_images: int) -> float:
-        evaluation = Evaluation(self.extractor, num_images)
-        images = ImageFiles([str(folder / f"{i:06d}.png") for i in range(num_images)])
-        rank, world_size = self.fabric.global_rank, self.fabric.world_size
-        show(images, [evaluation], range(num_images), BATCH, rank=rank, world_size=world_size)
-        return evaluation.scores(self.reference)[self.name]
+        for record in json.loads(path.read_text()) if path.is_file() else []:
+            about = record["protocol"]
+            same = len(about["features"]) == 1 and wanted.items() <= about["features"][0].items()
+            if same and (about["images"], about["skipped"]) == (num_images, 0):
+                scores: dict[str, float] = record["scores"]
+                return scores
+        return None
 
 
 # --- command line
@@ -132,6 +143,7 @@ def sweep(
     source: str | Path,
     extractor: FeatureExtractor,
     reference: Path | None = None,
+    metrics: Metrics = ONLY_FRECHET,
     num_images: int = 5_000,
     guidance: Sequence[float] = (),
     interval: Sequence[str] = (),
@@ -160,6 +172,7 @@ def sweep(
         source: run folder, checkpoint, export, or a published checkpoint.
         extractor: of the features that are compared.
         reference: npz of statistics, or a folder of images; what the run's FID callback left if not given.
+        metrics: what to compute beside the Fréchet distance.
         num_images: of each set. Distances fall as this grows: compare equal numbers only.
         guidance: strengths; the model's own if not given.
         interval: times in which guidance is on, such as 0.1-0.9; the model's own if not given.
@@ -187,8 +200,8 @@ def sweep(
     for row in plan:
         check_average(where, row.ema)
     fabric = launch(devices, precision, num_nodes)
-    score = Frechet(extractor, reference, where, fabric)
     folder = Path(to) if to is not None else where.home / "sweep"
+    score = Scorer(Work(fabric, metrics, batch_size, 0, False), extractor, reference, where, folder)
     results: list[Result] = []
     for number, result in enumerate(
         run(plan, wanted, where, fabric, score, {"precision": precision, "compiled": compile}, batch_size), 1
