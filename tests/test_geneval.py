@@ -150,6 +150,12 @@ def test_bad_input_is_one_line(painter, arguments, message, capsys):
     assert error.count("\n") == 1
 
 
+def test_a_source_that_is_none_is_said_before_any_detector_is_loaded(capsys):
+    with pytest.raises(SystemExit):
+        main(["runs/none"])
+    assert "runs/none does not exist: give a run folder" in capsys.readouterr().err
+
+
 def test_a_network_without_text_is_refused(painter, tmp_path, monkeypatch):
     monkeypatch.setattr(Painter, "text_encoder", None)
     with pytest.raises(ValueError, match="knows no text"):

@@ -108,8 +108,9 @@ def geneval(
     if score_only:
         score(Path(source), detector, fabric)
         return Path(source)
-    chosen = find_prompts(prompts, shapes_data(source) if prompts == "shapes" else None)
-    judge = None if generate_only else find_detector(detector, chosen)  # before hours of sampling, if it is missing
+    with agreement(fabric):
+        chosen = find_prompts(prompts, shapes_data(source))
+        judge = None if generate_only else find_detector(detector, chosen)  # before hours of sampling, if it is missing
     folder = make_prompted(
         source,
         [prompt.text for prompt in chosen],
@@ -129,7 +130,11 @@ def geneval(
 
 
 def shapes_data(source: str | Path) -> ShapesData | None:
-    """The data that a run was trained on, where it is `ShapesData`."""
+    """The data that a run was trained on, where it is `ShapesData`.
+
+    Raises:
+        ValueError: if there is no readable checkpoint or export.
+    """
     data = Source(source).config.get("data") or {}
     is_shapes = str(data.get("class_path")).endswith(".ShapesData")
     return ShapesData(**data.get("init_args", {})) if is_shapes else None

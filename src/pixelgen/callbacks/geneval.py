@@ -103,6 +103,7 @@ class GenEval(Evaluator):
             if wanted:
                 verdicts = self.detector.judge(pictures[: len(wanted)], [images[i] for i in wanted])
                 score.update(wanted, [verdict.correct for verdict in verdicts])
+        self.detector.to("cpu")  # Mask2Former and CLIP are 2 GB that training can use
         return score.compute()
 
     def _batches(self, total: int, rank: int, world_size: int) -> list[range]:
