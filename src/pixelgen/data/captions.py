@@ -1,0 +1,86 @@
+"""Which text stands for an image: captions from files, and the published recipe for short ones."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from random import Random
+from typing import Any
+
+PREFIXES = (
+    "A photo of ",
+    "A picture of ",
+    "An image of ",
+    "A photograph of ",
+    "This is a photo of ",
+    "This is an image of ",
+    "The picture shows ",
+    "The image shows ",
+)
+
+
+class Captions:
+    """Chooses an image's caption and, as in the published recipe, starts short ones with a phrase.
+
+    An image may have a `txt` file and a `json` file with several captions under names of their own; a list of texts
+    under one name counts as one caption, of which any may be taken. Everything is decided by the random generator
+    that the caller passes in.
+
+    Args:
+        weights: how often each caption is chosen: `txt`, or the name of a field of the json file. Of those an image
+            has, one is chosen with a probability in proportion to these weights. If not given, the text file, or
+            without one the field `caption`.
+        prefix_probability: share of the short captions that get a prefix; 0 for none.
+        short: a caption is short if it has fewer words than this.
+
+    Raises:
+        ValueError: if a weight or the probability is out of range.
+    """
+
+    def __init__(
+        self, weights: dict[str, float] | None = None, prefix_probability: float = 0.5, short: int = 30
+    ) -> None:
+        if weights is not None and (not weights or min(weights.values()) < 0 or not any(weights.values())):
+            raise ValueError(f"captions.weights are {weights}: give at least one positive weight and no negative one")
+        if not 0 <= prefix_probability <= 1:
+            raise ValueError(f"captions.prefix_probability is {prefix_probability}: choose a share between 0 and 1")
+        self.weights, self.prefix_probability, self.short = weights, prefix_probability, short
+
+    def __call__(self, files: Mapping[str, bytes], random: Random) -> str:
+        """The caption of a sample, from its files by extension.
+
+        Raises:
+            ValueError: if there is none, or it cannot be read.
+        """
+        found = self._found(files)
+        if not found:
+            raise ValueError(f"none of {', '.join(self.weights or ('txt', 'caption'))} among {', '.join(files)}")
+        names = list(found)
+        name = names[0]
+        if self.weights is not None:
+            name = random.choices(names, [self.weights[name] for name in names])[0]
+        caption = random.choice(found[name])
+        return self._prefixed(caption, random)
+
+    def _found(self, files: Mapping[str, bytes]) -> dict[str, list[str]]:
+        """The captions that a sample has and that may be chosen, as lists of texts by name."""
+        texts: dict[str, Any] = {}
+        if "txt" in files and (self.weights is None or self.weights.get("txt")):
+            texts["txt"] = files["txt"].decode("utf-8-sig")
+        names = ("caption",) if self.weights is None else tuple(name for name, w in self.weights.items() if w)
+        if "json" in files and not (self.weights is None and texts) and set(names) - {"txt"}:
+            fields = json.loads(files["json"])
+            if isinstance(fields, dict):
+                texts |= {name: fields[name] for name in names if name in fields}
+        return {name: some for name, value in texts.items() if (some := _texts(value))}
+
+    def _prefixed(self, caption: str, random: Random) -> str:
+        if len(caption.split()) >= self.short or random.random() >= self.prefix_probability:
+            return caption
+        return random.choice(PREFIXES) + caption
+
+
+def _texts(value: Any) -> list[str]:
+    """The texts in a field that are not empty, without the white space around them."""
+    values = value if isinstance(value, list) else [value]
+    return [text.strip() for text in values if isinstance(text, str) and text.strip()]

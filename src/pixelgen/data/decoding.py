@@ -1,0 +1,173 @@
+"""From the bytes of a sample to an item of a batch, or the reason why there is none."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from io import BytesIO
+from random import Random
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from pixelgen.data.captions import Captions
+from pixelgen.data.imagenet import to_rgb
+from pixelgen.data.images import Item, centre_crop
+from pixelgen.data.tars import IMAGES, Sample
+
+
+class Unusable(Exception):  # noqa: N818, it is not an error but a verdict
+    """A sample cannot be used.
+
+    Args:
+        reason: One of `Skipped.REASONS`.
+        detail: What exactly is wrong.
+    """
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(f"{reason}: {detail}")
+        self.reason, self.detail = reason, detail
+
+
+class Decoder:
+    """Makes items: the image centre-cropped, with label, caption or text states as asked for.
+
+    What is random about an item (caption, prefix, flip) depends on the seed, the sample's shard and key, and the pass.
+
+    Args:
+        image_size: Side of the crops in pixels.
+        seed: Decides random choices.
+        class_names: Names for `cls` files that hold a name instead of a number; None if there are no names.
+        num_classes: Number of classes; None without labels.
+        captions: How captions are chosen; None without captions.
+        text_states: Whether items have the text states of a `safetensors` or `npy` file.
+        min_side: Images whose shorter side has fewer pixels are unusable.
+        flip: Mirror about half of the samples left to right.
+    """
+
+    def __init__(
+        self,
+        image_size: int,
+        seed: int = 0,
+        class_names: Sequence[str] | None = None,
+        num_classes: int | None = None,
+        captions: Captions | None = None,
+        text_states: bool = False,
+        min_side: int = 0,
+        flip: bool = False,
+    ) -> None:
+        self.image_size, self.seed, self.min_side, self.flip = image_size, seed, min_side, flip
+        self.class_names, self.num_classes = class_names, num_classes
+        self.captions, self.text_states = captions, text_states
+        self.text_shape: tuple[int, ...] | None = None  # what text states must have, once it is known
+
+    def __call__(self, sample: Sample) -> Item:
+        """The item of a sample.
+
+        Raises:
+            Unusable: If there is none.
+        """
+        random = Random(f"{self.seed}/{sample.epoch}/{sample.shard.rpartition('/')[2]}/{sample.key}")
+        flip = self.flip and random.random() < 0.5
+        item: Item = {}
+        if self.num_classes is not None:
+            item["label"] = label_of(sample.files, self.num_classes, self.class_names)
+        if self.captions is not None:
+            item["caption"] = caption_of(sample.files, self.captions, random)
+        if self.text_states:
+            item["text"] = states_of(sample.files, self.text_shape)
+        return {"image": self._pixels(sample.files, flip), **item}
+
+    def _pixels(self, files: Mapping[str, bytes], flip: bool) -> Tensor:
+        pixels = np.array(_attempt(lambda image: centre_crop(to_rgb(image), self.image_size), files, self.min_side))
+        pixels = pixels[:, ::-1] if flip else pixels
+        return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
+
+
+def image_of(files: Mapping[str, bytes], min_side: int = 0) -> Image.Image:
+    """The image of a sample as RGB, at its full size.
+
+    Raises:
+        Unusable: If there is none, it is damaged, or smaller than `min_side`.
+    """
+    return _attempt(to_rgb, files, min_side)
+
+
+def _attempt(
+    convert: Callable[[Image.Image], Image.Image], files: Mapping[str, bytes], min_side: int
+) -> Image.Image:
+    content = next((files[extension] for extension in IMAGES if extension in files), None)
+    if content is None:
+        raise Unusable("no image", f"only {', '.join(files)}")
+    try:
+        with Image.open(BytesIO(content)) as image:
+            width, height = image.size
+            if min(width, height) >= max(1, min_side):
+                return convert(image)
+    except Exception as error:  # image decoders raise what they like on damaged bytes
+        raise Unusable("corrupt image", str(error)) from error
+    raise Unusable("small image", f"{width} x {height} pixels, fewer than {min_side}")
+
+
+def label_of(files: Mapping[str, bytes], num_classes: int, class_names: Sequence[str] | None = None) -> int:
+    """The class of a sample: a number or a name in its `cls` file, or the field `label` or `cls` of its json file.
+
+    Raises:
+        Unusable: If there is none, or no such class.
+    """
+    text: object = None
+    if "cls" in files:
+        text = files["cls"].decode("utf-8", errors="replace").strip()
+    elif "json" in files:
+        try:
+            fields = json.loads(files["json"])
+        except ValueError as error:
+            raise Unusable("no label", f"its json: {error}") from error
+        text = next((fields[name] for name in ("label", "cls") if name in fields), None)
+    if text is None or text == "":
+        raise Unusable("no label", f"neither a cls file nor a field of that name among {', '.join(files)}")
+    if class_names is not None and text in class_names:
+        return list(class_names).index(str(text))
+    try:
+        label = int(str(text))
+    except ValueError as error:
+        raise Unusable("wrong label", f"{text!r} is neither a number nor a name of a class") from error
+    if not 0 <= label < num_classes:
+        raise Unusable("wrong label", f"{label} is not below the number of classes, {num_classes}")
+    return label
+
+
+def caption_of(files: Mapping[str, bytes], captions: Captions, random: Random) -> str:
+    """The caption of a sample.
+
+    Raises:
+        Unusable: If there is none.
+    """
+    try:
+        return captions(files, random)
+    except ValueError as error:  # UnicodeDecodeError and JSONDecodeError are such, too
+        raise Unusable("no caption", str(error)) from error
+
+
+def states_of(files: Mapping[str, bytes], shape: tuple[int, ...] | None = None) -> Tensor:
+    """Precomputed text states (L, E) of a sample: the tensor `text` of a `safetensors` file, or an `npy` file.
+
+    Raises:
+        Unusable: If there are none, or not of the given shape.
+    """
+    from safetensors.torch import load
+
+    try:
+        if "safetensors" in files:
+            states = load(files["safetensors"])["text"]
+        elif "npy" in files:
+            states = torch.from_numpy(np.load(BytesIO(files["npy"]), allow_pickle=False))
+        else:
+            raise ValueError(f"neither safetensors nor npy among {', '.join(files)}")
+        if states.ndim != 2 or (shape is not None and states.shape != shape):
+            raise ValueError(f"their shape is {tuple(states.shape)}, not {shape or '(L, E)'}")
+    except Exception as error:  # safetensors has errors that derive from Exception alone
+        raise Unusable("no text states", str(error)) from error
+    return states

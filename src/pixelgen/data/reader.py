@@ -1,0 +1,175 @@
+"""The order in which shards are read: one permutation a pass, shared out among readers, shuffled in bounded blocks.
+
+Everything here is a function of the seed and of a place, a few integers, so that a reader can be put where another one
+stopped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import count
+from random import Random
+from typing import NamedTuple
+from zlib import crc32
+
+from pixelgen.data.tars import Sample, Skipped, read_shard
+
+
+@dataclass(frozen=True)
+class Source:
+    """Shards that are walked through together, and the share of all samples that comes from them."""
+
+    name: str
+    shards: tuple[str, ...]
+    weight: float = 1.0
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """What the order of its samples depends on: number and names of the shards, not where they lie."""
+        names = "\n".join(shard.rpartition("/")[2] for shard in self.shards)
+        return f"{len(self.shards)} shards {crc32(names.encode()):08x}"
+
+
+class Place(NamedTuple):
+    """Where a reader stands: pass over all shards, shard of its share in that pass, sample of that shard."""
+
+    epoch: int = 0
+    shard: int = 0
+    sample: int = 0
+
+
+class Part(NamedTuple):
+    """What one reader reads of a shard: its samples number `first`, `first + step`, …"""
+
+    shard: str
+    first: int
+    step: int
+
+
+def share(source: Source, seed: int, epoch: int, reader: int, readers: int) -> list[Part]:
+    """The part of one of several readers in one pass: together they read every sample of the source exactly once.
+
+    The shards are permuted by (seed, their names, epoch) alone. Each reader takes equally many whole shards;
+    those left over, or all if there are fewer shards than readers, are shared sample by sample. Who takes which part
+    moves on by one with each pass.
+    """
+    order = list(source.shards)
+    Random(f"{seed}/{source.fingerprint}/{epoch}").shuffle(order)
+    turn = (reader + epoch) % readers
+    whole = len(order) // readers * readers
+    parts = [Part(shard, 0, 1) for shard in order[turn:whole:readers]]
+    rest = order[whole:]
+    if rest:
+        column, row = turn % len(rest), turn // len(rest)
+        parts.append(Part(rest[column], row, len(range(column, readers, len(rest)))))
+    return parts
+
+
+@dataclass
+class _Block:
+    """Consecutive samples of a reader, which are shuffled among themselves."""
+
+    begin: Place
+    end: Place
+    samples: list[Sample] = field(default_factory=list)
+    size: int = 0
+    complete: bool = False
+
+
+class Reader:
+    """One reader's endless samples of a source: pass after pass, in blocks that are shuffled.
+
+    A block ends when it holds `buffer_bytes`, or with the pass. The next one is read as this one is emptied: both
+    together never hold more than `buffer_bytes` and one sample.
+
+    Args:
+        source: What to read.
+        seed: Together with pass and place decides every order.
+        reader: Number of this reader.
+        readers: How many there are, of all processes and workers.
+        buffer_bytes: Size of the shuffled blocks, of undecoded files.
+        skipped: Gets what is wrong with the shards.
+        state: Where to go on, from another reader's `state` of the same number; the beginning if not given.
+
+    Raises:
+        RuntimeError: While reading, if the source has had no samples in many passes.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        seed: int,
+        reader: int,
+        readers: int,
+        buffer_bytes: int,
+        skipped: Skipped,
+        state: Sequence[int] = (0, 0, 0, 0),
+    ) -> None:
+        self.source, self.seed, self.reader, self.readers = source, seed, reader, readers
+        self.buffer_bytes, self.skipped = buffer_bytes, skipped
+        *place, self._taken = state
+        begin = Place(*place)
+        self._stream = self._read(begin)
+        self._block = self._shuffled(_Block(begin, begin))
+        self._total = self._block.size
+        del self._block.samples[len(self._block.samples) - self._taken :]
+        self._block.size = sum(sample.size for sample in self._block.samples)
+        self._next = _Block(self._block.end, self._block.end)
+
+    @property
+    def held_bytes(self) -> int:
+        """Bytes in memory."""
+        return self._block.size + self._next.size
+
+    def state(self) -> list[int]:
+        """Beginning of the present block (three integers), and how many samples of it were taken."""
+        return [*self._block.begin, self._taken]
+
+    def __iter__(self) -> Iterator[Sample]:
+        return self
+
+    def __next__(self) -> Sample:
+        barren = 0
+        while not self._block.samples:
+            self._block, self._taken = self._shuffled(self._next), 0
+            self._total = self._block.size
+            self._next = _Block(self._block.end, self._block.end)
+            barren += not self._block.samples
+            if barren > 2 * self.readers + 2:  # each reader had its turn at every part
+                raise RuntimeError(f"no sample could be read from {self.source.name} in {barren} passes over it")
+        sample = self._block.samples.pop()
+        self._taken += 1
+        self._block.size -= sample.size
+        self._fill(self._next, self._total - self._block.size)
+        return sample
+
+    def _shuffled(self, block: _Block) -> _Block:
+        self._fill(block, self.buffer_bytes)
+        place = "/".join(map(str, block.begin))
+        Random(f"{self.seed}/{self.source.fingerprint}/{self.reader}/{self.readers}/{place}").shuffle(block.samples)
+        return block
+
+    def _fill(self, block: _Block, size: int) -> None:
+        """Read on until the block is complete, or for now holds `size` bytes."""
+        while not block.complete and block.size < size:
+            sample, block.end = next(self._stream)
+            if sample is not None:
+                block.samples.append(sample)
+                block.size += sample.size
+            block.complete = sample is None or block.size >= self.buffer_bytes
+
+    def _read(self, begin: Place) -> Iterator[tuple[Sample | None, Place]]:
+        """Samples from a place on in the order of the shards, each with the place after it; None at a pass' end."""
+        number, first = begin.shard, begin.sample
+        for epoch in count(begin.epoch):
+            parts = share(self.source, self.seed, epoch, self.reader, self.readers)
+            for at in range(number, len(parts)):
+                part = parts[at]
+                for i, sample in enumerate(read_shard(part.shard, self.skipped, epoch)):
+                    if i >= first and i % part.step == part.first:
+                        yield sample, Place(epoch, at, i + 1)
+                first = 0
+            number = 0
+            yield None, Place(epoch + 1)

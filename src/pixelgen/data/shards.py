@@ -1,0 +1,218 @@
+"""Webdataset tars as a data module: local or remote, labelled or captioned, any number of processes and workers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+from torch.utils.data import IterableDataset
+
+from pixelgen.data.captions import Captions
+from pixelgen.data.decoding import Decoder, Unusable
+from pixelgen.data.images import ImageData, Item
+from pixelgen.data.reader import Source
+from pixelgen.data.stream import ShardLoader, ShardStream
+from pixelgen.data.tars import Skipped, expand, is_remote, read_shard
+
+CLASSES = "classes.txt"
+"""Names of the classes, one a line, beside the shards."""
+PROBED = 10_000
+"""Samples tried before a source is given up as having none that can be used."""
+
+
+class ShardData(ImageData):
+    """Images streamed from webdataset tars, centre-cropped as in ADM.
+
+    A sample is an image (`jpg`, `jpeg`, `png` or `webp`) and, of the same name, what stands for it: `cls` (a class
+    number or name), `txt` or `json` (captions), `safetensors` or `npy` (precomputed text states). Batches have
+    `label` if the classes are known, `caption` with `captions`, `text` with `text_states`.
+
+    In each pass over the shards their order is one permutation, drawn from (seed, pass), which all workers of all
+    processes share out among them: every sample is read once. Shards left over when each worker has taken equally
+    many are shared sample by sample, so there may also be fewer shards than workers; each of these is then read by
+    several, so have many more shards than workers. Readers never wait for each other: whoever has read its share goes
+    on with the next pass, and an epoch of the trainer is a fixed number of batches, `length` images, whatever the
+    shards hold. Samples are shuffled in blocks of `buffer_mb`.
+
+    What is damaged or does not suit is left out, counted by reason (`skipped`), and logged; the first of each kind
+    with its place.
+
+    A resumed run with the same seed, sources, number of processes and `num_workers` sees exactly the samples that it
+    would have seen without the stop, also with another `batch_size`: each worker reads again the block it was in.
+    If any of these changes, the passes that were begun are left unfinished, and each worker goes on with the pass
+    after the latest one begun: of the unfinished pass some samples have been seen and others are not seen.
+
+    Args:
+        shards: paths or URLs of the tars; `{000..123}`, for local ones also `*` and folders. A list is one source
+            unless there are `weights`.
+        weights: share of the samples from each entry of `shards`; null for one source, each sample once in a pass.
+        image_size: side of the crops in pixels.
+        batch_size: images per batch and process.
+        num_workers: loading processes per training process.
+        seed: decides orders, captions, flips.
+        length: images of all processes that count as one epoch of the trainer.
+        num_classes: number of classes; null to count `class_names`, or for unlabelled data.
+        class_names: names of the classes; null for the lines of `classes.txt` beside the first shard, if there is one.
+        captions: how captions are chosen and changed; null for none.
+        text_states: whether batches have precomputed text states.
+        min_side: images with fewer pixels on their shorter side are skipped; the published text recipe takes
+            `image_size`.
+        buffer_mb: megabytes of undecoded files that each worker holds for shuffling.
+        flip: mirror half of the training images left to right. No published PixelGen recipe does.
+        val_shards: tars of held-out images; null for none.
+        val_length: how many of their images a validation takes, the same ones each time.
+
+    Raises:
+        ValueError: if a pattern matches nothing, a source has no usable sample, or numbers do not fit.
+    """
+
+    def __init__(
+        self,
+        shards: str | list[str],
+        weights: list[float] | None = None,
+        image_size: int = 256,
+        batch_size: int = 32,
+        num_workers: int = 0,
+        seed: int = 0,
+        length: int = 100_000,
+        num_classes: int | None = None,
+        class_names: list[str] | None = None,
+        captions: Captions | None = None,
+        text_states: bool = False,
+        min_side: int = 0,
+        buffer_mb: float = 128,
+        flip: bool = False,
+        val_shards: str | None = None,
+        val_length: int = 1024,
+    ) -> None:
+        super().__init__(image_size, batch_size, num_workers, seed)
+        self.length, self.val_length, self.buffer_bytes = length, val_length, int(buffer_mb * 1e6)
+        patterns = [shards] if isinstance(shards, str) else list(shards)
+        self.sources = _sources(patterns, weights)
+        self.val_sources = [] if val_shards is None else _sources([val_shards], None)
+        self.class_names = class_names or _names_beside(self.sources[0].shards[0])
+        if num_classes is not None and self.class_names and num_classes != len(self.class_names):
+            raise ValueError(
+                f"num_classes is {num_classes}, but there are {len(self.class_names)} names of classes: leave "
+                f"num_classes out, or correct class_names or {CLASSES} beside the shards"
+            )
+        self._num_classes = num_classes if num_classes is not None else super().num_classes
+        options: dict[str, Any] = {
+            "class_names": self.class_names,
+            "num_classes": self._num_classes,
+            "captions": captions,
+            "text_states": text_states,
+            "min_side": min_side,
+        }
+        self._decode = Decoder(image_size, seed, flip=flip, **options)
+        self._decode_val = Decoder(image_size, seed, **options)
+        self._loader: ShardLoader | None = None
+        self._probed = False
+
+    @property
+    def num_classes(self) -> int | None:
+        """Number of classes, None if the images are unlabelled."""
+        return self._num_classes
+
+    @property
+    def skipped(self) -> dict[str, int]:
+        """What this process has left out of the training data so far, by reason."""
+        if self._loader is None:
+            return dict.fromkeys(Skipped.REASONS, 0)
+        return dict(zip(Skipped.REASONS, self._loader.skipped.tolist(), strict=True))
+
+    def setup(self, stage: str | None = None) -> None:
+        """Read each source up to its first usable sample."""
+        if self._probed:
+            return
+        for decode, sources in ((self._decode, self.sources), (self._decode_val, self.val_sources)):
+            for source in sources:
+                item = first_item(source, decode)
+                if "text" in item:
+                    decode.text_shape = tuple(item["text"].shape)
+        self._probed = True
+
+    def train_dataset(self) -> ShardStream:
+        """The training batches of this process, without end."""
+        return self._stream(self.sources, self._decode, self.length)
+
+    def val_dataset(self) -> IterableDataset[Item] | None:
+        """The held-out batches of this process, without end; None if there are none."""
+        return self._stream(self.val_sources, self._decode_val, self.val_length) if self.val_sources else None
+
+    def train_dataloader(self) -> ShardLoader:  # type: ignore[override]
+        """Batches of this process' share of the shards, going on where the trainer's progress says."""
+        self._loader = self._batches(self.train_dataset(), "length", self._batches_consumed)
+        return self._loader
+
+    def val_dataloader(self) -> ShardLoader | list[Any]:  # type: ignore[override]
+        """The same held-out batches each time. Empty list if there are none."""
+        stream = self.val_dataset()
+        return self._batches(stream, "val_length", endless=False) if isinstance(stream, ShardStream) else []
+
+    def _stream(self, sources: list[Source], decode: Decoder, length: int) -> ShardStream:
+        world_size, rank = self._shard()
+        return ShardStream(sources, decode, self.batch_size, length, self.seed, world_size, rank, self.buffer_bytes)
+
+    def _batches(self, stream: ShardStream, length: str, *consumed: Any, **more: Any) -> ShardLoader:
+        global_batch = self.batch_size * stream.world_size
+        if stream.length < global_batch:
+            raise ValueError(
+                f"{length} is {stream.length}, less than one global batch of {global_batch} ({self.batch_size} on "
+                f"each of {stream.world_size} processes): raise it or lower batch_size"
+            )
+        options = self._loading()
+        del options["batch_size"]  # the stream makes whole batches
+        return ShardLoader(stream, stream.length // global_batch, *consumed, gather=self._gather, **more, **options)
+
+    def _gather(self, states: Tensor) -> Tensor:
+        """Integers of all processes, stacked."""
+        if self.trainer is None or self.trainer.world_size == 1:
+            return states[None]
+        strategy = self.trainer.strategy
+        gathered: Tensor = strategy.all_gather(states.to(strategy.root_device))
+        return gathered.cpu()
+
+
+def _sources(patterns: list[str], weights: list[float] | None) -> list[Source]:
+    if not patterns:
+        raise ValueError("shards is empty: give the paths or URLs of the tars")
+    if weights is None:
+        return [Source("::".join(patterns), tuple(shard for pattern in patterns for shard in expand(pattern)))]
+    if len(weights) != len(patterns) or min(weights) <= 0:
+        raise ValueError(f"there are {len(patterns)} entries in shards and the weights {weights}: give each a positive one")
+    if len(set(patterns)) != len(patterns):
+        raise ValueError("an entry of shards is given twice: add up their weights")
+    return [Source(name, tuple(expand(name)), weight) for name, weight in zip(patterns, weights, strict=True)]
+
+
+def _names_beside(shard: str) -> list[str] | None:
+    path = Path(shard).parent / CLASSES
+    if is_remote(shard) or not path.is_file():
+        return None
+    return [line.strip() for line in path.read_text().splitlines() if line.strip()]
+
+
+def first_item(source: Source, decode: Decoder) -> Item:
+    """The first usable item of a source.
+
+    Raises:
+        ValueError: naming the source and what was wrong with its samples, if there is none.
+    """
+    skipped, example, tried = Skipped(quiet=True), "", 0
+    for shard in source.shards:
+        for sample in read_shard(shard, skipped):
+            try:
+                return decode(sample)
+            except Unusable as verdict:
+                skipped.add(verdict.reason, "")
+                example = example or f"; {sample.key} in {shard}: {verdict.detail}"
+            tried += 1
+            if tried >= PROBED:
+                break
+        else:
+            continue
+        break
+    found = ", ".join(f"{count} × {reason}" for reason, count in skipped.counts.items()) or "they are empty"
+    raise ValueError(f"nothing in the shards {source.name} can be used: {found}{example}")

@@ -1,0 +1,215 @@
+"""Batches from several sources of shards without end, as the workers of one process make them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from random import Random
+from typing import Any
+
+import torch
+from lightning.pytorch.utilities import rank_zero_warn
+from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset, default_collate, get_worker_info
+
+from pixelgen.data.decoding import Decoder, Unusable
+from pixelgen.data.images import Item
+from pixelgen.data.reader import Reader, Source
+from pixelgen.data.tars import Skipped
+
+Batch = dict[str, Any]
+State = list[int]
+"""How many items a mixture has given, then four integers of each source's reader."""
+
+
+class Mixture:
+    """One worker's endless items from several sources, in proportion to their weights.
+
+    Args:
+        sources: What to read.
+        decode: Makes the item of a sample.
+        seed: Together with the number of the reader decides every order.
+        reader: Number of this reader.
+        readers: How many there are, of all processes and workers.
+        buffer_bytes: Bytes of undecoded files held for shuffling, for all sources together.
+        skipped: Gets what is left out.
+        state: Where to go on; the beginning if empty.
+    """
+
+    def __init__(
+        self,
+        sources: Sequence[Source],
+        decode: Decoder,
+        seed: int,
+        reader: int,
+        readers: int,
+        buffer_bytes: int,
+        skipped: Skipped,
+        state: State | None = None,
+    ) -> None:
+        state = state or [0] * (1 + 4 * len(sources))
+        self.decode, self.skipped, self.given = decode, skipped, state[0]
+        self.weights = [source.weight for source in sources]
+        self._choice = f"{seed}/{reader}/{readers}"
+        self.readers = [
+            Reader(source, seed, reader, readers, buffer_bytes // len(sources), skipped, state[1 + 4 * i : 5 + 4 * i])
+            for i, source in enumerate(sources)
+        ]
+
+    def state(self) -> State:
+        """What a mixture of the same number needs to go on from here."""
+        return [self.given, *(value for reader in self.readers for value in reader.state())]
+
+    def __iter__(self) -> Iterator[Item]:
+        return self
+
+    def __next__(self) -> Item:
+        (reader,) = Random(f"{self._choice}/{self.given}").choices(self.readers, self.weights)
+        self.given += 1
+        while True:
+            sample = next(reader)
+            try:
+                return self.decode(sample)
+            except Unusable as verdict:
+                self.skipped.add(verdict.reason, f"{sample.key} in {sample.shard} ({verdict.detail})")
+
+
+class ShardStream(IterableDataset[Batch]):
+    """Endless batches of one process' share of the shards; each worker reads a part of it.
+
+    Batches have beside their items two tensors for `ShardLoader`: `state`, of the mixture that made them, after
+    them; and `skipped`, what their worker has left out since its last batch.
+
+    Args:
+        sources: What to read.
+        decode: Makes the item of a sample.
+        batch_size: Items in a batch.
+        length: Items of all processes that count as one epoch.
+        seed: Decides every order.
+        world_size: Number of processes.
+        rank: This process.
+        buffer_bytes: Bytes of undecoded files that each worker holds for shuffling.
+    """
+
+    def __init__(
+        self,
+        sources: Sequence[Source],
+        decode: Decoder,
+        batch_size: int,
+        length: int,
+        seed: int = 0,
+        world_size: int = 1,
+        rank: int = 0,
+        buffer_bytes: int = 1 << 27,
+    ) -> None:
+        self.sources, self.decode, self.batch_size, self.length = sources, decode, batch_size, length
+        self.seed, self.world_size, self.rank, self.buffer_bytes = seed, world_size, rank, buffer_bytes
+        self.first = 0  # number of the first batch
+        self.states: list[State] = []  # where each worker goes on; empty for the beginning
+
+    def __len__(self) -> int:
+        """Items that count as one epoch."""
+        return self.length
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Batches number `first` + worker, + workers, …: those that a loader asks this worker for."""
+        info = get_worker_info()
+        worker, workers = (0, 1) if info is None else (info.id, info.num_workers)
+        part = (self.first + worker) % workers  # batch b is always made by part b mod workers
+        skipped = Skipped()
+        mixture = Mixture(
+            self.sources,
+            self.decode,
+            self.seed,
+            self.rank * workers + part,
+            self.world_size * workers,
+            self.buffer_bytes,
+            skipped,
+            self.states[part] if self.states else None,
+        )
+        while True:
+            batch = collate([next(mixture) for _ in range(self.batch_size)])
+            batch["state"], batch["skipped"] = torch.tensor(mixture.state()), torch.tensor(skipped.take())
+            yield batch
+
+
+def collate(items: Sequence[Item]) -> Batch:
+    """One batch of items: tensors stacked, labels as a tensor, captions as a list."""
+    return default_collate(list(items))
+
+
+class ShardLoader:
+    """Batches of a `ShardStream`, a fixed number an epoch, going on where the last epoch ended.
+
+    Args:
+        stream: What makes the batches.
+        epoch_batches: Batches in an epoch of this process.
+        consumed: Returns the number of batches trained on so far; asked when reading begins and for each `state_dict`.
+        gather: Makes the states of all processes, (processes, workers, numbers), out of this one's.
+        endless: Whether an epoch goes on where the last one ended; false for the same batches in each.
+        options: Arguments of the `DataLoader`.
+    """
+
+    def __init__(
+        self,
+        stream: ShardStream,
+        epoch_batches: int,
+        consumed: Callable[[], int] = lambda: 0,
+        gather: Callable[[Tensor], Tensor] = lambda states: states[None],
+        endless: bool = True,
+        **options: Any,
+    ) -> None:
+        self.stream, self.epoch_batches, self.consumed, self.gather = stream, epoch_batches, consumed, gather
+        self.endless, self.options = endless, options
+        self.workers: int = max(1, options.get("num_workers", 0))
+        self.skipped = torch.zeros(len(Skipped.REASONS), dtype=torch.int64)
+        self._batches: Iterator[Batch] | None = None
+        self._fetched = 0
+        self._states: dict[int, State] = {}  # after each of the newest batches, by their numbers
+
+    def __len__(self) -> int:
+        return self.epoch_batches
+
+    def __iter__(self) -> Iterator[Batch]:
+        """The batches of one epoch."""
+        if self._batches is None or not self.endless:
+            self.stream.first = self._fetched = self.consumed()
+            self._batches = iter(DataLoader(self.stream, batch_size=None, **self.options))
+        for _ in range(self.epoch_batches):
+            batch = next(self._batches)
+            self._states[self._fetched] = batch.pop("state").tolist()
+            self._states.pop(self._fetched - 4 * self.workers - 4, None)  # no checkpoint lags that far behind
+            self.skipped += batch.pop("skipped")
+            self._fetched += 1
+            yield batch
+
+    def state_dict(self) -> dict[str, Any]:
+        """The order of samples, and where each reader of each process stands in it. Call it in all processes."""
+        states = torch.tensor([self._state(part) for part in range(self.workers)])
+        return self._order() | {"states": self.gather(states).tolist()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where a run stopped; with other readers or sources, after the passes that it had begun."""
+        own = self._order()
+        changed = [f"{name} {state[name]} -> {own[name]}" for name in own if state[name] != own[name]]
+        if not changed:
+            self.stream.states = state["states"][self.stream.rank]
+            return
+        rank_zero_warn(
+            f"continuing with another order of samples than the checkpoint's ({', '.join(changed)}): "
+            "the passes over the shards that it had begun are not finished, the next ones start"
+        )
+        begun = max(epoch for process in state["states"] for part in process for epoch in part[1::4])
+        self.stream.states = [[0, *[begun + 1, 0, 0, 0] * len(own["sources"])]] * self.workers
+
+    def _order(self) -> dict[str, Any]:
+        """What the order of samples depends on."""
+        stream = self.stream
+        sources = [source.fingerprint for source in stream.sources]
+        return {"seed": stream.seed, "processes": stream.world_size, "workers": self.workers, "sources": sources}
+
+    def _state(self, part: int) -> State:
+        """Of one worker's mixture, after the batches trained on."""
+        last = self.consumed() - 1
+        newest = last - (last - part) % self.workers
+        start = self.stream.states[part] if self.stream.states else [0] * (1 + 4 * len(self.stream.sources))
+        return self._states.get(newest, start)

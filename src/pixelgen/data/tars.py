@@ -1,0 +1,165 @@
+"""Tar shards in webdataset's convention: files of a sample share a name up to the first dot and stand together."""
+
+from __future__ import annotations
+
+import glob
+import os
+import tarfile
+import warnings
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import closing, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from webdataset.gopen import gopen
+from webdataset.shardlists import expand_urls
+from webdataset.tariterators import base_plus_ext
+
+IMAGES = ("jpg", "jpeg", "png", "webp")
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One sample as it lies in a shard: the bytes of its files by extension (`jpg`, `txt`, …), in lower case.
+
+    `epoch` is the number of the pass over the shards in which it was read.
+    """
+
+    shard: str
+    key: str
+    files: dict[str, bytes]
+    epoch: int = 0
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files."""
+        return sum(map(len, self.files.values()))
+
+
+class Skipped:
+    """Counts what was left out, by reason, and warns of the first of each kind with its place."""
+
+    REASONS = (
+        "unreadable shard",
+        "broken shard",
+        "repeated file",
+        "no image",
+        "corrupt image",
+        "small image",
+        "no caption",
+        "no label",
+        "wrong label",
+        "no text states",
+    )
+
+    def __init__(self, quiet: bool = False) -> None:
+        self.counts: Counter[str] = Counter()
+        self.quiet = quiet
+
+    def add(self, reason: str, place: str) -> None:
+        """Count one, found at `place`."""
+        assert reason in self.REASONS
+        if not self.counts[reason] and not self.quiet:
+            warnings.warn(f"skipped, {reason}: {place} (others of the kind are only counted)", stacklevel=2)
+        self.counts[reason] += 1
+
+    def take(self) -> list[int]:
+        """The counts in the order of `REASONS`; of what follows, only the number added since the last call."""
+        now = [self.counts[reason] for reason in self.REASONS]
+        added = [a - b for a, b in zip(now, getattr(self, "_taken", [0] * len(now)), strict=True)]
+        self._taken = now
+        return added
+
+
+def expand(pattern: str) -> list[str]:
+    """The shards that a pattern names, sorted within each local pattern.
+
+    Args:
+        pattern: a path or URL with `{000..123}` or `{a,b}`; a local path may have `*`, `?` and `[…]` too, or be a
+            folder, which stands for its `*.tar`. Several are joined by `::`, `${name}` is the environment variable
+            WDS_name, as in webdataset. URLs: http, https, `pipe:command`, and what else webdataset opens.
+
+    Raises:
+        ValueError: if a local pattern matches nothing.
+    """
+    try:
+        parts = expand_urls(pattern)
+    except AssertionError as error:
+        raise ValueError(f"the shards {pattern!r}: {error}") from error
+    return [shard for part in parts for shard in ([part] if is_remote(part) else _local(part))]
+
+
+def is_remote(shard: str) -> bool:
+    """Whether it is a URL rather than a path."""
+    scheme, colon, _ = shard.partition(":")
+    return bool(colon) and "/" not in scheme and len(scheme) > 1
+
+
+def _local(path: str) -> list[str]:
+    path = os.path.expanduser(path)
+    if os.path.isdir(path):
+        path = os.path.join(glob.escape(path), "*.tar")
+    elif not glob.has_magic(path):
+        return [path]
+    found = sorted(glob.glob(path, recursive=True))
+    if not found:
+        raise ValueError(f"no shards match {path}: give the tar files, as in data/{{000..123}}.tar, or their folder")
+    return found
+
+
+class _Header(tarfile.TarInfo):
+    """tarfile ends quietly at a header that is damaged or cut off; this raises, for all but the end mark."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> _Header:
+        try:
+            return super().frombuf(buf, encoding, errors)  # type: ignore[return-value]
+        except tarfile.HeaderError as error:
+            if isinstance(error, tarfile.EOFHeaderError):  # type: ignore[attr-defined]
+                raise
+            raise tarfile.ReadError(str(error)) from error
+
+
+def read_shard(shard: str, skipped: Skipped, epoch: int = 0) -> Iterator[Sample]:
+    """Samples of a tar in their order, up to where it is damaged; what is wrong with it goes to `skipped`."""
+    try:
+        stream = gopen(shard)
+    except Exception as error:  # each scheme has errors of its own
+        skipped.add("unreadable shard", f"{shard} ({error})")
+        return
+    files: dict[str, bytes] = {}
+    key = None
+    try:
+        for name, content in _files(stream):
+            prefix, extension = base_plus_ext(name)
+            if prefix is None:
+                continue
+            if prefix != key:
+                if files and key is not None:
+                    yield Sample(shard, key, files, epoch)
+                key, files = prefix, {}
+            if extension.lower() in files:
+                skipped.add("repeated file", f"{name} in {shard}")
+            else:
+                files[extension.lower()] = content
+        if files and key is not None:
+            yield Sample(shard, key, files, epoch)
+    except (OSError, EOFError, tarfile.TarError, ValueError) as error:
+        # the files of the last sample may be incomplete, so it is left out
+        reason = "broken shard" if key is not None else "unreadable shard"
+        skipped.add(reason, f"{shard} ({error})" + (f" after {key}" if key is not None else ""))
+    finally:
+        with suppress(Exception):  # a command whose output nobody reads to the end may complain
+            stream.close()
+
+
+def _files(stream: Any) -> Iterator[tuple[str, bytes]]:
+    """Names and contents of the files in a tar, compressed or not; tar's own and hidden files are left out."""
+    with closing(tarfile.open(fileobj=stream, mode="r|*", tarinfo=_Header)) as tar:
+        for member in tar:
+            content = tar.extractfile(member) if member.isreg() else None
+            if content is not None and not Path(member.name).name.startswith((".", "__")):
+                yield member.name, content.read()
+            tar.members.clear()  # else every header of the shard stays in memory
