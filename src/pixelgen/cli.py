@@ -55,7 +55,7 @@ NOISE = (
     ".*across ranks is zero.*",
     ".*returned a view tensor.*",
 )
-ON_BY_DEFAULT = ("ema", "guard", "throughput", "preview", "checkpoint", "summary")
+ON_BY_DEFAULT = ("ema", "guard", "throughput", "skipped", "preview", "checkpoint", "summary")
 
 
 class CLI(LightningCLI):

@@ -5,10 +5,10 @@ from __future__ import annotations
 from itertools import islice
 
 import pytest
-from shard_files import write_shards, write_tar
 
 from pixelgen.data.reader import Place, Reader, Source, share
 from pixelgen.data.tars import Skipped, expand
+from shard_files import write_shards, write_tar
 
 BIG = 1 << 30
 
@@ -130,5 +130,8 @@ def test_passes_have_orders_of_their_own(tmp_path):
 
 def test_a_source_that_has_vanished_is_named(tmp_path):
     of = Source("my/shards", (str(tmp_path / "gone.tar"),))
-    with pytest.warns(UserWarning, match="unreadable shard"), pytest.raises(RuntimeError, match="my/shards in 5 passes"):
+    with (
+        pytest.warns(UserWarning, match="unreadable shard"),
+        pytest.raises(RuntimeError, match="my/shards in 5 passes"),
+    ):
         next(reader(of))

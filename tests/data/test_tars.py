@@ -6,9 +6,9 @@ import gzip
 import warnings
 
 import pytest
-from shard_files import write_shards, write_tar
 
 from pixelgen.data.tars import Skipped, expand, read_shard
+from shard_files import write_shards, write_tar
 
 
 def read(path):
@@ -52,7 +52,6 @@ def test_truncated_tar_gives_what_is_whole(shard, length, keys):
     assert found == keys
 
 
-
 def test_damaged_header_is_not_taken_for_the_end(shard):
     content = bytearray(shard.read_bytes())
     content[2 * 2560 + 150 : 2 * 2560 + 160] = b"\xff" * 10
@@ -74,7 +73,12 @@ def test_command_that_fails_after_its_output_is_noticed(shard):
 
 
 def test_repeated_and_hidden_files_are_left_out(tmp_path):
-    samples = [("a", {"txt": "first", "cls": "1"}), ("a", {"TXT": "second"}), ("._a", {"txt": "?"}), ("b", {"txt": "b"})]
+    samples = [
+        ("a", {"txt": "first", "cls": "1"}),
+        ("a", {"TXT": "second"}),
+        ("._a", {"txt": "?"}),
+        ("b", {"txt": "b"}),
+    ]
     keys, skipped, samples = read(write_tar(tmp_path / "a.tar", samples))
     assert keys == ["a", "b"]
     assert skipped == {"repeated file": 1}

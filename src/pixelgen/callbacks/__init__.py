@@ -7,8 +7,21 @@ from pixelgen.callbacks.geneval import GenEval
 from pixelgen.callbacks.guard import Guard
 from pixelgen.callbacks.preview import Preview
 from pixelgen.callbacks.progress import Progress
+from pixelgen.callbacks.skipped import Skipped
 from pixelgen.callbacks.slots import Callbacks
 from pixelgen.callbacks.summary import Summary
 from pixelgen.callbacks.throughput import Throughput
 
-__all__ = ["EMA", "FID", "Callbacks", "Checkpoint", "GenEval", "Guard", "Preview", "Progress", "Summary", "Throughput"]
+__all__ = [
+    "EMA",
+    "FID",
+    "Callbacks",
+    "Checkpoint",
+    "GenEval",
+    "Guard",
+    "Preview",
+    "Progress",
+    "Skipped",
+    "Summary",
+    "Throughput",
+]

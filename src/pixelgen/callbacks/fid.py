@@ -20,7 +20,7 @@ from pixelgen.encoders.frozen import FeatureExtractor
 from pixelgen.flow import to_uint8
 from pixelgen.metrics.evaluation import ONLY_FRECHET, Evaluation, Metrics, warn_of_few
 from pixelgen.metrics.judge import ShapesAccuracy
-from pixelgen.metrics.reference import read_reference, reference_statistics
+from pixelgen.metrics.reference import read_reference, reference_statistics, refuse_stream
 from pixelgen.metrics.statistics import Statistics
 
 
@@ -88,8 +88,8 @@ class FID(Evaluator):
         """Forget the reference of an earlier fit, whose data may have been other; check what evaluation will need.
 
         Raises:
-            ValueError: if the reference does not exist, is empty or of another extractor, or the judge knows other
-                classes than the data.
+            ValueError: if the reference does not exist, is empty, a stream or of another extractor, or the judge knows
+                other classes than the data.
         """
         self._statistics = None
         if self.reference is not None and not self.reference.exists():
@@ -98,7 +98,10 @@ class FID(Evaluator):
             raise ValueError(f"no images under fid.reference {self.reference}: give a folder of images or an npz file")
         if self.reference is not None and self.reference.is_file():
             Statistics.load(self.reference, self.extractor)
-        names = getattr(trainer.datamodule, "class_names", None)  # type: ignore[attr-defined]
+        datamodule: Any = trainer.datamodule  # type: ignore[attr-defined]
+        if self.reference is None and datamodule is not None:
+            refuse_stream(datamodule.train_dataset())
+        names = getattr(datamodule, "class_names", None)
         if isinstance(self.accuracy, ShapesAccuracy) and names is not None and names != self.accuracy.class_names:
             raise ValueError(
                 f"fid.accuracy judges the classes {self.accuracy.class_names[:2]} and so on, but those of the data are "

@@ -10,6 +10,7 @@ from pixelgen.callbacks.fid import FID
 from pixelgen.callbacks.geneval import GenEval
 from pixelgen.callbacks.guard import Guard
 from pixelgen.callbacks.preview import Preview
+from pixelgen.callbacks.skipped import Skipped
 from pixelgen.callbacks.summary import Summary
 from pixelgen.callbacks.throughput import Throughput
 
@@ -21,6 +22,7 @@ class Callbacks:
         ema: averages of the weights.
         guard: skips steps that are not finite.
         throughput: images per second, MFU, memory.
+        skipped: what streamed data has left out.
         preview: grids of samples.
         fid: Fréchet distance during training.
         geneval: GenEval's score of a few prompts during training.
@@ -33,6 +35,7 @@ class Callbacks:
         ema: EMA | None = None,
         guard: Guard | None = None,
         throughput: Throughput | None = None,
+        skipped: Skipped | None = None,
         preview: Preview | None = None,
         fid: FID | None = None,
         geneval: GenEval | None = None,
@@ -40,5 +43,5 @@ class Callbacks:
         summary: Summary | None = None,
     ) -> None:
         # averages come first, so that the others see the newest; the table comes last
-        slots = (ema, guard, throughput, preview, fid, geneval, checkpoint, summary)
+        slots = (ema, guard, throughput, skipped, preview, fid, geneval, checkpoint, summary)
         self.active: list[Callback] = [callback for callback in slots if callback is not None]

@@ -18,7 +18,7 @@ from pixelgen.data.images import Item, centre_crop
 from pixelgen.data.tars import IMAGES, Sample
 
 
-class Unusable(Exception):  # noqa: N818, it is not an error but a verdict
+class Unusable(Exception):
     """A sample cannot be used.
 
     Args:
@@ -95,9 +95,7 @@ def image_of(files: Mapping[str, bytes], min_side: int = 0) -> Image.Image:
     return _attempt(to_rgb, files, min_side)
 
 
-def _attempt(
-    convert: Callable[[Image.Image], Image.Image], files: Mapping[str, bytes], min_side: int
-) -> Image.Image:
+def _attempt(convert: Callable[[Image.Image], Image.Image], files: Mapping[str, bytes], min_side: int) -> Image.Image:
     content = next((files[extension] for extension in IMAGES if extension in files), None)
     if content is None:
         raise Unusable("no image", f"only {', '.join(files)}")

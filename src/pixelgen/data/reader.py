@@ -142,7 +142,7 @@ class Reader:
         sample = self._block.samples.pop()
         self._taken += 1
         self._block.size -= sample.size
-        self._fill(self._next, self._total - self._block.size)
+        self._fill(self._next, min(self._total, self.buffer_bytes) - self._block.size)
         return sample
 
     def _shuffled(self, block: _Block) -> _Block:

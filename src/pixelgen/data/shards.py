@@ -133,6 +133,11 @@ class ShardData(ImageData):
                     decode.text_shape = tuple(item["text"].shape)
         self._probed = True
 
+    def teardown(self, stage: str | None = None) -> None:
+        """Stop the workers."""
+        if self._loader is not None:
+            self._loader.close()
+
     def train_dataset(self) -> ShardStream:
         """The training batches of this process, without end."""
         return self._stream(self.sources, self._decode, self.length)
@@ -143,19 +148,19 @@ class ShardData(ImageData):
 
     def train_dataloader(self) -> ShardLoader:  # type: ignore[override]
         """Batches of this process' share of the shards, going on where the trainer's progress says."""
-        self._loader = self._batches(self.train_dataset(), "length", self._batches_consumed)
+        self._loader = self._load(self.train_dataset(), "length", endless=True)
         return self._loader
 
     def val_dataloader(self) -> ShardLoader | list[Any]:  # type: ignore[override]
         """The same held-out batches each time. Empty list if there are none."""
         stream = self.val_dataset()
-        return self._batches(stream, "val_length", endless=False) if isinstance(stream, ShardStream) else []
+        return self._load(stream, "val_length", endless=False) if isinstance(stream, ShardStream) else []
 
     def _stream(self, sources: list[Source], decode: Decoder, length: int) -> ShardStream:
         world_size, rank = self._shard()
         return ShardStream(sources, decode, self.batch_size, length, self.seed, world_size, rank, self.buffer_bytes)
 
-    def _batches(self, stream: ShardStream, length: str, *consumed: Any, **more: Any) -> ShardLoader:
+    def _load(self, stream: ShardStream, length: str, endless: bool) -> ShardLoader:
         global_batch = self.batch_size * stream.world_size
         if stream.length < global_batch:
             raise ValueError(
@@ -164,7 +169,8 @@ class ShardData(ImageData):
             )
         options = self._loading()
         del options["batch_size"]  # the stream makes whole batches
-        return ShardLoader(stream, stream.length // global_batch, *consumed, gather=self._gather, **more, **options)
+        consumed = self._batches_consumed if endless else lambda: 0
+        return ShardLoader(stream, stream.length // global_batch, consumed, self._gather, endless, **options)
 
     def _gather(self, states: Tensor) -> Tensor:
         """Integers of all processes, stacked."""
@@ -181,7 +187,9 @@ def _sources(patterns: list[str], weights: list[float] | None) -> list[Source]:
     if weights is None:
         return [Source("::".join(patterns), tuple(shard for pattern in patterns for shard in expand(pattern)))]
     if len(weights) != len(patterns) or min(weights) <= 0:
-        raise ValueError(f"there are {len(patterns)} entries in shards and the weights {weights}: give each a positive one")
+        raise ValueError(
+            f"there are {len(patterns)} entries in shards and the weights {weights}: give each a positive one"
+        )
     if len(set(patterns)) != len(patterns):
         raise ValueError("an entry of shards is given twice: add up their weights")
     return [Source(name, tuple(expand(name)), weight) for name, weight in zip(patterns, weights, strict=True)]

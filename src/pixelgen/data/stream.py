@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from random import Random
 from typing import Any
@@ -137,6 +138,15 @@ def collate(items: Sequence[Item]) -> Batch:
     return default_collate(list(items))
 
 
+def _stop(running: list[Iterator[Batch]]) -> None:
+    """End the workers, which do not listen to SIGTERM; those that wait for a stalled server by force."""
+    workers = [worker for iterator in running for worker in getattr(iterator, "_workers", ())]
+    running.clear()  # asks each, and waits for it for a few seconds
+    for worker in workers:
+        if worker.is_alive():
+            worker.kill()
+
+
 class ShardLoader:
     """Batches of a `ShardStream`, a fixed number an epoch, going on where the last epoch ended.
 
@@ -162,7 +172,9 @@ class ShardLoader:
         self.endless, self.options = endless, options
         self.workers: int = max(1, options.get("num_workers", 0))
         self.skipped = torch.zeros(len(Skipped.REASONS), dtype=torch.int64)
-        self._batches: Iterator[Batch] | None = None
+        self._running: list[Iterator[Batch]] = []  # at most one
+        # cleared when this loader goes: workers whose iterator ends in a cycle of garbage would each take 5 s to stop
+        self.close = weakref.finalize(self, _stop, self._running)
         self._fetched = 0
         self._states: dict[int, State] = {}  # after each of the newest batches, by their numbers
 
@@ -171,11 +183,11 @@ class ShardLoader:
 
     def __iter__(self) -> Iterator[Batch]:
         """The batches of one epoch."""
-        if self._batches is None or not self.endless:
+        if not self._running or not self.endless:
             self.stream.first = self._fetched = self.consumed()
-            self._batches = iter(DataLoader(self.stream, batch_size=None, **self.options))
+            self._running[:] = [iter(DataLoader(self.stream, batch_size=None, **self.options))]
         for _ in range(self.epoch_batches):
-            batch = next(self._batches)
+            batch = next(self._running[0])
             self._states[self._fetched] = batch.pop("state").tolist()
             self._states.pop(self._fetched - 4 * self.workers - 4, None)  # no checkpoint lags that far behind
             self.skipped += batch.pop("skipped")

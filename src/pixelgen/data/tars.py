@@ -115,11 +115,11 @@ class _Header(tarfile.TarInfo):
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> _Header:
         try:
-            return super().frombuf(buf, encoding, errors)  # type: ignore[return-value]
+            return super().frombuf(buf, encoding, errors)
         except tarfile.HeaderError as error:
-            if isinstance(error, tarfile.EOFHeaderError):  # type: ignore[attr-defined]
-                raise
-            raise tarfile.ReadError(str(error)) from error
+            if buf.strip(b"\0") or len(buf) < tarfile.BLOCKSIZE:
+                raise tarfile.ReadError(str(error)) from error
+            raise
 
 
 def read_shard(shard: str, skipped: Skipped, epoch: int = 0) -> Iterator[Sample]:
@@ -152,6 +152,8 @@ def read_shard(shard: str, skipped: Skipped, epoch: int = 0) -> Iterator[Sample]
         skipped.add(reason, f"{shard} ({error})" + (f" after {key}" if key is not None else ""))
     finally:
         with suppress(Exception):  # a command whose output nobody reads to the end may complain
+            if hasattr(stream, "proc"):  # webdataset would wait for it, for hours where a server has stalled
+                stream.proc.kill()
             stream.close()
 
 
@@ -162,4 +164,4 @@ def _files(stream: Any) -> Iterator[tuple[str, bytes]]:
             content = tar.extractfile(member) if member.isreg() else None
             if content is not None and not Path(member.name).name.startswith((".", "__")):
                 yield member.name, content.read()
-            tar.members.clear()  # else every header of the shard stays in memory
+            tar.members.clear()  # type: ignore[attr-defined]  # else every header of the shard stays in memory

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from pixelgen.data.images import Item
 from pixelgen.data.sets import ARRAY, ImageArray, arrays
@@ -51,10 +51,28 @@ def reference_statistics(
 
 
 def spread(dataset: Dataset[Item], samples: int | None) -> list[int]:
-    """Indices of so many items, evenly spaced over a data set; of all of them if None or too many."""
+    """Indices of so many items, evenly spaced over a data set; of all of them if None or too many.
+
+    Raises:
+        ValueError: if the data set is a stream.
+    """
+    refuse_stream(dataset)
     length = len(dataset)  # type: ignore[arg-type]
     count = length if samples is None else min(samples, length)
     return [i * length // count for i in range(count)]
+
+
+def refuse_stream(dataset: Dataset[Any]) -> None:
+    """Refuse data that has no fixed set of images to compare with.
+
+    Raises:
+        ValueError: naming what to give instead.
+    """
+    if isinstance(dataset, IterableDataset):
+        raise ValueError(
+            "streamed shards have no fixed set of images to compare with: give a reference (fid.reference in "
+            "training), a folder of images or an npz file of statistics"
+        )
 
 
 def show(
