@@ -147,7 +147,7 @@ def test_reference_is_computed_once_and_kept(tmp_path, monkeypatch):
     original = TinyData.train_dataset
     monkeypatch.setattr(TinyData, "train_dataset", lambda self: calls.append(1) or original(self))
     fit(tmp_path, FID(Means(), num_samples=4, reference_samples=8, every_n_steps=2))
-    assert len(calls) == 1
+    assert len(calls) == 2  # to see that it is no stream, and for the reference
     assert Statistics.load(tmp_path / "reference_means.npz", Means()).n == 8
 
 

@@ -134,6 +134,7 @@ def test_shards_over_http_are_those_on_disk(tmp_path, server, num_workers):
     )
     remote.setup()
     batches = [[batch["caption"] for batch in data.train_dataloader()] for data in (local, remote)]
+    remote.teardown()  # before the server is
     assert batches[0] == batches[1]
     assert sorted(int(caption) for batch in batches[0] for caption in batch) == list(range(16))
 
