@@ -23,8 +23,7 @@ from pixelgen.data import ImageData
 from pixelgen.encoders import BackboneFeatures
 from pixelgen.fit import main as fit
 from pixelgen.flow import to_uint8
-from pixelgen.metrics import ShapesAccuracy, Statistics
-from pixelgen.metrics.frechet import FeatureStatistics
+from pixelgen.metrics import FeatureStatistics, ShapesAccuracy, Statistics, precision_recall
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 # as the paper's table adds them up; what each overlay changes is relative to the last row
@@ -82,7 +81,7 @@ def score(run: Path, data: ImageData, samples: int, reference_samples: int) -> d
     images = to_uint8(model.sample(labels, seeds=range(samples)))
     generated = torch.cat([extractor(part) for part in images.split(64)])
     real = torch.cat([extractor(part.to(model.device)) for part in _spread(data, reference_samples)])
-    precision, recall = precision_recall(real, generated)
+    precision, recall = precision_recall(generated, real)
     found = {"frechet": _statistics(generated).distance(_statistics(real)), "precision": precision, "recall": recall}
     judge = ShapesAccuracy()
     if getattr(data, "class_names", None) == judge.class_names and labels is not None:
@@ -103,16 +102,6 @@ def _statistics(features: Tensor) -> Statistics:
     sums = FeatureStatistics(features.shape[1])
     sums.update(features.cpu())
     return Statistics(*sums.compute())
-
-
-def precision_recall(real: Tensor, generated: Tensor, k: int = 3) -> tuple[float, float]:
-    """Shares of generated features among real ones, by k-th nearest neighbours, and the reverse (arXiv 1904.06991)."""
-
-    def covered(points: Tensor, by: Tensor) -> float:
-        radius = torch.cdist(by, by).kthvalue(k + 1, dim=1).values  # the nearest is the point itself
-        return float((torch.cdist(points, by) <= radius).any(1).double().mean())
-
-    return covered(generated, real), covered(real, generated)
 
 
 def _write_tables(folder: Path) -> str:

@@ -5,9 +5,6 @@ import importlib.util
 import json
 from pathlib import Path
 
-import pytest
-import torch
-
 ROOT = Path(__file__).parent.parent
 SPEC = importlib.util.spec_from_file_location("ablation", ROOT / "benchmarks" / "ablation.py")
 ablation = importlib.util.module_from_spec(SPEC)
@@ -62,9 +59,3 @@ def test_the_table_has_means_and_spreads(tmp_path):
     *_, last = ablation._write_tables(tmp_path).splitlines()
     assert last == "| + gate | 3 | 110 ± 10 | 0.500 ± 0.000 | 0.250 ± 0.000 | – | – | – |"
     assert (tmp_path / "ablation.md").read_text().count("\n") == 6
-
-
-def test_precision_and_recall_on_a_line():
-    """With one neighbour, real points at 0, 1, 2 cover -1 to 3; generated ones at 2 and 10 are 8 apart."""
-    real, generated = torch.tensor([[0.0], [1.0], [2.0]]), torch.tensor([[2.0], [10.0]])
-    assert ablation.precision_recall(real, generated, k=1) == pytest.approx((0.5, 1.0))
