@@ -3,6 +3,7 @@
 from pixelgen.encoders.backbone import Backbone, BackboneFeatures, BackbonePatches
 from pixelgen.encoders.dino import DINOv2Features, VisionTransformerPatches, dinov2
 from pixelgen.encoders.frozen import FeatureExtractor, FeaturePyramid, FrozenEncoder, PatchEncoder
+from pixelgen.encoders.inception import Inception
 from pixelgen.encoders.text import TextEncoder, minilm
 from pixelgen.encoders.vgg import VGG16
 
@@ -15,6 +16,7 @@ __all__ = [
     "FeatureExtractor",
     "FeaturePyramid",
     "FrozenEncoder",
+    "Inception",
     "PatchEncoder",
     "TextEncoder",
     "VisionTransformerPatches",
