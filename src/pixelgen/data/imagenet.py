@@ -119,7 +119,7 @@ class ImageFolderData(ImageData):
         has_train = (self.root / "train").is_dir()
         self._train_root = self.root / "train" if has_train else self.root
         self._val_root = self.root / "val" if has_train and (self.root / "val").is_dir() else None
-        self.class_names = _class_names(self._train_root)
+        self.class_names = class_folders(self._train_root)
         self._datasets: dict[Path, ImageFolderDataset] = {}
 
     def setup(self, stage: str | None = None) -> None:
@@ -152,7 +152,7 @@ def _is_image(name: str) -> bool:
     return name.lower().endswith(EXTENSIONS) and not name.startswith(".")
 
 
-def _class_names(folder: Path) -> list[str] | None:
+def class_folders(folder: Path) -> list[str] | None:
     """Sorted names of the class folders; None if the images lie directly in `folder`."""
     entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
     classes = [entry.name for entry in entries if entry.is_dir()]
@@ -177,7 +177,7 @@ def _labelled_files(folder: Path, class_names: list[str] | None) -> tuple[list[s
         return files, None
     found: list[str] = []
     labels: list[int] = []
-    for name in _class_names(folder) or ():
+    for name in class_folders(folder) or ():
         if name not in class_names:
             raise ValueError(f"{folder / name} is a class without training images: remove it or add it to train")
         files = list_images(folder / name)

@@ -1,0 +1,168 @@
+"""`python -m pixelgen.data.pack FOLDER --to SHARDS`: a folder of images as tar shards for `ShardData`."""
+
+from __future__ import annotations
+
+import io
+import shutil
+import sys
+import tarfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from random import Random
+from typing import Literal
+
+from jsonargparse import ArgumentParser
+from PIL import Image
+from rich.console import Console
+from rich.progress import track
+
+from pixelgen.data.decoding import Unusable, image_of
+from pixelgen.data.imagenet import class_folders, list_images
+from pixelgen.data.shards import CLASSES
+from pixelgen.data.tars import IMAGES
+
+NAMED = 10  # files that the report names
+
+
+@dataclass
+class Packed:
+    """What has become of a folder: the shards, how many images are in them, and what was left out and why."""
+
+    folder: Path
+    shards: int = 0
+    images: int = 0
+    left_out: list[str] = field(default_factory=list)
+
+
+def pack(
+    folder: Path,
+    to: Path,
+    shard_mb: float = 256,
+    size: int | None = None,
+    encoding: Literal["jpg", "png", "webp"] | None = None,
+    seed: int = 0,
+) -> Packed:
+    """Write the images of a folder into tar shards, in a random order.
+
+    An image's caption is the txt or json file of the same name (`x.jpg`, `x.txt`). If no image has one, the folders in
+    `folder` are classes, and their sorted names go to `classes.txt` beside the shards. Every image is decoded once;
+    damaged ones, and those without a caption where others have one, are left out and named. Shards are written to
+    `<to>.unfinished`, which gets its name when all is done: what was interrupted is started again.
+
+    Args:
+        folder: where the images are: jpg, jpeg, png, webp, bmp, at any depth.
+        to: folder of the shards; it must not exist, or be empty.
+        shard_mb: a shard ends when it holds so many megabytes.
+        size: shrink images whose shorter side has more pixels to so many, and encode them anew; null keeps the files.
+        encoding: of what is encoded anew, and for all images if given; null for jpg of quality 95.
+        seed: of the order.
+
+    Raises:
+        ValueError: if the target is used, there are no images, or none can be packed.
+    """
+    if to.exists() and (not to.is_dir() or any(to.iterdir())):
+        raise ValueError(f"{to} exists already: give another folder with --to, or remove it")
+    files = list_images(folder) if folder.is_dir() else []
+    if not files:
+        raise ValueError(f"there are no images in {folder}: give a folder with jpg, jpeg, png, webp or bmp files")
+    captioned = any(_captions(Path(file)) for file in files)
+    names = None if captioned else class_folders(folder)
+    Random(seed).shuffle(files)
+    unfinished = to.with_name(f"{to.name}.unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir(parents=True)
+    packed = Packed(to)
+    samples = _samples(folder, files, captioned, names, size, encoding, packed)
+    _write(samples, unfinished, int(shard_mb * 1e6), packed)
+    if not packed.images:
+        raise ValueError(f"none of the {len(files)} images in {folder} can be packed: {packed.left_out[0]}")
+    if names is not None:
+        (unfinished / CLASSES).write_text("".join(f"{name}\n" for name in names))
+    if to.exists():
+        to.rmdir()
+    unfinished.rename(to)
+    return packed
+
+
+def _captions(image: Path) -> dict[str, bytes]:
+    """The caption files beside an image, by extension."""
+    return {name: path.read_bytes() for name in ("txt", "json") if (path := image.with_suffix(f".{name}")).is_file()}
+
+
+def _samples(
+    folder: Path,
+    files: Sequence[str],
+    captioned: bool,
+    names: Sequence[str] | None,
+    size: int | None,
+    encoding: str | None,
+    packed: Packed,
+) -> Iterator[dict[str, bytes]]:
+    """The files of each sample by extension; what cannot be used is noted in `packed`."""
+    for file in track(files, "Packing", console=Console(stderr=True)):
+        path = Path(file)
+        beside = _captions(path) if captioned else {}
+        if names is not None:
+            beside = {"cls": str(names.index(path.relative_to(folder).parts[0])).encode()}
+        if captioned and not beside:
+            packed.left_out.append(f"{path}: no caption")
+            continue
+        try:
+            yield _encoded(path, size, encoding) | beside
+        except Unusable as verdict:
+            packed.left_out.append(f"{path}: {verdict}")
+
+
+def _encoded(path: Path, size: int | None, encoding: str | None) -> dict[str, bytes]:
+    """The bytes of an image by its extension, those of the file where nothing is to be changed."""
+    content, extension = path.read_bytes(), path.suffix[1:].lower()
+    image = image_of({"png" if extension == "bmp" else extension: content})
+    if size is not None and min(image.size) > size:
+        scale = size / min(image.size)
+        image = image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.LANCZOS)
+    elif extension in IMAGES and encoding is None:
+        return {extension: content}
+    file = io.BytesIO()
+    image.save(file, "JPEG" if encoding in (None, "jpg") else encoding.upper(), quality=95)
+    return {encoding or "jpg": file.getvalue()}
+
+
+def _write(samples: Iterator[dict[str, bytes]], folder: Path, limit: int, packed: Packed) -> None:
+    """Tars of at most `limit` bytes of files and one sample."""
+    tar, held = None, 0
+    for files in samples:
+        if tar is None or held >= limit:
+            if tar is not None:
+                tar.close()
+            tar, held = tarfile.open(folder / f"{packed.shards:05d}.tar", "w"), 0  # noqa: SIM115, closed at the next one
+            packed.shards += 1
+        for extension, content in files.items():
+            member = tarfile.TarInfo(f"{packed.images:08d}.{extension}")
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+            held += len(content)
+        packed.images += 1
+    if tar is not None:
+        tar.close()
+
+
+def main(args: Sequence[str] | None = None) -> Packed:
+    """Pack as the options say; see `python -m pixelgen.data.pack --help`."""
+    parser = ArgumentParser(prog="python -m pixelgen.data.pack", allow_abbrev=False)
+    parser.add_argument("folder", type=Path, help="where the images are")
+    parser.add_function_arguments(pack, skip={"folder"})
+    try:
+        packed = pack(**parser.parse_args(args))
+    except ValueError as error:
+        sys.stderr.write(f"error: {error}\n")
+        raise SystemExit(2) from error
+    console = Console(soft_wrap=True, markup=False)
+    console.print(f"{packed.images} images in {packed.shards} shards in {packed.folder}")
+    if packed.left_out:
+        console.print(f"{len(packed.left_out)} images were left out:", *packed.left_out[:NAMED], sep="\n  ")
+    return packed
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,84 @@
+"""A folder packed into shards and read back."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pixelgen.data import Captions, ShardData
+from pixelgen.data.decoding import image_of
+from pixelgen.data.pack import main, pack
+from pixelgen.data.tars import Skipped, read_shard
+
+
+def fill(folder, count=6, captions=True, size=(20, 10)):
+    for i in range(count):
+        path = folder / f"{'ab'[i % 2]}" / f"{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((size[1], size[0], 3), 10 * i, dtype=np.uint8)).save(path)
+        if captions:
+            path.with_suffix(".txt").write_text(f"grey {10 * i}")
+
+
+def samples(folder):
+    return [sample for shard in sorted(folder.glob("*.tar")) for sample in read_shard(str(shard), Skipped())]
+
+
+def test_images_and_captions_come_back(tmp_path, capsys):
+    fill(tmp_path / "in")
+    packed = main([str(tmp_path / "in"), "--to", str(tmp_path / "out"), "--shard_mb", "0.0002"])
+    assert (packed.images, packed.left_out) == (6, [])
+    assert packed.shards == len(list((tmp_path / "out").glob("*.tar"))) > 1
+    assert "6 images in" in capsys.readouterr().out
+    found = samples(tmp_path / "out")
+    assert [sample.key for sample in found] == [f"{i:08d}" for i in range(6)]
+    assert sorted(int(sample.files["txt"].split()[1]) for sample in found) == list(range(0, 60, 10))
+    for sample in found:
+        assert np.array(image_of(sample.files))[0, 0, 0] == int(sample.files["txt"].split()[1])
+    assert not (tmp_path / "out.unfinished").exists()
+
+
+def test_class_folders_become_labels_that_the_data_module_knows(tmp_path):
+    fill(tmp_path / "in", captions=False)
+    pack(tmp_path / "in", tmp_path / "out")
+    assert (tmp_path / "out" / "classes.txt").read_text() == "a\nb\n"
+    data = ShardData(str(tmp_path / "out"), image_size=8, batch_size=6, length=6)
+    batch = next(iter(data.train_dataloader()))
+    assert data.class_names == ["a", "b"]
+    assert batch["label"].tolist() == [value // 10 % 2 for value in batch["image"][:, 0, 0, 0].tolist()]
+
+
+def test_damaged_images_and_missing_captions_are_named(tmp_path, capsys):
+    fill(tmp_path / "in")
+    (tmp_path / "in" / "a" / "0.png").write_bytes(b"\x89PNG no")
+    (tmp_path / "in" / "b" / "1.txt").unlink()
+    packed = main([str(tmp_path / "in"), "--to", str(tmp_path / "out")])
+    assert packed.images == 4
+    out = capsys.readouterr().out
+    assert "2 images were left out" in out
+    assert "a/0.png: corrupt image" in out
+    assert "b/1.png: no caption" in out
+
+
+def test_large_images_are_shrunk_and_encoded(tmp_path):
+    fill(tmp_path / "in", size=(40, 20))
+    pack(tmp_path / "in", tmp_path / "out", size=10, encoding="webp")
+    assert {image_of(sample.files).size for sample in samples(tmp_path / "out")} == {(20, 10)}
+    assert {tuple(sample.files) for sample in samples(tmp_path / "out")} == {("webp", "txt")}
+    pack(tmp_path / "in", tmp_path / "kept", size=20)
+    assert {tuple(sample.files) for sample in samples(tmp_path / "kept")} == {("png", "txt")}
+
+
+def test_an_interrupted_pack_is_started_again_and_a_used_target_refused(tmp_path, capsys):
+    fill(tmp_path / "in")
+    (tmp_path / "out.unfinished").mkdir()
+    (tmp_path / "out.unfinished" / "00000.tar").write_text("half")
+    assert pack(tmp_path / "in", tmp_path / "out").images == 6
+    data = ShardData(str(tmp_path / "out"), image_size=8, captions=Captions())
+    data.setup()
+    with pytest.raises(SystemExit):
+        main([str(tmp_path / "in"), "--to", str(tmp_path / "out")])
+    assert "out exists already: give another folder" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="no images in"):
+        pack(tmp_path / "none", tmp_path / "other")
