@@ -295,7 +295,7 @@ def no_language_model(monkeypatch):
     network.config = SimpleNamespace(is_encoder_decoder=False, hidden_size=2048)
     asked = []
     monkeypatch.setattr(text, "load_network", lambda kind, source, *options, **more: asked.append(source) or network)
-    monkeypatch.setattr(text, "load_from", lambda *options: SimpleNamespace(pad_token="<pad>"))
+    monkeypatch.setattr(text, "load_from", lambda *options, **more: SimpleNamespace(pad_token="<pad>"))
     monkeypatch.setattr(TextJiT, "__init__", on_meta(TextJiT.__init__))
     return asked
 
@@ -315,7 +315,7 @@ def test_stage_is_the_published_recipe(name, parser, no_language_model):
     assert (trainer.devices, data.batch_size, trainer.accumulate_grad_batches) == (8, images, accumulated)
     assert (trainer.max_steps, trainer.gradient_clip_val, trainer.precision) == (steps, 1.0, "bf16-mixed")
     assert (data.image_size, data.min_side, data.flip, list(ema.decays)) == (size, size, False, [0.9999])
-    assert (data.captions.prefix_probability, data.captions.short) == (0.5, 30)
+    assert (data.captions.init_args.prefix_probability, data.captions.init_args.short) == (0.5, 30)
     model = build_model(config)
     state = model.denoiser.state_dict()
     assert (len(state), model.denoiser.text_shape, model.denoiser.mask_padding) == (250, (128, 2048), False)

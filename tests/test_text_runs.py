@@ -1,5 +1,6 @@
 """Text models from the command line: trained, resumed, loaded, exported, started from; what does not fit is refused."""
 
+import io
 import json
 
 import numpy as np
@@ -9,11 +10,13 @@ from PIL import Image
 
 import pixelgen
 from pixelgen.cli import CLI
+from pixelgen.data import ShardData
 from pixelgen.encoders.text import TextEncoder
 from pixelgen.fit import main
 from pixelgen.flow import Euler, to_uint8
 from pixelgen.runs import export
 from pixelgen.sample import main as sample
+from shard_files import picture, write_tar
 from tiny_transformers import tiny_qwen3
 
 SIZES = {"patch_size": 8, "hidden_size": 16, "num_blocks": 2, "num_groups": 2, "num_text_blocks": 1}
@@ -137,3 +140,29 @@ def test_text_models_are_asked_by_text(finished, capsys):
             sample([str(finished), *arguments])
         error = capsys.readouterr().err.splitlines()[-1]
         assert error == "error: this network is asked by text: give --prompts, and no --classes"
+
+
+def test_shards_of_captions_train_with_prompts_of_their_own(tmp_path):
+    write_tar(tmp_path / "0.tar", [(str(i), {"png": picture(i), "txt": f"a photo {i}"}) for i in range(3)])
+    data = ["--data", "ShardData", "--data.shards", str(tmp_path / "0.tar"), "--data.image_size", "8"]
+    data += ["--data.captions", "Captions", "--data.captions.prefix_probability", "0", "--data.batch_size", "2"]
+    denoiser = [*DENOISER, "--model.denoiser.patch_size", "4", *encoder(), *SAMPLING]
+    run = ["--run", str(tmp_path / "run"), "--trainer.max_steps", "1", "--callbacks.preview.num_images", "2"]
+    cli = main([*data, *QUIET, *denoiser, *run])
+    assert cli.datamodule.captions
+    assert cli.datamodule.prompts(4) == ["a photo 0", "a photo 1", "a photo 2", "a photo 0"]
+    assert (tmp_path / "run" / "previews" / "step_0000001.png").exists()
+
+
+def states():
+    file = io.BytesIO()
+    np.save(file, np.zeros((12, 16), np.float32))
+    return file.getvalue()
+
+
+def test_shards_without_captions_have_no_prompts(tmp_path):
+    write_tar(tmp_path / "0.tar", [("0", {"png": picture(0), "npy": states()})])
+    data = ShardData(str(tmp_path / "0.tar"), image_size=8, text_states=True)
+    assert data.captions
+    with pytest.raises(ValueError, match="no captions that could serve as prompts"):
+        data.prompts(1)

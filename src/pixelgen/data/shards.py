@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +90,7 @@ class ShardData(ImageData):
         val_length: int = 1024,
     ) -> None:
         super().__init__(image_size, batch_size, num_workers, seed)
+        self.captions = captions is not None or text_states
         self.length, self.val_length, self.buffer_bytes = length, val_length, int(buffer_mb * 1e6)
         patterns = [shards] if isinstance(shards, str) else list(shards)
         self.sources = _sources(patterns, weights)
@@ -137,6 +141,26 @@ class ShardData(ImageData):
         """Stop the workers."""
         if self._loader is not None:
             self._loader.close()
+
+    def prompts(self, count: int) -> list[str]:
+        """Captions of the first usable samples of the first source, from the first again where there are fewer.
+
+        Raises:
+            ValueError: if the samples have no captions, only text states.
+        """
+        captions = list(islice(self._captions(), count))
+        if not captions:
+            raise ValueError("the shards hold no captions that could serve as prompts: give prompts to the callback")
+        return [captions[i % len(captions)] for i in range(count)]
+
+    def _captions(self) -> Iterator[str]:
+        """Captions of the first source, in the order of its shards."""
+        skipped = Skipped(quiet=True)
+        for sample in (sample for shard in self.sources[0].shards for sample in read_shard(shard, skipped)):
+            with suppress(Unusable):
+                item = self._decode(sample)
+                if "caption" in item:
+                    yield item["caption"]
 
     def train_dataset(self) -> ShardStream:
         """The training batches of this process, without end."""
