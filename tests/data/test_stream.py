@@ -124,6 +124,13 @@ def test_other_readers_start_with_the_passes_that_nobody_has_begun(tmp_path):
     assert on.seen == changed.train(2).seen[4:]
 
 
+def test_blocks_of_another_size_are_another_order(tmp_path):
+    of = sources(tmp_path, [20])
+    state = Run(of).train(1).loader.state_dict()
+    with pytest.warns(UserWarning, match="buffer_bytes 800 -> 900"):
+        Run(of, buffer_bytes=900).resume(state, 1)
+
+
 def test_one_warning_and_the_count_for_what_cannot_be_used(tmp_path):
     samples = [(f"{i}", {"png": picture(i), "txt": str(i)}) for i in range(4)]
     samples += [("b", {"png": b"\x89PNG broken", "txt": "1"}), ("c", {"png": picture(1)}), ("d", {"txt": "1"})]

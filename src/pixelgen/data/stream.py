@@ -217,7 +217,14 @@ class ShardLoader:
         """What the order of samples depends on."""
         stream = self.stream
         sources = [source.fingerprint for source in stream.sources]
-        return {"seed": stream.seed, "processes": stream.world_size, "workers": self.workers, "sources": sources}
+        return {
+            "seed": stream.seed,
+            "processes": stream.world_size,
+            "workers": self.workers,
+            "sources": sources,
+            "weights": [source.weight for source in stream.sources],
+            "buffer_bytes": stream.buffer_bytes,  # decides where blocks begin
+        }
 
     def _state(self, part: int) -> State:
         """Of one worker's mixture, after the batches trained on."""
