@@ -42,8 +42,8 @@ class ShardData(ImageData):
     with its place.
 
     A resumed run with the same seed, shards, weights, processes, `num_workers` and `buffer_mb` sees exactly the samples
-    that it would have seen without the stop, also with another `batch_size`: each worker reads again the block it was in.
-    If any of these changes, the passes that were begun are left unfinished, and each worker goes on with the pass
+    that it would have seen without the stop, also with another `batch_size`: each worker reads again the block it was
+    in. If any of these changes, the passes that were begun are left unfinished, and each worker goes on with the pass
     after the latest one begun: of the unfinished pass some samples have been seen and others are not seen.
 
     Args:
