@@ -71,7 +71,8 @@ def text_files(digits, tmp_path_factory):
         *("--data.shards", str(folder / "*.tar"), "--data.image_size", "32", "--data.min_side", "0"),
         *("--model.denoiser", "TextJiT"),
         *(part for name, value in sizes.items() for part in (f"--model.denoiser.{name}", str(value))),
-        *("--model.text_encoder.model", str(tiny_qwen3()), "--model.text_encoder.max_length", "8"),
+        *("--model.text_encoder", "TextEncoder", "--model.text_encoder.model", str(tiny_qwen3())),
+        *("--model.text_encoder.max_length", "8"),
         *("--trainer.accumulate_grad_batches", "1"),
     ]
 
@@ -85,12 +86,14 @@ def test_config_trains_a_step(name, digits, tmp_path, request):
     arguments = ["--config", str(CONFIGS / name), "--run", str(tmp_path / "run"), *QUICK]
     if name == "demo_text.yaml":
         arguments += ["--callbacks.geneval.num_prompts", "6"]
-    if name.startswith("text"):
-        arguments += [*request.getfixturevalue("text_files"), *request.getfixturevalue("perceptual_weights")]
+    if name.startswith(("openmoji", "text")):
+        arguments += request.getfixturevalue("text_files")
     elif name not in WITHOUT_FILES:
         arguments += ["--data.root", str(digits), "--data.image_size", "32"]
     if name.startswith("imagenet"):
-        arguments += [*TINY_DENOISER, *request.getfixturevalue("perceptual_weights")]
+        arguments += TINY_DENOISER
+    if name.startswith(("imagenet", "text")):
+        arguments += request.getfixturevalue("perceptual_weights")
     cli = main(arguments)
     assert cli.trainer.global_step == 1
     assert (tmp_path / "run" / "checkpoints" / "last.ckpt").exists()
