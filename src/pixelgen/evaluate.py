@@ -77,7 +77,7 @@ def evaluate(
         ema: as `sample` takes it.
         precision: of making images; features are always computed in float32.
         batch_size: images at a time.
-        num_workers: processes that read images, for each device.
+        num_workers: processes that read images, for each device; no more than there are cores.
         skip_corrupt: leave out unreadable images, which are refused otherwise.
         devices: processes on this machine, one for each GPU, or on the CPU.
         num_nodes: machines.
@@ -165,7 +165,7 @@ def write_reference(
         image_size: side of centre crops in pixels, as in ADM; images must have one size if not given.
         num_images: how many to take, evenly spaced; all if not given.
         batch_size: images at a time.
-        num_workers: processes that read images, for each device.
+        num_workers: processes that read images, for each device; no more than there are cores.
         skip_corrupt: leave out unreadable images, which are refused otherwise.
         devices: processes on this machine, one for each GPU, or on the CPU.
         num_nodes: machines.

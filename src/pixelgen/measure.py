@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,9 +96,8 @@ class Work:
         batches = -(-len(range(rank, len(chosen), world_size)) // self.batch_size)
         with progress(self.fabric, len(chosen), max(1, batches), what) as advance:
             sharing: dict[str, Any] = {"rank": rank, "world_size": world_size, "advance": advance}
-            return show(
-                images, judges, chosen, self.batch_size, self.num_workers, skip_corrupt=self.skip_corrupt, **sharing
-            )
+            workers = min(self.num_workers, os.cpu_count() or 1)
+            return show(images, judges, chosen, self.batch_size, workers, skip_corrupt=self.skip_corrupt, **sharing)
 
     def _features(self, judge: Evaluation, real: Statistics, path: Path, count: int) -> dict[str, Any]:
         """The part of the protocol about one extractor."""

@@ -134,6 +134,11 @@ def test_value_of_a_validation_is_watched(tmp_path):
     assert names(tmp_path) == ["best.ckpt", "last.ckpt", "step_0000004.ckpt"]
 
 
+def test_a_name_that_nothing_is_logged_as_is_told(tmp_path):
+    with pytest.warns(UserWarning, match=r"there is no best.ckpt: no fdi was logged, only fid; set checkpoint.monitor"):
+        fit(tmp_path, Checkpoint(monitor="fdi"), Score({2: 1.0}), max_steps=3)
+
+
 def test_full_disk_keeps_the_former_checkpoint(tmp_path, monkeypatch):
     from lightning.pytorch import Trainer
 

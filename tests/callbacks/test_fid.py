@@ -15,9 +15,11 @@ from pixelgen.callbacks.ema import EMA
 from pixelgen.callbacks.fid import FID
 from pixelgen.encoders.frozen import FeatureExtractor
 from pixelgen.flow import to_uint8
+from pixelgen.metrics.evaluation import Evaluation, Metrics
 from pixelgen.metrics.frechet import frechet_distance
 from pixelgen.metrics.statistics import Statistics
 from tiny_run import Means, TinyData, TinyImages, TinyModule, tiny_trainer
+from toy_features import Toy
 
 NAME = "frechet/means"
 
@@ -251,3 +253,62 @@ def test_captions_of_the_data_are_prompts_in_their_order(tmp_path):
     tiny_trainer(tmp_path, [FID(Means(), num_samples=5, batch_size=3, seed=7)]).fit(module, Captioned())
     assert module.asked == [(f"shape {i}", 7 + i) for i in range(5)]
     assert json.loads((tmp_path / "evaluations.jsonl").read_text())["conditions"] == "captions of the data in order"
+
+
+SMALL = Metrics(sfid=True, kid_subsets=2, kid_subset_size=5, splits=2)
+
+
+def test_every_metric_in_the_same_pass(tmp_path):
+    extractor = Toy()
+    fid = FID(extractor, num_samples=10, batch_size=4, metrics=SMALL, every_n_steps=3)
+    trainer, module = fit(tmp_path, fid)
+    assert extractor.passes == 4 + 2 * 3  # the reference once, then three batches at each of two evaluations
+    expected = Evaluation(Toy(), 10, SMALL)
+    with torch.no_grad():
+        images = to_uint8(module.sample([i % 3 for i in range(10)], range(10)))
+    expected.update(images, range(10))
+    real = Evaluation(Toy(), 16, SMALL.of_reference())
+    real.update(TinyImages().images, range(16))
+    scores = expected.scores(real.statistics())
+    assert len(scores) == 8
+    logged = {name: trainer.callback_metrics[name].item() for name in scores}
+    assert logged == pytest.approx(scores, rel=1e-5)
+    record = json.loads((tmp_path / "evaluations.jsonl").read_text().splitlines()[-1])
+    assert {"splits": 2, "kid_subset_size": 5, "neighbours": 3}.items() <= record.items()
+
+
+def test_the_best_of_any_average_and_metric_can_be_watched(tmp_path):
+    fid = FID(Toy(), num_samples=10, metrics=SMALL, every_n_steps=2, decays="all")
+    name = "spatial_frechet/toy/0.9"
+    checkpoint = Checkpoint(every_n_steps=100, monitor=name)
+    fit(tmp_path, EMA([0.5, 0.9]), fid, checkpoint)
+    best = min(fid.history, key=lambda entry: entry[name])
+    assert torch.load(tmp_path / "checkpoints/best.ckpt", weights_only=True)["global_step"] == best["step"]
+
+
+def test_features_of_a_reference_file_come_from_its_images(tmp_path):
+    images = TinyImages().images
+    real = Evaluation(Toy(), 16, SMALL.of_reference())
+    real.update(images, range(16))
+    statistics = real.statistics()
+    moments = {name: getattr(statistics, name).numpy() for name in ("mu", "sigma", "mu_s", "sigma_s")}
+    np.savez(tmp_path / "adm.npz", **moments, arr_0=images.permute(0, 2, 3, 1).numpy())
+    trainer, _ = fit(tmp_path, FID(Toy(), num_samples=10, metrics=SMALL))
+    expected = dict(trainer.callback_metrics)
+    trainer, _ = fit(tmp_path, FID(Toy(), tmp_path / "adm.npz", num_samples=10, metrics=SMALL), data=False)
+    for name, value in expected.items():
+        assert trainer.callback_metrics[name].item() == pytest.approx(value.item(), rel=1e-6)
+
+
+def test_what_cannot_be_is_refused_before_training(tmp_path):
+    with pytest.raises(ValueError, match="since 10 images are fewer than 1000"):
+        FID(Means(), num_samples=10, metrics=Metrics(kid=True))
+    np.savez(tmp_path / "five.npz", mu=np.zeros(5), sigma=np.eye(5))
+    fid = FID(Means(), tmp_path / "five.npz", num_samples=10, every_n_steps=1)
+    with pytest.raises(ValueError, match="have 5 features but means makes 3"):
+        fit(tmp_path, fid)
+    assert fid.history == []
+    np.savez(tmp_path / "three.npz", mu=np.zeros(3), sigma=np.eye(3))
+    fid = FID(Means(), tmp_path / "three.npz", num_samples=10, metrics=Metrics(precision_recall=True))
+    with pytest.raises(ValueError, match="since the reference holds no features of images: leave it out"):
+        fit(tmp_path, fid)

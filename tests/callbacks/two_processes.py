@@ -20,8 +20,10 @@ from pixelgen.callbacks.guard import Guard
 from pixelgen.callbacks.preview import Preview
 from pixelgen.callbacks.summary import Summary
 from pixelgen.callbacks.throughput import Throughput
+from pixelgen.metrics.evaluation import Metrics
 from pixelgen.metrics.geneval import Detector, Found, Prompt, Wanted, to_lines
-from tiny_run import Means, TinyData, TinyModule, tiny_trainer
+from tiny_run import TinyData, TinyModule, tiny_trainer
+from toy_features import Toy
 
 warnings.filterwarnings("ignore")
 logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
@@ -68,14 +70,17 @@ class Record(Callback):
 
 def main(strategy, folder, max_steps, ckpt_path=None):
     ema, guard, record = EMA([0.5]), Guard(), Record()
-    fid = FID(Means(), num_samples=9, at_start=True, batch_size=2)
+    metrics = Metrics(kid_subsets=3, kid_subset_size=5, splits=2)
+    fid = FID(Toy(), num_samples=9, at_start=True, every_n_steps=3, batch_size=2, metrics=metrics)
     circles = Path(folder, "circles.jsonl")
     prompts = [Prompt("single_object", (Wanted("circle"),), "circle" + i * "!") for i in range(9)]
     circles.write_text(to_lines(prompts))
     geneval = GenEval(Bright(), str(circles), at_start=True, batch_size=2)
     callbacks = [ema, guard, Throughput(every_n_steps=2), Preview(num_images=2), fid, geneval, Summary(), record]
     options = {"devices": 1} if strategy == "one" else {"devices": 2, "strategy": _strategy(strategy)}
-    trainer = tiny_trainer(folder, [*callbacks, Checkpoint(every_n_steps=3)], max_steps=max_steps, **options)
+    trainer = tiny_trainer(
+        folder, [*callbacks, Checkpoint(every_n_steps=3, monitor="frechet/toy")], max_steps=max_steps, **options
+    )
     trainer.fit(Sharded(), TinyData(), ckpt_path=ckpt_path)
     averages = ema.state_dict()["averages"]["0.5"]  # whole on the first process alone
     average = averages["mix.weight"].flatten().tolist() if trainer.is_global_zero else None

@@ -11,7 +11,7 @@ from typing import Any
 from lightning.fabric.plugins.io import TorchCheckpointIO
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 from torch.distributed.checkpoint.api import CheckpointException
 
@@ -142,6 +142,11 @@ class Checkpoint(ModelCheckpoint):
         self.save(trainer)
         if better:
             self._keep_as_best(trainer)
+        if self.monitor is not None and self._seen is None:
+            logged = ", ".join(sorted(trainer.callback_metrics)) or "nothing"
+            rank_zero_warn(
+                f"there is no best.ckpt: no {self.monitor} was logged, only {logged}; set checkpoint.monitor"
+            )
 
     # --- saving
 

@@ -16,6 +16,7 @@ from pixelgen.callbacks.evaluator import Evaluator, record
 from pixelgen.callbacks.interlude import data_prompts, find_ema, interlude, takes_text
 from pixelgen.callbacks.log import log
 from pixelgen.data.imagenet import ImageFolderDataset, list_images
+from pixelgen.data.sets import ARRAY, arrays
 from pixelgen.encoders.frozen import FeatureExtractor
 from pixelgen.flow import to_uint8
 from pixelgen.metrics.evaluation import ONLY_FRECHET, Evaluation, Metrics, warn_of_few
@@ -97,7 +98,7 @@ class FID(Evaluator):
         if self.reference is not None and self.reference.is_dir() and not list_images(self.reference):
             raise ValueError(f"no images under fid.reference {self.reference}: give a folder of images or an npz file")
         if self.reference is not None and self.reference.is_file():
-            Statistics.load(self.reference, self.extractor)
+            self._check_reference(self.reference)
         datamodule: Any = trainer.datamodule  # type: ignore[attr-defined]
         if self.reference is None and datamodule is not None:
             refuse_stream(datamodule.train_dataset())
@@ -195,6 +196,12 @@ class FID(Evaluator):
             rank=trainer.global_rank,
             world_size=trainer.world_size,
         )
+
+    def _check_reference(self, path: Path) -> None:
+        """Refuse a file of another extractor, and metrics that it has not enough for, before hours of training."""
+        statistics = Statistics.load(path, self.extractor)
+        if statistics.features is not None or ARRAY not in arrays(path):  # else its images will be measured
+            self.metrics.possible(self.extractor, self.num_samples, statistics)
 
     def _record(
         self, trainer: Trainer, pl_module: LightningModule, average: str | None, scores: dict[str, float]
