@@ -227,6 +227,8 @@ def test_two_processes_equal_one(demo_run, tmp_path):
         assert done.stdout.count("metric") == 1
     one, two = (json.loads((tmp_path / f"{devices}.json").read_text()) for devices in (1, 2))
     assert two[0]["scores"] == pytest.approx(one[0]["scores"], rel=1e-9)
+    for (record,) in (one, two):
+        del record["protocol"]["features"][0]["reference_fingerprint"]  # of sums that were rounded in another order
     assert two[0]["protocol"] == one[0]["protocol"]
 
 
@@ -235,14 +237,14 @@ def test_agrees_with_torch_fidelity_on_the_same_images_and_weights(tmp_path):
     from torch_fidelity import calculate_metrics
 
     weights = write_weights(tmp_path / "inception.pth")
-    made = write_folder(draw(30, size=32), tmp_path / "made")
-    real = write_folder(draw(34, size=32, seed=1, brightness=40), tmp_path / "real")
-    metrics = Metrics(kid_subsets=10, kid_subset_size=20, splits=3)
+    made = write_folder(draw(16, size=32, brightness=-60), tmp_path / "made")
+    real = write_folder(draw(18, size=32, seed=1, brightness=40), tmp_path / "real")
+    metrics = Metrics(kid_subsets=10, kid_subset_size=12, splits=3)
     ours = evaluate(made, real, extractor=Inception(weights), metrics=metrics, num_workers=0)
     theirs = calculate_metrics(
         input1=str(made), input2=str(real), cuda=False, isc=True, fid=True, kid=True, prc=True, verbose=False,
         feature_extractor="inception-v3-compat", feature_extractor_weights_path=str(weights), cache=False,
-        isc_splits=3, kid_subsets=10, kid_subset_size=20, prc_neighborhood=3,
+        isc_splits=3, kid_subsets=10, kid_subset_size=12, prc_neighborhood=3,
     )  # fmt: skip
     names = {
         "fid": "frechet_inception_distance", "kid": "kernel_inception_distance_mean",
@@ -254,4 +256,4 @@ def test_agrees_with_torch_fidelity_on_the_same_images_and_weights(tmp_path):
         assert ours[name] == pytest.approx(theirs[other], rel=1e-4, abs=1e-6), name
     assert ours["fid"] > 1
     assert ours["inception_score"] > 1.001
-    assert 0 < ours["recall"] < 1
+    assert 0 < ours["recall"] < 1  # the images made are darker and more alike
