@@ -27,7 +27,7 @@ from pixelgen.launch import Precision, launch
 from pixelgen.measure import Scores, Work, check_reference, scores_file
 from pixelgen.messages import one_sentence
 from pixelgen.metrics.evaluation import Metrics, warn_of_few
-from pixelgen.metrics.reference import spread
+from pixelgen.metrics.reference import refuse_stream, spread
 from pixelgen.metrics.statistics import Statistics
 from pixelgen.runs import Average, find_weights
 from pixelgen.sample import parse, sample
@@ -193,8 +193,7 @@ def write_reference(
 def _training_images(data: ImageData) -> Dataset[Item]:
     data.setup("fit")
     dataset = data.train_dataset()
-    if not hasattr(dataset, "__getitem__") or not hasattr(dataset, "__len__"):
-        raise ValueError(f"{type(data).__name__} streams its images: give a folder or a data module with a fixed order")
+    refuse_stream(dataset)
     return dataset
 
 
