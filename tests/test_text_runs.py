@@ -30,6 +30,10 @@ DENOISER = [
     *(part for name, value in SIZES.items() for part in (f"--model.denoiser.{name}", str(value))),
 ]
 DATA = [*("--data", "ShapesData", "--data.batch_size", "4", "--data.length", "16", "--data.max_objects", "2")]
+CLASSES = [
+    *("--model.denoiser", "JiT", "--model.denoiser.hidden_size", "16", "--model.denoiser.depth", "1"),
+    *("--model.denoiser.num_heads", "2", "--model.denoiser.in_context_len", "0"),
+]
 CAPTIONS = ["--data.captions", "true"]
 SAMPLING = ["--model.sampler", "Euler", "--model.sampler.num_steps", "2", "--model.sampler.guidance", "2"]
 GUIDED = Euler(num_steps=2, guidance=2.0)
@@ -92,7 +96,7 @@ def test_the_next_stage_starts_from_weights_at_another_size(finished, tmp_path):
     [
         ([*DENOISER, *encoder()], "TextJiT learns from captions, but the data has none"),
         ([*CAPTIONS, *DENOISER], "TextJiT takes prompts: give the model a text_encoder"),
-        ([*CAPTIONS, *encoder(), "--model.denoiser", "JiT"], "JiT takes no prompts: leave text_encoder out"),
+        ([*CAPTIONS, *encoder(), *CLASSES], "JiT takes no prompts: leave text_encoder out"),
         ([*CAPTIONS, *DENOISER, *encoder("--model.text_encoder.max_length", "8")], "gives 8 states of width 16"),
         ([*CAPTIONS, *DENOISER, *encoder("--model.text_encoder.zero_padding", "true")], "zero_padding is True"),
         ([*CAPTIONS, *DENOISER, *encoder("--model.text_encoder.model", "/nowhere")], "cannot load AutoModel from"),
