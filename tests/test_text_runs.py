@@ -158,6 +158,19 @@ def test_shards_of_captions_train_with_prompts_of_their_own(tmp_path):
     assert (tmp_path / "run" / "previews" / "step_0000001.png").exists()
 
 
+def test_a_folder_of_captioned_images_trains(tmp_path):
+    for i in range(3):
+        (tmp_path / f"{i}.png").write_bytes(picture(i))
+        (tmp_path / f"{i}.txt").write_text(f"a photo {i}")
+    data = ["--data", "ImageFolderData", "--data.root", str(tmp_path), "--data.image_size", "8"]
+    data += ["--data.captions", "Captions", "--data.captions.prefix_probability", "0", "--data.batch_size", "2"]
+    denoiser = [*DENOISER, "--model.denoiser.patch_size", "4", *encoder(), *SAMPLING]
+    run = ["--run", str(tmp_path / "run"), "--trainer.max_steps", "1", "--callbacks.preview.num_images", "2"]
+    cli = main([*data, *QUIET, *denoiser, *run])
+    assert cli.datamodule.prompts(2) == ["a photo 0", "a photo 1"]
+    assert (tmp_path / "run" / "previews" / "step_0000001.png").exists()
+
+
 def states():
     file = io.BytesIO()
     np.save(file, np.zeros((12, 16), np.float32))

@@ -7,6 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
+from pixelgen.data import Captions
 from pixelgen.data.imagenet import ImageFolderData, load_rgb
 
 
@@ -156,3 +157,39 @@ def test_truncated_image_is_named_when_loaded(imagenet):
     data.setup()
     with pytest.raises(ValueError, match=r"2\.png cannot be read"):
         list(data.train_dataset())
+
+
+@pytest.fixture
+def captioned(tmp_path):
+    for i in range(4):
+        save(tmp_path / "ab"[i % 2] / f"{i}.png", (i, i, i))
+        (tmp_path / "ab"[i % 2] / f"{i}.txt").write_text(f"grey {i}\n")
+    return tmp_path
+
+
+def test_captions_lie_beside_the_images(captioned):
+    (captioned / "b" / "3.txt").unlink()
+    (captioned / "b" / "3.json").write_text('{"caption": ["grey 3", "dark 3"]}')
+    data = ImageFolderData(captioned, image_size=8, batch_size=4, captions=Captions(prefix_probability=0))
+    data.setup()
+    assert data.captions
+    assert data.num_classes is None
+    batch = next(iter(data.train_dataloader()))
+    assert set(batch) == {"image", "caption"}
+    assert [int(caption.split()[1]) for caption in batch["caption"]] == batch["image"][:, 0, 0, 0].tolist()
+    assert data.prompts(3) == ["grey 0", "grey 2", "grey 1"]
+    dataset = data.train_dataset()
+    chosen = [dataset[3 + 4 * epoch]["caption"] for epoch in range(20)]
+    assert set(chosen) == {"grey 3", "dark 3"}
+    assert chosen == [dataset[3 + 4 * epoch]["caption"] for epoch in range(20)]
+
+
+def test_missing_captions_are_named_before_training(captioned):
+    (captioned / "b" / "1.txt").unlink()
+    data = ImageFolderData(captioned, image_size=8, captions=Captions())
+    with pytest.raises(ValueError, match=r"1 of 4 images in .* have no caption, the first is .*b/1\.png: write a"):
+        data.setup()
+    (captioned / "b" / "1.txt").write_text("there")
+    (captioned / "a" / "0.txt").write_text("  ")
+    with pytest.raises(ValueError, match=r"a/0\.png has no caption \(none of txt.*write one into 0\.txt beside it"):
+        ImageFolderData(captioned, image_size=8, captions=Captions()).setup()

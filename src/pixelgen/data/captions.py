@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from random import Random
 from typing import Any
 
@@ -78,6 +79,11 @@ class Captions:
         if len(caption.split()) >= self.short or random.random() >= self.prefix_probability:
             return caption
         return random.choice(PREFIXES) + caption
+
+
+def caption_files(image: Path) -> dict[str, bytes]:
+    """The caption files beside an image, `x.txt` and `x.json` beside `x.jpg`, by extension."""
+    return {name: path.read_bytes() for name in ("txt", "json") if (path := image.with_suffix(f".{name}")).is_file()}
 
 
 def _texts(value: Any) -> list[str]:

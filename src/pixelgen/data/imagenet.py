@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from pixelgen.data.captions import Captions, caption_files
 from pixelgen.data.images import ImageData, Item, centre_crop
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
@@ -29,6 +30,19 @@ def load_rgb(path: str | Path) -> Image.Image:
             return to_rgb(image)
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise ValueError(f"{path} cannot be read as an image ({error}): repair or delete that file") from error
+
+
+def load_caption(path: str | Path, captions: Captions, random: Random) -> str:
+    """Choose the caption of an image file out of the txt and json files beside it.
+
+    Raises:
+        ValueError: Naming the image, if there is none.
+    """
+    path = Path(path)
+    try:
+        return captions(caption_files(path), random)
+    except ValueError as error:
+        raise ValueError(f"{path} has no caption ({error}): write one into {path.stem}.txt beside it") from error
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -50,25 +64,35 @@ class ImageFolderDataset(Dataset[Item]):
         labels: The class of each file; None if unlabelled.
         image_size: Side of the crops in pixels.
         flip: Mirror about half of the samples left to right.
-        seed: Fixes which samples are mirrored in which epoch.
+        seed: Fixes which samples are mirrored in which epoch, and captions where there is a choice.
+        captions: Chooses the caption of an image out of the files beside it; None for none.
     """
 
     def __init__(
-        self, files: list[str], labels: list[int] | None, image_size: int, flip: bool = False, seed: int = 0
+        self,
+        files: list[str],
+        labels: list[int] | None,
+        image_size: int,
+        flip: bool = False,
+        seed: int = 0,
+        captions: Captions | None = None,
     ) -> None:
         # arrays of bytes, not lists: a worker that touches an object's reference count copies its memory page
         self._files = np.array([os.fsencode(file) for file in files])
         self._labels = None if labels is None else np.array(labels)
-        self.image_size, self.flip, self.seed = image_size, flip, seed
+        self.image_size, self.flip, self.seed, self.captions = image_size, flip, seed, captions
 
     def __len__(self) -> int:
         return len(self._files)
 
     def __getitem__(self, key: int) -> Item:
         index = key % len(self)
-        item: Item = {"image": self._pixels(key, os.fsdecode(self._files[index]))}
+        path = os.fsdecode(self._files[index])
+        item: Item = {"image": self._pixels(key, path)}
         if self._labels is not None:
             item["label"] = int(self._labels[index])
+        if self.captions is not None:
+            item["caption"] = load_caption(path, self.captions, Random(f"{self.seed}/{key}"))
         return item
 
     def __iter__(self) -> Iterator[Item]:
@@ -90,6 +114,9 @@ class ImageFolderData(ImageData):
     folders are the class names. Files: jpg, jpeg, png, webp, bmp, in folders below a class folder too. Transparent
     pixels become white.
 
+    With `captions`, images have texts instead of classes: `x.txt` or `x.json` beside `x.jpg`, at any depth below
+    `root`, or `root/train` and `root/val`.
+
     Args:
         root: The folder.
         image_size: Side of the crops in pixels.
@@ -97,10 +124,11 @@ class ImageFolderData(ImageData):
         num_workers: Loading processes per training process.
         seed: Fixes the order of the samples and the flips.
         flip: Mirror half of the training images left to right. No published PixelGen recipe does.
+        captions: How captions are chosen and changed; null for none.
 
     Raises:
         ValueError: If the folder is missing, holds no images, has an empty class folder, a validation class without
-            training images, or an unreadable first image in some class.
+            training images, an unreadable first image in some class, or images without the captions asked for.
     """
 
     def __init__(
@@ -111,6 +139,7 @@ class ImageFolderData(ImageData):
         num_workers: int = 0,
         seed: int = 0,
         flip: bool = False,
+        captions: Captions | None = None,
     ) -> None:
         super().__init__(image_size, batch_size, num_workers, seed)
         self.root, self.flip = Path(root).expanduser(), flip
@@ -119,7 +148,8 @@ class ImageFolderData(ImageData):
         has_train = (self.root / "train").is_dir()
         self._train_root = self.root / "train" if has_train else self.root
         self._val_root = self.root / "val" if has_train and (self.root / "val").is_dir() else None
-        self.class_names = class_folders(self._train_root)
+        self.captions, self._captions = captions is not None, captions
+        self.class_names = None if self.captions else class_folders(self._train_root)
         self._datasets: dict[Path, ImageFolderDataset] = {}
 
     def setup(self, stage: str | None = None) -> None:
@@ -138,7 +168,9 @@ class ImageFolderData(ImageData):
     def _dataset(self, folder: Path, flip: bool) -> ImageFolderDataset:
         if folder not in self._datasets:
             files, labels = _labelled_files(folder, self.class_names)
-            self._datasets[folder] = ImageFolderDataset(files, labels, self.image_size, flip, self.seed)
+            if self._captions is not None:
+                _check_captions(folder, files, self._captions)
+            self._datasets[folder] = ImageFolderDataset(files, labels, self.image_size, flip, self.seed, self._captions)
         return self._datasets[folder]
 
 
@@ -189,3 +221,14 @@ def _labelled_files(folder: Path, class_names: list[str] | None) -> tuple[list[s
     if not found:
         raise ValueError(f"{folder} has no class folders although the training images have: sort its images likewise")
     return found, labels
+
+
+def _check_captions(folder: Path, files: list[str], captions: Captions) -> None:
+    """Refuse images without caption files, after reading the first."""
+    missing = [file for file in files if not any(Path(file).with_suffix(end).is_file() for end in (".txt", ".json"))]
+    if missing:
+        raise ValueError(
+            f"{len(missing)} of {len(files)} images in {folder} have no caption, the first is {missing[0]}: write a "
+            "txt or json file of the same name beside each, or remove them"
+        )
+    load_caption(files[0], captions, Random(0))

@@ -17,6 +17,7 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import track
 
+from pixelgen.data.captions import caption_files
 from pixelgen.data.decoding import Unusable, image_of
 from pixelgen.data.imagenet import class_folders, list_images
 from pixelgen.data.shards import CLASSES
@@ -66,7 +67,7 @@ def pack(
     files = list_images(folder) if folder.is_dir() else []
     if not files:
         raise ValueError(f"there are no images in {folder}: give a folder with jpg, jpeg, png, webp or bmp files")
-    captioned = any(_captions(Path(file)) for file in files)
+    captioned = any(caption_files(Path(file)) for file in files)
     names = None if captioned else class_folders(folder)
     Random(seed).shuffle(files)
     unfinished = to.with_name(f"{to.name}.unfinished")
@@ -85,11 +86,6 @@ def pack(
     return packed
 
 
-def _captions(image: Path) -> dict[str, bytes]:
-    """The caption files beside an image, by extension."""
-    return {name: path.read_bytes() for name in ("txt", "json") if (path := image.with_suffix(f".{name}")).is_file()}
-
-
 def _samples(
     folder: Path,
     files: Sequence[str],
@@ -102,7 +98,7 @@ def _samples(
     """The files of each sample by extension; what cannot be used is noted in `packed`."""
     for file in track(files, "Packing", console=Console(stderr=True)):
         path = Path(file)
-        beside = _captions(path) if captioned else {}
+        beside = caption_files(path) if captioned else {}
         if names is not None:
             beside = {"cls": str(names.index(path.relative_to(folder).parts[0])).encode()}
         if captioned and not beside:
