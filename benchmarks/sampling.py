@@ -25,10 +25,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from pixelgen import PixelGen
 from pixelgen.callbacks.throughput import peak_flops
 from pixelgen.flow import AdamsBashforth, Euler, Heun, Sampler
-from pixelgen.generation import Request, generate
-from pixelgen.launch import launch
 from pixelgen.models import Denoiser, JiT, TextJiT
 from pixelgen.models.sizes import jit, text_jit
+from pixelgen.sets.generation import Request, generate
+from pixelgen.sets.launch import launch
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from pixelgen.cli import CLI
 from pixelgen.data.digits import write_digits
 from pixelgen.fit import main
 from pixelgen.flow import Euler
-from pixelgen.runs import denoiser_weights
+from pixelgen.weights.runs import denoiser_weights
 
 ROOT = Path(__file__).parent.parent
 CONFIGS = ROOT / "configs"

@@ -12,7 +12,15 @@ from safetensors.torch import load_file, save_file
 import pixelgen
 from pixelgen.cli import CLI
 from pixelgen.export import main
-from pixelgen.runs import EXPORT, EXPORT_FORMAT, export, find_checkpoint, find_weights, read_checkpoint, start_from
+from pixelgen.weights.runs import (
+    EXPORT,
+    EXPORT_FORMAT,
+    export,
+    find_checkpoint,
+    find_weights,
+    read_checkpoint,
+    start_from,
+)
 
 
 @pytest.fixture(scope="module")

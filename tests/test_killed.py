@@ -8,7 +8,7 @@ import time
 import pytest
 
 import moments
-from pixelgen.runs import read_checkpoint
+from pixelgen.weights.runs import read_checkpoint
 from processes import HERE, finish, fit, start, status
 from test_parallel import contents
 

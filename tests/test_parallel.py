@@ -15,7 +15,7 @@ import pixelgen
 from pixelgen.fit import main
 from pixelgen.models import JiT
 from pixelgen.parallel import FSDP, check_synchronised, refuse_unsupported, shard
-from pixelgen.runs import read_checkpoint
+from pixelgen.weights.runs import read_checkpoint
 from processes import fit
 
 TOLERANCE = 2e-6  # float32 sums in another order

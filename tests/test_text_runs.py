@@ -14,8 +14,8 @@ from pixelgen.data import ShardData
 from pixelgen.encoders.text import TextEncoder
 from pixelgen.fit import main
 from pixelgen.flow import Euler, to_uint8
-from pixelgen.runs import export
 from pixelgen.sample import main as sample
+from pixelgen.weights.runs import export
 from shard_files import picture, write_tar
 from tiny_transformers import tiny_qwen3
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from jsonargparse import Namespace
 
-from pixelgen.runs import find_checkpoint, run_folder
+from pixelgen.weights.runs import find_checkpoint, run_folder
 
 LAST = "last"  # the value of --ckpt_path for "wherever this run was stopped"
 

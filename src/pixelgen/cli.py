@@ -37,7 +37,7 @@ from pixelgen.messages import one_sentence
 from pixelgen.models import Denoiser
 from pixelgen.module import PixelGen
 from pixelgen.parallel import FSDP, refuse_shards, refuse_unsupported
-from pixelgen.runs import check_resumable, find_checkpoint, run_folder, start_from, unused_folder
+from pixelgen.weights.runs import check_resumable, find_checkpoint, run_folder, start_from, unused_folder
 
 TRAINER_DEFAULTS = {
     "precision": "bf16-mixed",

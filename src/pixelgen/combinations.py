@@ -12,7 +12,7 @@ from jsonargparse import ArgumentParser
 
 from pixelgen.flow import Sampler
 from pixelgen.messages import one_sentence
-from pixelgen.runs import Average
+from pixelgen.weights.runs import Average
 
 SHARED = ("num_steps", "shift", "guidance", "guidance_min", "guidance_max", "t_eps")  # arguments that every sampler has
 

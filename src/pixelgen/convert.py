@@ -10,8 +10,8 @@ from jsonargparse import ArgumentParser
 from rich.console import Console
 
 from pixelgen.cli import stop_on_bad_input
-from pixelgen.published import QWEN, denoiser_of, model_config
-from pixelgen.runs import (
+from pixelgen.weights.published import QWEN, denoiser_of, model_config
+from pixelgen.weights.runs import (
     Average,
     average_name,
     denoiser_weights,

@@ -15,11 +15,11 @@ from rich.progress import track
 
 from pixelgen.cli import stop_on_bad_input
 from pixelgen.flow import Sampler
-from pixelgen.generation import agreement
-from pixelgen.launch import Precision, launch
 from pixelgen.prompted import FLAGS, Manner, make_prompted
-from pixelgen.runs import Average
 from pixelgen.sample import add_flags, parse
+from pixelgen.sets.generation import agreement
+from pixelgen.sets.launch import Precision, launch
+from pixelgen.weights.runs import Average
 
 IMAGES = 4
 """Of each prompt, in two rows of two."""

@@ -15,7 +15,6 @@ from lightning.fabric.utilities import rank_zero_only
 from rich.console import Console
 from torch.utils.data import Dataset
 
-from pixelgen import protocol
 from pixelgen.cli import stop_on_bad_input
 from pixelgen.data import ImageData
 from pixelgen.data.images import Item
@@ -23,14 +22,15 @@ from pixelgen.data.sets import open_images
 from pixelgen.encoders import DINOv2Features, FeatureExtractor  # noqa: F401, the command line finds it by name
 from pixelgen.encoders.inception import Inception
 from pixelgen.flow import Sampler
-from pixelgen.launch import Precision, launch
-from pixelgen.measure import Scores, Work, check_reference, scores_file
 from pixelgen.messages import one_sentence
 from pixelgen.metrics.evaluation import Metrics, warn_of_few
 from pixelgen.metrics.reference import refuse_stream, spread
 from pixelgen.metrics.statistics import Statistics
-from pixelgen.runs import Average, find_weights
 from pixelgen.sample import parse, sample
+from pixelgen.sets import protocol
+from pixelgen.sets.launch import Precision, launch
+from pixelgen.sets.measure import Scores, Work, check_reference, scores_file
+from pixelgen.weights.runs import Average, find_weights
 
 ALL_POSSIBLE = Metrics()
 PUBLISHED = 50_000  # images that published FIDs are computed from

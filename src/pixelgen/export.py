@@ -9,7 +9,7 @@ from jsonargparse import ArgumentParser
 from rich.console import Console
 
 from pixelgen.cli import stop_on_bad_input
-from pixelgen.runs import export
+from pixelgen.weights.runs import export
 
 
 def main(args: Sequence[str] | None = None) -> Path:

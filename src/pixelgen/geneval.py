@@ -20,8 +20,6 @@ from rich.table import Table
 from pixelgen.cli import stop_on_bad_input
 from pixelgen.data.shapes import ShapesData
 from pixelgen.flow import Sampler
-from pixelgen.generation import SETTINGS, agreement
-from pixelgen.launch import Precision, launch
 from pixelgen.metrics.geneval import (
     CocoDetector,
     Detector,
@@ -35,9 +33,11 @@ from pixelgen.metrics.geneval.folder import find_samples, judge_samples, lay_out
 from pixelgen.metrics.geneval.sets import find_prompts
 from pixelgen.prompted import FLAGS as SIZE
 from pixelgen.prompted import Manner, make_prompted
-from pixelgen.runs import Average
 from pixelgen.sample import add_flags, parse
-from pixelgen.sources import Source
+from pixelgen.sets.generation import SETTINGS, agreement
+from pixelgen.sets.launch import Precision, launch
+from pixelgen.weights.runs import Average
+from pixelgen.weights.sources import Source
 
 SCORES, RESULTS = "geneval.json", "results.jsonl"
 NOTE = (

@@ -10,11 +10,11 @@ from typing import Any
 from lightning import Fabric
 
 from pixelgen.flow import Sampler
-from pixelgen.generation import Request, generate
-from pixelgen.launch import Precision
-from pixelgen.runs import Average, load
 from pixelgen.sample import folder_name
-from pixelgen.sources import Source, fingerprint
+from pixelgen.sets.generation import Request, generate
+from pixelgen.sets.launch import Precision
+from pixelgen.weights.runs import Average, load
+from pixelgen.weights.sources import Source, fingerprint
 
 FLAGS: dict[str, dict[str, Any]] = {
     "size": {"nargs": 2, "type": int, "metavar": ("HEIGHT", "WIDTH"), "help": "the training size if not given"},

@@ -17,18 +17,18 @@ from lightning import Fabric
 from lightning.fabric.utilities import rank_zero_only
 from rich.console import Console
 
-from pixelgen.archive import read_image, write_npz
 from pixelgen.cli import stop_on_bad_input
-from pixelgen.conditions import parse_classes, parse_prompts
 from pixelgen.flow import Sampler
-from pixelgen.generation import Request, generate
-from pixelgen.launch import Precision, launch
 from pixelgen.messages import one_sentence
 from pixelgen.module import PixelGen
-from pixelgen.pictures import grid
-from pixelgen.posthoc import load_average
-from pixelgen.runs import Average
-from pixelgen.sources import Source, fingerprint
+from pixelgen.sets.archive import read_image, write_npz
+from pixelgen.sets.conditions import parse_classes, parse_prompts
+from pixelgen.sets.generation import Request, generate
+from pixelgen.sets.launch import Precision, launch
+from pixelgen.sets.pictures import grid
+from pixelgen.weights.posthoc import load_average
+from pixelgen.weights.runs import Average
+from pixelgen.weights.sources import Source, fingerprint
 
 SHOWN, COLUMNS = 64, 8  # images in grid.png, and in a row of it
 IN_TURN = "each class in turn"

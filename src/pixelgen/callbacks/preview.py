@@ -14,7 +14,7 @@ from torch import Tensor
 
 from pixelgen.callbacks.interlude import Schedule, data_prompts, interlude, takes_text
 from pixelgen.flow import to_uint8
-from pixelgen.pictures import PADDING, enlargement, grid
+from pixelgen.sets.pictures import PADDING, enlargement, grid
 
 MARGIN = 80  # pixels left of a row of `progress.png`, where its step is written
 STRIP = 8  # images in a row of `progress.png`

@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 
 from pixelgen.callbacks.ema import power_function_gamma
 from pixelgen.module import PixelGen
-from pixelgen.published import Weights, fill_denoiser
-from pixelgen.runs import Average, average_name, denoiser_weights, load, read_checkpoint
-from pixelgen.sources import PREFIX, Source, width_of
+from pixelgen.weights.published import Weights, fill_denoiser
+from pixelgen.weights.runs import Average, average_name, denoiser_weights, load, read_checkpoint
+from pixelgen.weights.sources import PREFIX, Source, width_of
 
 POOR = 0.1  # relative error of a profile above which a reconstruction is doubted
 

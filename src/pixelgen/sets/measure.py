@@ -11,14 +11,14 @@ from typing import Any
 from lightning import Fabric
 from torch.utils.data import Dataset
 
-from pixelgen import protocol
 from pixelgen.data.images import Item
 from pixelgen.data.sets import arrays, open_images
 from pixelgen.encoders.frozen import FeatureExtractor
-from pixelgen.generation import progress
 from pixelgen.metrics.evaluation import Evaluation, Metrics, warn_of_few
 from pixelgen.metrics.reference import read_reference, show
 from pixelgen.metrics.statistics import Statistics
+from pixelgen.sets import protocol
+from pixelgen.sets.generation import progress
 
 SCORES = "evaluation.json"
 OUTPUTS = {"sfid": "spatial", "inception_score": "logits"}  # what else than features they look at

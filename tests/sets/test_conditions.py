@@ -2,7 +2,7 @@
 
 import pytest
 
-from pixelgen.conditions import parse_classes, parse_prompts
+from pixelgen.sets.conditions import parse_classes, parse_prompts
 
 NAMES = ["red circle", "blue circle", "tench"]
 

@@ -24,8 +24,8 @@ from pixelgen.flow import Euler, Heun
 from pixelgen.losses import PDINO, REPA, Objective
 from pixelgen.losses.adaptive import AdaptiveWeight
 from pixelgen.models import JiT, TextJiT, jit, text_jit
-from pixelgen.published import Recipe, architecture, denoiser_of, in_our_shape, model_config, text_architecture
-from pixelgen.runs import average_name, denoiser_weights, export, read_checkpoint, start_from
+from pixelgen.weights.published import Recipe, architecture, denoiser_of, in_our_shape, model_config, text_architecture
+from pixelgen.weights.runs import average_name, denoiser_weights, export, read_checkpoint, start_from
 from tiny_transformers import tiny_qwen3
 
 TINY = {
@@ -175,7 +175,7 @@ def test_any_size_is_read_from_its_weights(options):
 
 @pytest.mark.parametrize("hidden_size", [16, 32, 72, 1152])
 def test_every_width_of_the_feed_forward_part_has_a_ratio(hidden_size):
-    from pixelgen.published import _mlp_ratio
+    from pixelgen.weights.published import _mlp_ratio
 
     for width in range(1, 6 * hidden_size):
         assert int(int(hidden_size * _mlp_ratio(hidden_size, width)) * 2 / 3) == width
@@ -227,7 +227,7 @@ def test_a_published_text_checkpoint_loads_and_converts(tmp_path, monkeypatch):
     raw, average = text_network(0), text_network(1)
     assert text_architecture(raw.state_dict()) == TINY_TEXT
     path = saved(release(raw, average), tmp_path)
-    monkeypatch.setattr("pixelgen.published.QWEN", str(tiny_qwen3()))
+    monkeypatch.setattr("pixelgen.weights.published.QWEN", str(tiny_qwen3()))
     out = main([str(path), "--to", str(tmp_path / "out"), "--text_encoder", str(tiny_qwen3())])
     encoder = TextEncoder(str(tiny_qwen3()), max_length=6)
     sampler = Euler(num_steps=2, guidance=2.0)
@@ -393,7 +393,7 @@ def test_the_way_out_of_a_file_with_python_objects(networks, tmp_path, monkeypat
     path = saved(whole | {"hyper_parameters": {"thing": Harmless()}}, tmp_path)
     with pytest.raises(ValueError, match=r"once and in a sandbox, as docs/published.md shows$"):
         pixelgen.load(path)
-    text = (Path(__file__).parent.parent / "docs" / "published.md").read_text()
+    text = (Path(__file__).parents[2] / "docs" / "published.md").read_text()
     (lines,) = (block for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "weights_only=False" in block)
     monkeypatch.chdir(tmp_path)
     exec(compile(lines, "published.md", "exec"), {})
@@ -525,7 +525,7 @@ def test_the_command_says_where_and_how_large(networks, files, tmp_path, capsys)
 
 
 def test_the_commands_of_the_documentation(files, tmp_path, monkeypatch):
-    text = (Path(__file__).parent.parent / "docs" / "published.md").read_text()
+    text = (Path(__file__).parents[2] / "docs" / "published.md").read_text()
     lines = [line for line in text.splitlines() if line.startswith("python -m pixelgen.convert")]
     monkeypatch.chdir(tmp_path)
     for name, layout in (("PixelGen_XL.ckpt", "release"), ("JiT-B.pth", "jit")):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pixelgen.models import Denoiser
-from pixelgen.published import Weights
+from pixelgen.weights.published import Weights
 
 POSITIONS = "pos_embed"
 TABLE = "y_embedder.embedding_table.weight"

@@ -8,9 +8,9 @@ import torch
 
 import pixelgen
 from pixelgen.callbacks.ema import power_function_gamma
-from pixelgen.posthoc import Profile, load_average, mixture, reconstruct
+from pixelgen.weights.posthoc import Profile, load_average, mixture, reconstruct
 from pixelgen.sample import main
-from pixelgen.sources import Source, width_of
+from pixelgen.weights.sources import Source, width_of
 
 
 def average(trajectory, step, width):

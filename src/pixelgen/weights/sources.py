@@ -14,8 +14,8 @@ from torch import nn
 
 from pixelgen.data import ImageData
 from pixelgen.messages import one_sentence
-from pixelgen.published import model_config
-from pixelgen.runs import Average, average_name, denoiser_weights, find_weights, read_checkpoint, run_folder
+from pixelgen.weights.published import model_config
+from pixelgen.weights.runs import Average, average_name, denoiser_weights, find_weights, read_checkpoint, run_folder
 
 PREFIX = "width"  # of the names of power-function averages
 

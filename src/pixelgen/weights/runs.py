@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from pixelgen.messages import one_sentence
 from pixelgen.module import PixelGen
 from pixelgen.parallel import is_sharded, read_shards
-from pixelgen.published import (
+from pixelgen.weights.published import (
     Weights,
     below,
     fill_denoiser,
@@ -29,7 +29,7 @@ from pixelgen.published import (
     refuse_other_network,
     unreadable,
 )
-from pixelgen.transfer import transferred
+from pixelgen.weights.transfer import transferred
 
 Average = bool | float | str
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pixelgen.archive import write_npz
+from pixelgen.sets.archive import write_npz
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from pixelgen.pictures import PADDING, enlargement, grid
+from pixelgen.sets.pictures import PADDING, enlargement, grid
 
 
 def images(count, height, width):

@@ -9,10 +9,11 @@ import torch
 from lightning import Fabric
 from PIL import Image
 
-from pixelgen import PixelGen, generation
+from pixelgen import PixelGen
 from pixelgen.flow import Heun, to_uint8
-from pixelgen.generation import METADATA, Request, generate, network_batch
 from pixelgen.models import JiT
+from pixelgen.sets import generation
+from pixelgen.sets.generation import METADATA, Request, generate, network_batch
 
 SETTINGS = {"sampler": {"class": "Heun", "num_steps": 2}, "seed": 0}
 
