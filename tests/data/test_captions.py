@@ -65,11 +65,26 @@ def test_the_same_generator_gives_the_same_caption():
 
 
 @pytest.mark.parametrize(
-    "files", [{}, {"txt": b" \n"}, {"json": b"{}"}, {"json": b"[1]"}, {"json": b"{"}, {"txt": b"\xff\xfe\xff"}]
+    "files",
+    [
+        {},
+        {"txt": b" \n"},
+        {"json": b"{}"},
+        {"json": b"[1]"},
+        {"json": b"{"},
+        {"json": b"[" * 10**5},
+        {"txt": b"\xff\xfe\xff"},
+    ],
 )
 def test_no_caption_is_an_error(files):
     with pytest.raises(ValueError):  # noqa: PT011, the message is that of the reader of the file
         Captions()(files, Random(0))
+
+
+def test_halves_of_surrogate_pairs_are_left_out():
+    """Tokenizers refuse them, which would end the run."""
+    files = {"json": rb'{"caption": ["a \ud83dcat \ud83d\ude00", "\udc00"]}'}
+    assert drawn(Captions(prefix_probability=0), files) == {"a cat \U0001f600": 2000}
 
 
 @pytest.mark.parametrize("wrong", [{"weights": {}}, {"weights": {"txt": -1}}, {"weights": {"txt": 0}}])

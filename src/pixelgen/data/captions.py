@@ -70,9 +70,8 @@ class Captions:
             texts["txt"] = files["txt"].decode("utf-8-sig")
         names = ("caption",) if self.weights is None else tuple(name for name, w in self.weights.items() if w)
         if "json" in files and not (self.weights is None and texts) and set(names) - {"txt"}:
-            fields = json.loads(files["json"])
-            if isinstance(fields, dict):
-                texts |= {name: fields[name] for name in names if name in fields}
+            fields = json_fields(files["json"])
+            texts |= {name: fields[name] for name in names if name in fields}
         return {name: some for name, value in texts.items() if (some := _texts(value))}
 
     def _prefixed(self, caption: str, random: Random) -> str:
@@ -89,4 +88,19 @@ def caption_files(image: Path) -> dict[str, bytes]:
 def _texts(value: Any) -> list[str]:
     """The texts in a field that are not empty, without the white space around them."""
     values = value if isinstance(value, list) else [value]
-    return [text.strip() for text in values if isinstance(text, str) and text.strip()]
+    # json may hold halves of surrogate pairs, which are no characters, and at which tokenizers stop the run
+    texts = (text.encode(errors="ignore").decode().strip() for text in values if isinstance(text, str))
+    return [text for text in texts if text]
+
+
+def json_fields(content: bytes) -> dict[str, Any]:
+    """The fields of a json file; none if it holds something else than an object.
+
+    Raises:
+        ValueError: if it cannot be read.
+    """
+    try:
+        fields = json.loads(content)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+    return fields if isinstance(fields, dict) else {}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from io import BytesIO
 from random import Random
@@ -12,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from pixelgen.data.captions import Captions
+from pixelgen.data.captions import Captions, json_fields
 from pixelgen.data.imagenet import to_rgb
 from pixelgen.data.images import Item, centre_crop
 from pixelgen.data.tars import IMAGES, Sample
@@ -120,7 +119,7 @@ def label_of(files: Mapping[str, bytes], num_classes: int, class_names: Sequence
         text = files["cls"].decode("utf-8", errors="replace").strip()
     elif "json" in files:
         try:
-            fields = json.loads(files["json"])
+            fields = json_fields(files["json"])
         except ValueError as error:
             raise Unusable("no label", f"its json: {error}") from error
         text = next((fields[name] for name in ("label", "cls") if name in fields), None)
