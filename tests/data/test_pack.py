@@ -61,6 +61,32 @@ def test_damaged_images_and_missing_captions_are_named(tmp_path, capsys):
     assert "b/1.png: no caption" in out
 
 
+def test_captions_that_say_nothing_are_as_if_missing(tmp_path):
+    fill(tmp_path / "in")
+    for name, content in {"a/0": b" \n", "b/1": b"\xff", "a/2": b"\xef\xbb\xbf"}.items():
+        (tmp_path / "in" / f"{name}.txt").write_bytes(content)
+    (tmp_path / "in/a/2.json").write_bytes(b"[1]")
+    (tmp_path / "in/b/1.json").write_bytes(b'{"alt": "grey 10"}')
+    packed = pack(tmp_path / "in", tmp_path / "out")
+    assert sorted(packed.left_out) == [f"{tmp_path}/in/a/{i}.png: no caption" for i in (0, 2)]
+    files = [tuple(sample.files) for sample in samples(tmp_path / "out")]
+    assert sorted(files) == [("png", "json"), *[("png", "txt")] * 3]
+
+
+def test_hidden_folders_are_passed_over(tmp_path):
+    fill(tmp_path / "in", captions=False)
+    fill(tmp_path / "in" / ".ipynb_checkpoints", captions=False)
+    assert pack(tmp_path / "in", tmp_path / "out").images == 6
+
+
+@pytest.mark.parametrize("options", [{"size": 0}, {"shard_mb": 0}])
+def test_impossible_sizes_are_refused_before_anything_is_written(tmp_path, options):
+    fill(tmp_path / "in")
+    with pytest.raises(ValueError, match="give a positive number, and at least 1"):
+        pack(tmp_path / "in", tmp_path / "out", **options)
+    assert not (tmp_path / "out.unfinished").exists()
+
+
 def test_large_images_are_shrunk_and_encoded(tmp_path):
     fill(tmp_path / "in", size=(40, 20))
     pack(tmp_path / "in", tmp_path / "out", size=10, encoding="webp")

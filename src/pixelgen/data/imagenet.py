@@ -176,7 +176,10 @@ class ImageFolderData(ImageData):
 
 def list_images(folder: Path) -> list[str]:
     """Paths of the images anywhere below a folder, sorted; hidden ones (`._x.jpg` of some archives) left out."""
-    found = (os.path.join(parent, name) for parent, _, names in os.walk(folder) for name in names if _is_image(name))
+    found = []
+    for parent, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]  # which os.walk then goes into
+        found += [os.path.join(parent, name) for name in names if _is_image(name)]
     return sorted(found)
 
 

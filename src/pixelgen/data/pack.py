@@ -7,6 +7,7 @@ import shutil
 import sys
 import tarfile
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
@@ -17,7 +18,7 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import track
 
-from pixelgen.data.captions import caption_files
+from pixelgen.data.captions import caption_files, json_fields
 from pixelgen.data.decoding import Unusable, image_of
 from pixelgen.data.imagenet import class_folders, list_images
 from pixelgen.data.shards import CLASSES
@@ -48,8 +49,8 @@ def pack(
 
     An image's caption is the txt or json file of the same name (`x.jpg`, `x.txt`). If no image has one, the folders in
     `folder` are classes, and their sorted names go to `classes.txt` beside the shards. Every image is decoded once;
-    damaged ones, and those without a caption where others have one, are left out and named. Shards are written to
-    `<to>.unfinished`, which gets its name when all is done: what was interrupted is started again.
+    damaged ones, and those without a caption that can be read where others have one, are left out and named. Shards
+    are written to `<to>.unfinished`, which gets its name when all is done: what was interrupted is started again.
 
     Args:
         folder: where the images are: jpg, jpeg, png, webp, bmp, at any depth.
@@ -60,8 +61,10 @@ def pack(
         seed: of the order.
 
     Raises:
-        ValueError: if the target is used, there are no images, or none can be packed.
+        ValueError: if the target is used, sizes make no sense, there are no images, or none can be packed.
     """
+    if shard_mb <= 0 or (size is not None and size < 1):
+        raise ValueError(f"shard_mb is {shard_mb} and size {size}: give a positive number, and at least 1")
     if to.exists() and (not to.is_dir() or any(to.iterdir())):
         raise ValueError(f"{to} exists already: give another folder with --to, or remove it")
     files = list_images(folder) if folder.is_dir() else []
@@ -98,7 +101,7 @@ def _samples(
     """The files of each sample by extension; what cannot be used is noted in `packed`."""
     for file in track(files, "Packing", console=Console(stderr=True)):
         path = Path(file)
-        beside = caption_files(path) if captioned else {}
+        beside = _readable(caption_files(path)) if captioned else {}
         if names is not None:
             beside = {"cls": str(names.index(path.relative_to(folder).parts[0])).encode()}
         if captioned and not beside:
@@ -108,6 +111,16 @@ def _samples(
             yield _encoded(path, size, encoding) | beside
         except Unusable as verdict:
             packed.left_out.append(f"{path}: {verdict}")
+
+
+def _readable(captions: dict[str, bytes]) -> dict[str, bytes]:
+    """Those of the caption files that hold something: text, or fields of json."""
+    kept = {}
+    for extension, content in captions.items():
+        with suppress(ValueError):
+            if json_fields(content) if extension == "json" else content.decode("utf-8-sig").strip():
+                kept[extension] = content
+    return kept
 
 
 def _encoded(path: Path, size: int | None, encoding: str | None) -> dict[str, bytes]:
