@@ -151,6 +151,21 @@ def test_one_warning_and_the_count_for_what_cannot_be_used(tmp_path):
     assert any("small image: e in " in message and "16 x 7 pixels, fewer than 8" in message for message in told)
 
 
+def test_counts_go_on_with_the_run_and_stay_the_sum_of_all_processes(tmp_path):
+    samples = [("a", {"png": picture(1), "txt": "1"}), ("b", {"png": picture(2)})]
+    of = [Source("s", (str(write_tar(tmp_path / "a.tar", samples)),))]
+    with pytest.warns(UserWarning, match="no caption"):
+        stopped = Run(of, batch_size=1).train(4)
+    state = stopped.loader.state_dict()
+    counted = stopped.loader.skipped.sum()
+    assert counted >= 3
+    resumed = [Run(of, batch_size=1, rank=rank, world_size=2).loader for rank in (0, 1)]
+    for loader in resumed:
+        with pytest.warns(UserWarning, match="processes 1 -> 2"):
+            loader.load_state_dict(state)
+    assert [loader.skipped.sum() for loader in resumed] == [counted, 0]
+
+
 def test_batches_hold_tensors_and_captions_only(tmp_path):
     (batch,) = islice(Run(sources(tmp_path, [4]), decoder=Decoder(8, num_classes=7, captions=CAPTIONS)).loader, 1)
     assert {name: type(value) for name, value in batch.items()} == {

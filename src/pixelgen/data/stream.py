@@ -154,7 +154,7 @@ class ShardLoader:
         stream: What makes the batches.
         epoch_batches: Batches in an epoch of this process.
         consumed: Returns the number of batches trained on so far; asked when reading begins and for each `state_dict`.
-        gather: Makes the states of all processes, (processes, workers, numbers), out of this one's.
+        gather: Stacks a tensor of integers of all processes, this one's being given.
         endless: Whether an epoch goes on where the last one ended; false for the same batches in each.
         options: Arguments of the `DataLoader`.
     """
@@ -195,12 +195,18 @@ class ShardLoader:
             yield batch
 
     def state_dict(self) -> dict[str, Any]:
-        """The order of samples, and where each reader of each process stands in it. Call it in all processes."""
+        """The order of samples, where each reader of each process stands in it, and what was left out so far.
+
+        Call it in all processes.
+        """
         states = torch.tensor([self._state(part) for part in range(self.workers)])
-        return self._order() | {"states": self.gather(states).tolist()}
+        gathered = {"states": self.gather(states).tolist(), "skipped": self.gather(self.skipped).sum(0).tolist()}
+        return self._order() | gathered
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where a run stopped; with other readers or sources, after the passes that it had begun."""
+        if self.stream.rank == 0 and "skipped" in state:  # counts are added up over the processes
+            self.skipped = torch.tensor(state["skipped"])
         own = self._order()
         changed = [f"{name} {state[name]} -> {own[name]}" for name in own if state[name] != own[name]]
         if not changed:
