@@ -10,7 +10,7 @@ from PIL import Image
 
 import pixelgen
 from pixelgen.cli import CLI
-from pixelgen.data import ShardData
+from pixelgen.data import Captions, ShardData
 from pixelgen.encoders.text import TextEncoder
 from pixelgen.fit import main
 from pixelgen.flow import Euler, to_uint8
@@ -169,6 +169,16 @@ def test_a_folder_of_captioned_images_trains(tmp_path):
     cli = main([*data, *QUIET, *denoiser, *run])
     assert cli.datamodule.prompts(2) == ["a photo 0", "a photo 1"]
     assert (tmp_path / "run" / "previews" / "step_0000001.png").exists()
+
+
+def test_prompts_of_shards_are_read_once(tmp_path):
+    """A server that does not answer when a later preview is due ends no run."""
+    path = write_tar(tmp_path / "0.tar", [(str(i), {"png": picture(i), "txt": f"photo {i}"}) for i in range(3)])
+    data = ShardData(str(path), image_size=8, captions=Captions(prefix_probability=0))
+    assert data.prompts(4) == ["photo 0", "photo 1", "photo 2", "photo 0"]
+    path.unlink()
+    assert data.prompts(4) == ["photo 0", "photo 1", "photo 2", "photo 0"]
+    assert data.prompts(2) == ["photo 0", "photo 1"]
 
 
 def states():

@@ -113,6 +113,8 @@ class ShardData(ImageData):
         self._decode_val = Decoder(image_size, seed, **options)
         self._loader: ShardLoader | None = None
         self._probed = False
+        self._prompts: list[str] = []  # of the first samples, as many as were asked for
+        self._asked = 0
 
     @property
     def num_classes(self) -> int | None:
@@ -148,10 +150,11 @@ class ShardData(ImageData):
         Raises:
             ValueError: if the samples have no captions, only text states.
         """
-        captions = list(islice(self._captions(), count))
-        if not captions:
+        if count > self._asked:  # read once: later, a server may not answer
+            self._prompts, self._asked = list(islice(self._captions(), count)), count
+        if not self._prompts:
             raise ValueError("the shards hold no captions that could serve as prompts: give prompts to the callback")
-        return [captions[i % len(captions)] for i in range(count)]
+        return [self._prompts[i % len(self._prompts)] for i in range(count)]
 
     def _captions(self) -> Iterator[str]:
         """Captions of the first source, in the order of its shards."""
