@@ -8,8 +8,8 @@ import torch
 
 import pixelgen
 from pixelgen.callbacks.ema import power_function_gamma
-from pixelgen.weights.posthoc import Profile, load_average, mixture, reconstruct
 from pixelgen.sample import main
+from pixelgen.weights.posthoc import Profile, load_average, mixture, reconstruct
 from pixelgen.weights.sources import Source, width_of
 
 
