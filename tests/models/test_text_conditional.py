@@ -5,6 +5,7 @@ import torch
 
 from golden_files import load_golden, section
 from pixelgen.models import TextJiT, text_jit
+from pixelgen.models.layers import position_embedding
 from pixelgen.models.memory import training_memory
 from pixelgen.models.rotary import alternating_table
 
@@ -52,6 +53,38 @@ def test_published_size():
     assert "pos_embed" not in dict(model.named_parameters())
 
 
+def test_entries_at_full_size():
+    """Every name and shape of the published checkpoint, written out from its description."""
+    attention = {f"attn.{name}.weight": (64,) for name in ("q_norm", "k_norm")}
+    attention |= {"attn.proj.weight": (1536, 1536), "attn.proj.bias": (1536,)}
+    rest = {"mlp.w12.weight": (12288, 1536), "mlp.w3.weight": (1536, 6144), "norm1.weight": (1536,)}
+    rest |= {"norm2.weight": (1536,), "adaLN_modulation.0.weight": (9216, 1536), "adaLN_modulation.0.bias": (9216,)}
+    image = {"attn.qkv_x.weight": (4608, 1536), "attn.kv_y.weight": (3072, 1536), **attention, **rest}
+    refine = {"attn.qkv.weight": (4608, 1536), **attention, **rest}
+    expected = {
+        "pos_embed": (1, 1024, 1536),
+        "x_embedder.proj1.weight": (256, 768),
+        "x_embedder.proj2.weight": (1536, 256),
+        "x_embedder.proj2.bias": (1536,),
+        "t_embedder.mlp.0.weight": (1536, 256),
+        "t_embedder.mlp.0.bias": (1536,),
+        "t_embedder.mlp.2.weight": (1536, 1536),
+        "t_embedder.mlp.2.bias": (1536,),
+        "y_embedder.proj.weight": (1536, 2048),
+        "y_embedder.proj.bias": (1536,),
+        "y_embedder.norm.weight": (1536,),
+        "y_pos_embedding": (1, 128, 1536),
+        "final_layer.linear.weight": (768, 1536),
+        "final_layer.linear.bias": (768,),
+        **{f"blocks.{i}.{name}": shape for i in range(16) for name, shape in image.items()},
+        **{f"text_refine_blocks.{i}.{name}": shape for i in range(4) for name, shape in refine.items()},
+    }
+    with torch.device("meta"):
+        state = text_jit().state_dict()
+    assert {name: tuple(value.shape) for name, value in state.items()} == expected
+    assert len(expected) == 250
+
+
 def test_starts_by_predicting_zero():
     x = torch.randn(2, 3, 8, 8)
     assert torch.equal(tiny()(x, torch.rand(2), states()), torch.zeros_like(x))
@@ -88,6 +121,24 @@ def test_other_sizes_and_shapes_get_their_own_positions():
     x, t = torch.randn(1, 3, 16, 16), torch.rand(1)
     assert torch.equal(small(x, t, states(1)), large.eval()(x, t, states(1)))
     assert small(torch.randn(1, 3, 12, 8), t, states(1)).shape == (1, 3, 12, 8)
+
+
+def test_positions_of_another_size_are_computed_once(monkeypatch):
+    computed = []
+
+    def counted(*arguments):
+        computed.append(arguments)
+        return position_embedding(*arguments)
+
+    model = tiny()
+    monkeypatch.setattr("pixelgen.models.denoiser.position_embedding", counted)
+    with torch.inference_mode():
+        first = model.positions(2, 7)
+    assert torch.equal(first, position_embedding(16, 2, 7))
+    assert model.positions(2, 7) is first
+    assert not first.is_inference()  # fit for training later
+    assert model.double().positions(2, 7).dtype == torch.float64
+    assert computed == [(16, 2, 7)] * 2
 
 
 @pytest.mark.parametrize("masked", [False, True])

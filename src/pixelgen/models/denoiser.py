@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
@@ -130,8 +131,16 @@ class Denoiser(nn.Module):
         return height // self.patch_size, width // self.patch_size
 
     def positions(self, rows: int, columns: int) -> Tensor:
-        """Position embedding of a grid: the stored one for the training size, else computed anew."""
+        """Position embedding of a grid: the stored one for the training size, else one computed and remembered."""
         size = self.image_size // self.patch_size
         if (rows, columns) == (size, size):
             return self.pos_embed
-        return position_embedding(self.pos_embed.shape[-1], rows, columns).to(self.pos_embed)
+        width, stored = self.pos_embed.shape[-1], self.pos_embed
+        return _positions(width, rows, columns, stored.device, stored.dtype)
+
+
+@lru_cache(maxsize=16)
+@torch.inference_mode(False)
+def _positions(width: int, rows: int, columns: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """Remembered, since computing it takes longer than a step of sampling; must not be changed in place."""
+    return position_embedding(width, rows, columns).to(device, dtype)
