@@ -33,6 +33,11 @@ def test_states_are_the_last_hidden_ones_padded_on_the_right(qwen):
     assert not states.requires_grad
 
 
+def test_rotary_frequencies_are_rounded_as_in_the_release(qwen):
+    """`Qwen3Model.from_pretrained(…).to(bfloat16)`: the published denoiser was trained on what comes of that."""
+    assert {buffer.dtype for name, buffer in qwen.network.named_buffers() if "inv_freq" in name} == {torch.bfloat16}
+
+
 def test_the_empty_prompt_is_finite_and_kept(qwen):
     """Qwen's tokenizer makes nothing but padding of it."""
     assert qwen.empty.isfinite().all()

@@ -47,7 +47,7 @@ def load_network(
         kind: name of the class in transformers.
         source: a folder, or the name of a repository on the hub.
         revision: branch, tag or commit on the hub.
-        dtype: of the weights.
+        dtype: of weights and buffers.
         unused: beginnings of names of weights that may be missing.
         options: of `from_pretrained`.
     """
@@ -56,7 +56,7 @@ def load_network(
     wrong += [key for key, *_ in report["mismatched_keys"]]
     if wrong:
         raise ValueError(f"{source} lacks {len(wrong)} weights of {kind} ({sorted(wrong)[0]}, …): give another source")
-    return network.to(dtype)
+    return network.to(dtype)  # with its buffers: the published text model knows Qwen3's rotary frequencies in bf16
 
 
 def load_from(kind: str, source: str, revision: str | None = None, **options: Any) -> Any:
