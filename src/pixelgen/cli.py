@@ -32,6 +32,7 @@ from pixelgen.arguments import (
     with_nulls,
 )
 from pixelgen.callbacks import Callbacks, Progress
+from pixelgen.conditioning import check_captions
 from pixelgen.data import ImageData
 from pixelgen.messages import one_sentence
 from pixelgen.models import Denoiser
@@ -271,13 +272,7 @@ def check(model: PixelGen, data: ImageData) -> None:
             f"the data has {found}, but the denoiser is built for num_classes {denoiser.num_classes}: "
             "leave num_classes out to take the data's, or set it to null to train without labels"
         )
-    if denoiser.text_shape is not None and not data.captions:
-        raise ValueError(
-            f"{type(denoiser).__name__} learns from captions, but the data has none: choose data with captions "
-            "(for ShapesData, data.captions true), or JiT for images with labels or without"
-        )
-    if denoiser.text_shape is not None and model.text_encoder is None:
-        raise ValueError(f"{type(denoiser).__name__} takes prompts: give the model a text_encoder")
+    check_captions(denoiser, model.text_encoder, data)
 
 
 def default_loggers(folder: Path) -> list[Logger]:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pixelgen.data import ImageData
 from pixelgen.encoders.text import TextEncoder
 from pixelgen.flow import Sampler
 from pixelgen.models import Denoiser
@@ -37,6 +38,42 @@ def check_text(denoiser: Denoiser, text_encoder: TextEncoder | None) -> None:
             f"the denoiser's mask_padding is {denoiser.mask_padding}, but the text encoder's zero_padding is "
             f"{text_encoder.zero_padding}: padding is masked with both, and looked at, as released, with neither"
         )
+
+
+def check_captions(denoiser: Denoiser, text_encoder: TextEncoder | None, data: ImageData) -> None:
+    """Refuse data, already set up, without what a denoiser that takes text needs, or with states of other encoders.
+
+    Raises:
+        ValueError: naming what is missing or differs.
+    """
+    if denoiser.text_shape is None:
+        return
+    if not data.captions:
+        raise ValueError(
+            f"{type(denoiser).__name__} learns from captions, but the data has none: choose data with captions "
+            "(for ShapesData, data.captions true; for others, data.captions Captions), or JiT for images without text"
+        )
+    if text_encoder is None:
+        raise ValueError(f"{type(denoiser).__name__} takes prompts: give the model a text_encoder")
+    if data.text_shape not in (None, denoiser.text_shape):
+        found, own = ("{} text states of width {}".format(*shape) for shape in (data.text_shape, denoiser.text_shape))
+        raise ValueError(
+            f"the shards hold {found}, but the denoiser is built for {own}: encode the shards anew with the model's "
+            "text_encoder (python -m pixelgen.encode)"
+        )
+    for settings in data.text_settings:
+        for name in ("max_length", "width", "zero_padding", "weights"):
+            made, given = settings.get(name), text_encoder.settings[name]
+            if made != given and _kind(made) == _kind(given):
+                raise ValueError(
+                    f"the text states in the shards were made by {settings.get('model')} with {name} {made}, but the "
+                    f"model's text_encoder has {given}: give it the same, or encode the shards anew"
+                )
+
+
+def _kind(value: object) -> str:
+    """Whether weights are named by a hash of a folder or a commit on the hub; these cannot be compared."""
+    return str(value).partition(":")[0] if ":" in str(value) else ""
 
 
 def encode(text_encoder: TextEncoder | None, prompts: Sequence[str], device: torch.device) -> Tensor:

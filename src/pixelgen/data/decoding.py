@@ -68,7 +68,7 @@ class Decoder:
         Raises:
             Unusable: If there is none.
         """
-        random = Random(f"{self.seed}/{sample.epoch}/{sample.shard.rpartition('/')[2]}/{sample.key}")
+        random = random_of(sample, self.seed)
         flip = self.flip and random.random() < 0.5
         item: Item = {}
         if self.num_classes is not None:
@@ -83,6 +83,11 @@ class Decoder:
         pixels = np.array(_attempt(lambda image: centre_crop(to_rgb(image), self.image_size), files, self.min_side))
         pixels = pixels[:, ::-1] if flip else pixels
         return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
+
+
+def random_of(sample: Sample, seed: int) -> Random:
+    """What decides about a sample in its pass: a caption, then a flip."""
+    return Random(f"{seed}/{sample.epoch}/{sample.shard.rpartition('/')[2]}/{sample.key}")
 
 
 def image_of(files: Mapping[str, bytes], min_side: int = 0) -> Image.Image:

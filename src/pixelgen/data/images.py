@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 from abc import abstractmethod
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -49,6 +50,8 @@ class ImageData(LightningDataModule):
 
     class_names: list[str] | None = None
     captions: bool = False  # whether batches carry `caption`, or text states as `text`
+    text_shape: tuple[int, ...] | None = None  # (L, E) of precomputed text states, known after `setup`
+    text_settings: Sequence[dict[str, Any]] = ()  # of the text encoders that made them, where known
 
     def __init__(self, image_size: int, batch_size: int = 32, num_workers: int = 0, seed: int = 0) -> None:
         super().__init__()

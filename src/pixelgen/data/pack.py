@@ -22,7 +22,7 @@ from pixelgen.data.captions import caption_files, json_fields
 from pixelgen.data.decoding import Unusable, image_of
 from pixelgen.data.imagenet import class_folders, list_images
 from pixelgen.data.shards import CLASSES
-from pixelgen.data.tars import IMAGES
+from pixelgen.data.tars import IMAGES, finish_folder, unfinished_folder, write_sample
 
 NAMED = 10  # files that the report names
 
@@ -65,15 +65,13 @@ def pack(
     """
     if shard_mb <= 0 or (size is not None and size < 1):
         raise ValueError(f"shard_mb is {shard_mb} and size {size}: give a positive number, and at least 1")
-    if to.exists() and (not to.is_dir() or any(to.iterdir())):
-        raise ValueError(f"{to} exists already: give another folder with --to, or remove it")
+    unfinished = unfinished_folder(to)
     files = list_images(folder) if folder.is_dir() else []
     if not files:
         raise ValueError(f"there are no images in {folder}: give a folder with jpg, jpeg, png, webp or bmp files")
     captioned = any(caption_files(Path(file)) for file in files)
     names = None if captioned else class_folders(folder)
     Random(seed).shuffle(files)
-    unfinished = to.with_name(f"{to.name}.unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True)
     packed = Packed(to)
@@ -83,9 +81,7 @@ def pack(
         raise ValueError(f"none of the {len(files)} images in {folder} can be packed: {packed.left_out[0]}")
     if names is not None:
         (unfinished / CLASSES).write_text("".join(f"{name}\n" for name in names))
-    if to.exists():
-        to.rmdir()
-    unfinished.rename(to)
+    finish_folder(to)
     return packed
 
 
@@ -146,11 +142,8 @@ def _write(samples: Iterator[dict[str, bytes]], folder: Path, limit: int, packed
                 tar.close()
             tar, held = tarfile.open(folder / f"{packed.shards:05d}.tar", "w"), 0  # noqa: SIM115, closed at the next one
             packed.shards += 1
-        for extension, content in files.items():
-            member = tarfile.TarInfo(f"{packed.images:08d}.{extension}")
-            member.size = len(content)
-            tar.addfile(member, io.BytesIO(content))
-            held += len(content)
+        write_sample(tar, f"{packed.images:08d}", files)
+        held += sum(map(len, files.values()))
         packed.images += 1
     if tar is not None:
         tar.close()

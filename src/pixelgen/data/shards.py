@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import suppress
 from itertools import islice
@@ -20,6 +21,8 @@ from pixelgen.data.tars import Skipped, expand, is_remote, read_shard
 
 CLASSES = "classes.txt"
 """Names of the classes, one a line, beside the shards."""
+ENCODER = "text_states.json"
+"""Settings of the text encoder that made the text states, beside the shards."""
 PROBED = 10_000
 """Samples tried before a source is given up as having none that can be used."""
 
@@ -96,6 +99,7 @@ class ShardData(ImageData):
         self.sources = _sources(patterns, weights)
         self.val_sources = [] if val_shards is None else _sources([val_shards], None)
         self.class_names = class_names or _names_beside(self.sources[0].shards[0])
+        self.text_settings = _settings_beside([*self.sources, *self.val_sources]) if text_states else ()
         if num_classes is not None and self.class_names and num_classes != len(self.class_names):
             raise ValueError(
                 f"num_classes is {num_classes}, but there are {len(self.class_names)} names of classes: leave "
@@ -135,8 +139,8 @@ class ShardData(ImageData):
         for decode, sources in ((self._decode, self.sources), (self._decode_val, self.val_sources)):
             for source in sources:
                 item = first_item(source, decode)
-                if "text" in item:
-                    decode.text_shape = tuple(item["text"].shape)
+                if "text" in item:  # all sources must have the same
+                    self.text_shape = self._decode.text_shape = self._decode_val.text_shape = tuple(item["text"].shape)
         self._probed = True
 
     def teardown(self, stage: str | None = None) -> None:
@@ -157,13 +161,12 @@ class ShardData(ImageData):
         return [self._prompts[i % len(self._prompts)] for i in range(count)]
 
     def _captions(self) -> Iterator[str]:
-        """Captions of the first source, in the order of its shards."""
-        skipped = Skipped(quiet=True)
+        """Captions of the first source, in the order of its shards; also where batches have states instead."""
+        captions = self._decode.captions or Captions(prefix_probability=0)
+        decode, skipped = Decoder(self.image_size, self.seed, captions=captions), Skipped(quiet=True)
         for sample in (sample for shard in self.sources[0].shards for sample in read_shard(shard, skipped)):
             with suppress(Unusable):
-                item = self._decode(sample)
-                if "caption" in item:
-                    yield item["caption"]
+                yield decode(sample)["caption"]
 
     def train_dataset(self) -> ShardStream:
         """The training batches of this process, without end."""
@@ -227,6 +230,15 @@ def _names_beside(shard: str) -> list[str] | None:
     if is_remote(shard) or not path.is_file():
         return None
     return [line.strip() for line in path.read_text().splitlines() if line.strip()]
+
+
+def _settings_beside(sources: list[Source]) -> list[dict[str, Any]]:
+    """Settings of the encoders whose states local sources hold, as far as their folders tell."""
+    found = dict.fromkeys(Path(s.shards[0]).parent / ENCODER for s in sources if not is_remote(s.shards[0]))
+    try:
+        return [json.loads(path.read_text()) for path in found if path.is_file()]
+    except ValueError as error:
+        raise ValueError(f"{ENCODER} beside the shards is damaged ({error}): encode them anew") from error
 
 
 def first_item(source: Source, decode: Decoder) -> Item:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import glob
+import io
 import os
 import tarfile
 import warnings
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -165,3 +166,29 @@ def _files(stream: Any) -> Iterator[tuple[str, bytes]]:
             if content is not None and not Path(member.name).name.startswith((".", "__")):
                 yield member.name, content.read()
             tar.members.clear()  # type: ignore[attr-defined]  # else every header of the shard stays in memory
+
+
+def write_sample(tar: tarfile.TarFile, key: str, files: Mapping[str, bytes]) -> None:
+    """Append a sample to a tar: its files by extension."""
+    for extension, content in files.items():
+        member = tarfile.TarInfo(f"{key}.{extension}")
+        member.size = len(content)
+        tar.addfile(member, io.BytesIO(content))
+
+
+def unfinished_folder(to: Path) -> Path:
+    """Where shards for a folder are written until all is done.
+
+    Raises:
+        ValueError: if the folder is in use.
+    """
+    if to.exists() and (not to.is_dir() or any(to.iterdir())):
+        raise ValueError(f"{to} exists already: give another folder with --to, or remove it")
+    return to.with_name(f"{to.name}.unfinished")
+
+
+def finish_folder(to: Path) -> None:
+    """Give the unfinished folder its name."""
+    if to.exists():
+        to.rmdir()
+    unfinished_folder(to).rename(to)

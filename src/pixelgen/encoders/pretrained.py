@@ -28,9 +28,14 @@ def load_pretrained(kind: str, source: str, revision: str | None = None) -> tupl
         ValueError: if transformers, the files or the network are missing, or weights do not fit.
     """
     network = load_network(kind, source, revision)
-    commit = getattr(network.config, "_commit_hash", None)
-    name = f"sha256:{_weights_sha256(Path(source))}" if Path(source).is_dir() else str(commit or revision)
-    return network, name
+    return network, weights_name(network.config, source, revision)
+
+
+def weights_name(config: Any, source: str, revision: str | None = None) -> str:
+    """What names the weights of a network with this config: the commit on the hub, or the SHA-256 in the folder."""
+    if Path(source).is_dir():
+        return f"sha256:{_weights_sha256(Path(source))}"
+    return str(getattr(config, "_commit_hash", None) or revision)
 
 
 def load_network(

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from pixelgen.encoders.frozen import FrozenEncoder
-from pixelgen.encoders.pretrained import load_from, load_network
+from pixelgen.encoders.pretrained import load_from, load_network, weights_name
 
 
 class TextEncoder(FrozenEncoder):
@@ -48,7 +49,8 @@ class TextEncoder(FrozenEncoder):
             raise ValueError(f"max_length is {max_length} and remember {remember}: give at least 1 and 0")
         options: Any = {"unused": ("pooler.",), "use_safetensors": True, "trust_remote_code": False}
         network = load_network("AutoModel", model, revision, getattr(torch, dtype), **options)
-        if network.config.is_encoder_decoder:
+        network_config = network.config
+        if network_config.is_encoder_decoder:
             network = network.get_encoder()
         super().__init__(getattr(network, "text_model", network))  # CLIP and its relatives hold two networks
         self.tokenizer = load_from("AutoTokenizer", model, revision, trust_remote_code=False)
@@ -57,6 +59,7 @@ class TextEncoder(FrozenEncoder):
             self.tokenizer.pad_token = self.tokenizer.eos_token
         self.max_length, self.zero_padding, self.remember, self.on_cpu = max_length, zero_padding, remember, on_cpu
         self.width: int = self.network.config.hidden_size
+        self._source, self._config, self._revision = model, network_config, revision
         self.cut = 0  # prompts that were too long
         self._known: dict[str, Tensor] = {}
 
@@ -65,6 +68,18 @@ class TextEncoder(FrozenEncoder):
         if self.remember:
             return torch.stack([self._recall(prompt) for prompt in prompts])
         return self._encode(prompts)
+
+    @cached_property
+    def settings(self) -> dict[str, Any]:
+        """What states depend on (JSON). Weights from a folder are read again for their SHA-256."""
+        return {
+            "model": self._source,
+            "weights": weights_name(self._config, self._source, self._revision),
+            "max_length": self.max_length,
+            "width": self.width,
+            "dtype": str(self.network.dtype).removeprefix("torch."),
+            "zero_padding": self.zero_padding,
+        }
 
     @property
     def empty(self) -> Tensor:
