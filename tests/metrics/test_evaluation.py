@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from pixelgen.metrics import Evaluation, FeatureStatistics, InceptionScore, Metrics, frechet_distance
+from pixelgen.metrics import evaluation as evaluation_module
 from pixelgen.metrics.evaluation import ONLY_FRECHET, warn_of_few
 from pixelgen.metrics.reference import reference_statistics
 from pixelgen.metrics.statistics import Statistics
@@ -78,6 +79,37 @@ def test_two_processes_equal_one(real):
         first._reduce_states(dict(second.metric_state))
         first._update_count = 1
     assert parts[0].scores(real) == pytest.approx(seen(images).scores(real), rel=1e-9)
+
+
+def test_too_few_readable_images_are_told_on_every_process(real, monkeypatch):
+    told = []
+    monkeypatch.setattr(evaluation_module, "of_the_first", lambda value: told.append(value) or value)
+    incomplete = seen(draw(6), SMALL, total=30)  # the others of 30 could not be read
+    with pytest.raises(ValueError, match="subsets of 10 needs as many images, got 6 generated"):
+        incomplete.scores(real)
+    assert len(told) == 1  # the first process tells the others, which would wait for its numbers
+
+
+def test_extractors_run_in_full_float32():
+    class Watch(Toy):
+        def outputs(self, images, wanted=("features",)):
+            self.found = states()
+            return super().outputs(images, wanted)
+
+    def states():
+        cudnn = torch.backends.cudnn
+        convolutions = cudnn.conv.fp32_precision == "tf32" if hasattr(cudnn, "conv") else cudnn.allow_tf32
+        return convolutions, torch.get_float32_matmul_precision(), torch.is_autocast_enabled("cpu")
+
+    torch.set_float32_matmul_precision("high")
+    try:
+        evaluation = Evaluation(Watch(), 30)
+        with torch.autocast("cpu", torch.bfloat16):
+            evaluation.update(draw(30), range(30))
+            assert evaluation.extractor.found == (False, "highest", False)
+            assert states() == (True, "high", True)
+    finally:
+        torch.set_float32_matmul_precision("highest")
 
 
 def test_nulls_are_decided_by_extractor_reference_and_number(real):

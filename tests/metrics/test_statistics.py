@@ -48,7 +48,7 @@ def test_wrong_files(tmp_path):
     with pytest.raises(ValueError, match=r"holds \['arr_0'\] but no \['mu', 'sigma'\]"):
         Statistics.load(tmp_path / "images.npz")
     np.savez(tmp_path / "shape.npz", mu=np.zeros(3), sigma=np.eye(4))
-    with pytest.raises(ValueError, match=r"mu \(3,\) and sigma \(4, 4\): want \(D,\), \(D, D\)"):
+    with pytest.raises(ValueError, match=r"mu is \(3,\) and sigma is \(4, 4\), not \(D,\) and \(D, D\)"):
         Statistics.load(tmp_path / "shape.npz")
     Statistics(torch.zeros(3), torch.eye(3), 10, "means", "ab").save(tmp_path / "ours.npz")
     with pytest.raises(ValueError, match="3 features but means makes 4"):
@@ -58,11 +58,24 @@ def test_wrong_files(tmp_path):
     with pytest.raises(ValueError, match="other weights of means"):
         Statistics.load(tmp_path / "ours.npz", extractor(weights_sha256="cd"))
     np.savez(tmp_path / "half.npz", mu=np.zeros(3), sigma=np.eye(3), mu_s=np.zeros(2))
-    with pytest.raises(ValueError, match="want"):
+    with pytest.raises(ValueError, match="sigma_s is None"):
         Statistics.load(tmp_path / "half.npz")
     (tmp_path / "text.npz").write_text("no zip")
     with pytest.raises(ValueError, match=r"text\.npz cannot be read as an npz"):
         Statistics.load(tmp_path / "text.npz")
+
+
+def test_damaged_numbers_are_told_before_they_are_compared(tmp_path):
+    path = tmp_path / "damaged.npz"
+    np.savez(path, mu=np.array([1.123, 2.0, 3.0]), sigma=np.eye(3))
+    whole = path.read_bytes()
+    assert whole.count(np.float64(1.123).tobytes()) == 1
+    path.write_bytes(whole.replace(np.float64(1.123).tobytes(), np.float64(1.124).tobytes()))
+    with pytest.raises(ValueError, match=r"damaged\.npz are damaged \(Bad CRC-32.*make the file again"):
+        Statistics.load(path)
+    np.savez(path, mu=np.array([np.nan, 2.0, 3.0]), sigma=np.eye(3))
+    with pytest.raises(ValueError, match="mu or sigma holds values that are not finite"):
+        Statistics.load(path)
 
 
 def test_spatial_part_and_features_are_kept(tmp_path):

@@ -16,6 +16,7 @@ from pixelgen.metrics.inception_score import InceptionScore
 from pixelgen.metrics.kernel import kernel_distance
 from pixelgen.metrics.neighbours import precision_recall
 from pixelgen.metrics.processes import is_first, of_the_first
+from pixelgen.metrics.rounding import full_float32
 from pixelgen.metrics.sample import FeatureSample
 from pixelgen.metrics.statistics import Statistics
 
@@ -137,7 +138,7 @@ class Evaluation(nn.Module):
 
     def update(self, images: Tensor, indices: Sequence[int]) -> None:
         """Add uint8 images (B, 3, H, W) with these numbers."""
-        with torch.no_grad():
+        with torch.no_grad(), full_float32():
             seen = self.extractor.outputs(images, self.wanted)
         self.all.update(seen["features"])
         if self.spatial is not None:
@@ -156,17 +157,29 @@ class Evaluation(nn.Module):
         return Statistics(mu.cpu(), sigma.cpu(), int(n), *about, mu_s, sigma_s, features)
 
     def scores(self, reference: Statistics) -> dict[str, float]:
-        """Every number by its name, the first process's on all of them; all of them must call this."""
+        """Every number by its name, the first process's on all of them; all of them must call this.
+
+        Raises:
+            ValueError: on all processes, if fewer images came than a metric needs.
+        """
         generated = self.statistics()
         split = None if self.logits is None else [float(value) for value in self.logits.compute()]
         name = self.extractor.metric
         scores: dict[str, float] = {}
+        problem: str | None = None
         if is_first():
-            scores = compare(generated, reference, self.metrics, self.extractor, self.device)
+            try:
+                with full_float32():
+                    scores = compare(generated, reference, self.metrics, self.extractor, self.device)
+            except ValueError as error:
+                problem = str(error)
             if split is not None:
                 scores |= {name("inception_score"): split[0], name("inception_score_std"): split[1]}
         # a decomposition may round differently on different machines
-        return of_the_first(scores)
+        scores, problem = of_the_first((scores, problem))
+        if problem is not None:
+            raise ValueError(problem)
+        return scores
 
 
 def compare(

@@ -7,6 +7,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -86,7 +87,10 @@ class Statistics:
                 f"{path} holds {sorted(found)} but no {sorted(missing)}: "
                 "pass an npz of feature statistics, or a folder of images"
             )
-        statistics = _read(path)
+        try:
+            statistics = _read(path)
+        except (OSError, BadZipFile, EOFError, ValueError) as error:
+            raise ValueError(f"the statistics in {path} are damaged ({error}): fetch or make the file again") from error
         if extractor is not None:
             statistics.check(extractor, str(path))
         return statistics
@@ -141,5 +145,7 @@ def _read(path: Path) -> Statistics:
             continue
         shapes = [tuple(moments[key].shape) if key in moments else None for key in (mu, sigma)]
         if shapes[0] is None or len(shapes[0]) != 1 or shapes[1] != 2 * shapes[0]:
-            raise ValueError(f"{path} holds {mu} {shapes[0]} and {sigma} {shapes[1]}: want (D,), (D, D)")
+            raise ValueError(f"{mu} is {shapes[0]} and {sigma} is {shapes[1]}, not (D,) and (D, D)")
+        if not all(moments[key].isfinite().all() for key in (mu, sigma)):
+            raise ValueError(f"{mu} or {sigma} holds values that are not finite")
     return Statistics(**moments, **known)
