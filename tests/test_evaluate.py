@@ -194,6 +194,55 @@ def test_bad_input(folders, demo_run, tmp_path, capsys):
     assert not (tmp_path / "x.npz").exists()
 
 
+@pytest.mark.parametrize(
+    ("metric", "kept", "reason"),
+    [
+        ("sfid", {"mu": 6}, "the reference has no spatial features"),
+        ("sfid", {"mu": 6, "arr_0": 4}, "the reference has no spatial features"),
+        ("precision_recall", {"mu": 6}, "the reference holds no features of images"),
+        ("kid", {"arr_0": 4}, "4 images are fewer than 1000"),
+    ],
+)
+def test_what_a_reference_lacks_is_told_before_images_are_made(demo_run, tmp_path, monkeypatch, metric, kept, reason):
+    arrays = {"mu": np.zeros(6), "sigma": np.eye(6)} if "mu" in kept else {}
+    arrays |= {"arr_0": np.zeros((4, 32, 32, 3), np.uint8)} if "arr_0" in kept else {}
+    np.savez(tmp_path / "reference.npz", **arrays)
+    monkeypatch.setattr("pixelgen.evaluate.sample", lambda *_, **__: pytest.fail("images are made"))
+    with pytest.raises(ValueError, match=f"metrics.{metric} cannot be computed, since {reason}: leave it out"):
+        score(demo_run, tmp_path / "reference.npz", metrics=Metrics(**{metric: True}))
+    with pytest.raises(pytest.fail.Exception, match="images are made"):
+        score(demo_run, tmp_path / "reference.npz", metrics=Metrics())
+
+
+def test_a_set_with_a_gap_is_refused_and_its_beginning_is_not(folders, tmp_path):
+    made = write_folder(draw(30), tmp_path / "made")
+    (made / "settings.json").write_text("{}")
+    whole = score(made, folders[1])
+    (made / "000021.png").unlink()
+    with pytest.raises(ValueError, match=r"lacks 000021\.png of 29 images: finish it"):
+        score(made, folders[1])
+    assert score(made, folders[1], num_images=21) == score(folders[0], folders[1], num_images=21) != whole
+
+
+def test_a_small_reference_warns(folders, tmp_path):
+    real = write_folder(draw(5), tmp_path / "real")
+    with pytest.warns(UserWarning, match="5 reference images are too few for 6 features"):
+        score(folders[0], real)
+
+
+def test_the_network_is_compiled_if_asked(demo_run, folders, monkeypatch):
+    asked = {}
+
+    def sample(source, **options):
+        asked.update(options)
+        return folders[0]
+
+    monkeypatch.setattr("pixelgen.evaluate.sample", sample)
+    for flags, compiled in ([], False), (["--compile"], True):
+        main([str(demo_run), "--reference", str(folders[1]), "--num_images", "30", *flags, *TOY])
+        assert asked["compile"] is compiled
+
+
 def test_what_is_images_and_what_weights(folders, demo_run, tmp_path):
     assert is_images(folders[0])
     assert not is_images(demo_run)

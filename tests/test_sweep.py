@@ -10,7 +10,7 @@ import torch
 
 from parallel_parts import Means
 from pixelgen import PixelGen, sample, tables
-from pixelgen.metrics import Statistics
+from pixelgen.metrics import Statistics, precision_recall
 from pixelgen.sweep import main
 from processes import finish, free_port, start
 
@@ -131,6 +131,31 @@ def test_a_folder_as_reference_is_measured_once(swept, tmp_path):
     assert distances[2] == pytest.approx(0, abs=1e-9)
     assert min(distances[:2]) > 1e-4
     assert Statistics.load(tmp_path / "sweep" / "reference.npz").n == 8
+
+
+def test_images_beside_the_statistics_of_a_reference_are_measured_once(swept, tmp_path, monkeypatch):
+    run, results = swept
+    moments = {"mu": np.full(3, 0.5), "sigma": 0.01 * np.eye(3)}
+    images = np.random.default_rng(0).integers(0, 256, (9, 32, 32, 3), np.uint8)
+    np.savez(tmp_path / "adm.npz", **moments, arr_0=images)
+    calls, forward = [], Means.forward
+    monkeypatch.setattr(Means, "forward", lambda self, batch: calls.append(len(batch)) or forward(self, batch))
+    options = ["--reference", str(tmp_path / "adm.npz"), "--metrics.precision_recall", "true"]
+    again = main([str(run), *SWEEP, *options, "--to", str(tmp_path / "sweep")])
+    assert calls == [9, 8, 8, 8, 8]  # the reference, then each set
+    for before, now in zip(results, again, strict=True):
+        assert now.scores["frechet/means"] == pytest.approx(before.scores["frechet/means"], rel=1e-9)
+        ours = torch.stack([sample.read_image(now.folder / f"{i:06d}.png") for i in range(8)])
+        theirs = torch.from_numpy(images).permute(0, 3, 1, 2)
+        precision, recall = precision_recall(forward(None, ours), forward(None, theirs))
+        assert (now.scores["precision/means"], now.scores["recall/means"]) == (precision, recall)
+
+
+def test_what_the_reference_lacks_is_told_before_images_are_made(fresh, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("pixelgen.sweep.run", lambda *_: pytest.fail("images are made"))
+    with pytest.raises(SystemExit):
+        main([str(fresh), *SWEEP, "--metrics.precision_recall", "true"])
+    assert "the reference holds no features of images: leave it out" in capsys.readouterr().err
 
 
 @pytest.mark.slow

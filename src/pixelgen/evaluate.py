@@ -23,10 +23,10 @@ from pixelgen.encoders import DINOv2Features, FeatureExtractor  # noqa: F401, th
 from pixelgen.encoders.inception import Inception
 from pixelgen.flow import Sampler
 from pixelgen.messages import one_sentence
-from pixelgen.metrics.evaluation import Metrics, warn_of_few
+from pixelgen.metrics.evaluation import ONLY_FRECHET, Metrics, warn_of_few
 from pixelgen.metrics.reference import refuse_stream, spread
 from pixelgen.metrics.statistics import Statistics
-from pixelgen.sample import parse, sample
+from pixelgen.sample import FLAGS, add_flags, parse, sample
 from pixelgen.sets import protocol
 from pixelgen.sets.launch import Precision, launch
 from pixelgen.sets.measure import Scores, Work, check_reference, scores_file
@@ -55,6 +55,7 @@ def evaluate(
     devices: int = 1,
     num_nodes: int = 1,
     to: str | Path | None = None,
+    compile: bool = False,
 ) -> dict[str, float]:
     """Score images against a reference: Fréchet distances, Inception Score, precision, recall, KID.
 
@@ -82,6 +83,7 @@ def evaluate(
         devices: processes on this machine, one for each GPU, or on the CPU.
         num_nodes: machines.
         to: the JSON file, if not beside the images.
+        compile: compile the blocks of the network before images are made, as `sample` does.
 
     Returns:
         Each score by its name.
@@ -90,18 +92,16 @@ def evaluate(
         ValueError: in a sentence, naming what is wrong with the arguments, the images or the reference.
     """
     images = is_images(source)
-    if images and (sampler is not None or prompts is not None):
-        raise ValueError(f"the images in {source} are made already: leave out the sampler and prompts")
+    if images and (sampler is not None or prompts is not None or compile):
+        raise ValueError(f"the images in {source} are made already: leave out the sampler, prompts and compile")
     seers = [part for part in (extractor or Inception(), dinov2) if part is not None]
     references = [Path(reference), Path(dinov2_reference or reference)]
     for path, seer in zip(references, seers, strict=False):
-        check_reference(path, seer)
-        if not images:
-            metrics.possible(seer, num_images or PUBLISHED, None)
+        check_reference(path, seer, ONLY_FRECHET if images else metrics, num_images or PUBLISHED)
     fabric = launch(devices, precision, num_nodes)
     if not images:
         num_images = num_images or PUBLISHED
-        how: dict[str, Any] = {"precision": precision, "devices": devices, "num_nodes": num_nodes}
+        how: dict[str, Any] = {"precision": precision, "devices": devices, "num_nodes": num_nodes, "compile": compile}
         options: dict[str, Any] = {"prompts": prompts, "seed": seed, "sampler": sampler, "ema": ema}
         source = sample(source, num_images=num_images, batch_size=batch_size, **options, **how)
     work = Work(fabric, metrics, batch_size, num_workers, skip_corrupt)
@@ -205,9 +205,10 @@ def main(args: Sequence[str] | None = None) -> Path:
     arguments = list(sys.argv[1:] if args is None else args)
     if arguments[:1] == ["reference"]:
         return _main_reference(arguments[1:])
-    parser = _parser("evaluate", evaluate, {"reference", "prompts"})
+    parser = _parser("evaluate", evaluate, {"reference", "prompts", "compile"})
     parser.add_argument("--reference", required=True, help="an npz of statistics or images, or a folder of images")
     parser.add_argument("--prompts", nargs="+", help="for a text model: one or more, or a text file with one a line")
+    add_flags(parser, {"compile": FLAGS["compile"]})
     with stop_on_bad_input():
         options = parse(parser, arguments)
         scores = evaluate(**options)

@@ -23,7 +23,7 @@ from pixelgen.messages import one_sentence
 from pixelgen.module import PixelGen
 from pixelgen.sets.archive import read_image, write_npz
 from pixelgen.sets.conditions import parse_classes, parse_prompts
-from pixelgen.sets.generation import Request, generate
+from pixelgen.sets.generation import Request, file_name, generate
 from pixelgen.sets.launch import Precision, launch
 from pixelgen.sets.pictures import grid
 from pixelgen.weights.posthoc import load_average
@@ -158,7 +158,7 @@ def make(
         "negative": wanted.negative,
     }
     folder = to or source.home / "samples" / folder_name(settings)
-    requests = [Request(f"{i:06d}.png", wanted.seed + i, conditions[i % len(conditions)]) for i in range(number)]
+    requests = [Request(file_name(i), wanted.seed + i, conditions[i % len(conditions)]) for i in range(number)]
     options: dict[str, Any] = {"sampler": sampler, "size": wanted.size, "negative": wanted.negative}
     generate(model, requests, folder, settings, fabric, batch_size=batch_size, **options)
     if fabric.global_rank == 0:

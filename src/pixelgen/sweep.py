@@ -79,33 +79,39 @@ class Scorer:
         reference: npz of statistics, npz or folder of images; None for what the run's own FID callback left.
         source: of the weights.
         folder: where the statistics of images go.
+        num_images: of each set.
 
     Raises:
         ValueError: if there is no reference, or it is of another extractor.
     """
 
     def __init__(
-        self, work: Work, extractor: FeatureExtractor, reference: Path | None, source: Source, folder: Path
+        self,
+        work: Work,
+        extractor: FeatureExtractor,
+        reference: Path | None,
+        source: Source,
+        folder: Path,
+        num_images: int | None = None,
     ) -> None:
         self.work, self.extractor = work, extractor.to(work.fabric.device)
         self.path = reference or source.home / f"reference_{extractor.name.replace('/', '_')}.npz"
         if reference is None and not self.path.exists():
             raise ValueError(f"there is no {self.path}: give --reference, an npz of statistics or a folder of images")
-        check_reference(self.path, extractor)
+        check_reference(self.path, extractor, work.metrics, num_images)
         self.folder = folder
         self.real: Statistics | None = None
 
     def _reference(self, images: Path) -> Statistics:
         """Statistics of the reference, of the size of the images; those of other images are written to a file, once."""
         if self.real is None:
-            size = open_images(images).size
-            if self.path.is_dir() or "mu" not in arrays(self.path):
-                measured = self.work.reference(self.path, self.extractor, size)
+            self.real = self.work.reference(self.path, self.extractor, open_images(images).size)
+            kept = set() if self.path.is_dir() else arrays(self.path)
+            if "mu" not in kept or (self.real.features is not None and "features" not in kept):
                 self.path = self.folder / "reference.npz"
                 if self.work.fabric.global_rank == 0:
-                    measured.save(self.path)
+                    self.real.save(self.path)
                 self.work.fabric.barrier()
-            self.real = self.work.reference(self.path, self.extractor, size)
         return self.real
 
     def __call__(self, folder: Path, num_images: int) -> dict[str, float]:
@@ -201,7 +207,7 @@ def sweep(
         check_average(where, row.ema)
     fabric = launch(devices, precision, num_nodes)
     folder = Path(to) if to is not None else where.home / "sweep"
-    score = Scorer(Work(fabric, metrics, batch_size, 0, False), extractor, reference, where, folder)
+    score = Scorer(Work(fabric, metrics, batch_size, 0, False), extractor, reference, where, folder, num_images)
     results: list[Result] = []
     for number, result in enumerate(
         run(plan, wanted, where, fabric, score, {"precision": precision, "compiled": compile}, batch_size), 1

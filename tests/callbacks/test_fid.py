@@ -88,6 +88,7 @@ def test_unlabelled(tmp_path):
     module = TinyModule(num_classes=None)
     trainer, _ = fit(tmp_path, FID(Means(), num_samples=4), module=module)
     assert trainer.callback_metrics[NAME].isfinite()
+    assert json.loads((tmp_path / "evaluations.jsonl").read_text())["conditions"] == "no classes"
 
 
 def test_schedule_and_logs(tmp_path):
@@ -200,7 +201,14 @@ def test_protocol_is_recorded(tmp_path):
     fit(tmp_path, EMA([0.5]), FID(Means(), num_samples=4, every_n_steps=3))
     records = [json.loads(line) for line in (tmp_path / "evaluations.jsonl").read_text().splitlines()]
     assert [record["step"] for record in records] == [3, 6]
-    expected = {"samples": 4, "average": "0.5", "extractor": "means", "reference_samples": 16, "seed": 0}
+    expected = {
+        "samples": 4,
+        "conditions": "each class in turn",
+        "average": "0.5",
+        "extractor": "means",
+        "reference_samples": 16,
+        "seed": 0,
+    }
     assert expected.items() <= records[0].items()
     assert records[0]["sampler"]["class"] == "TinySampler"
     assert len(records[0]["reference_fingerprint"]) == 16

@@ -13,7 +13,7 @@ def convolutions():
 def test_is_on_inside_and_as_before_afterwards(precision):
     torch.set_float32_matmul_precision(precision)
     try:
-        with pytest.raises(ZeroDivisionError), full_float32():
+        with pytest.raises(ZeroDivisionError), full_float32():  # noqa: PT012
             assert torch.get_float32_matmul_precision() == "highest"
             assert not convolutions()
             raise ZeroDivisionError

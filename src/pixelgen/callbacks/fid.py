@@ -213,7 +213,7 @@ class FID(Evaluator):
             **scores,
             **self.metrics.possible(self.extractor, self.num_samples, self._statistics).protocol(),
             "samples": self.num_samples,
-            "conditions": "captions of the data in order" if takes_text(pl_module) else "equal counts of each class",
+            "conditions": _conditions(pl_module),
             "seed": self.seed,
             "average": average,
             "sampler": pl_module.sampler.settings(),  # type: ignore[union-attr, operator]
@@ -224,3 +224,10 @@ class FID(Evaluator):
             "reference_fingerprint": self._statistics.fingerprint,
         }
         record(trainer, about)
+
+
+def _conditions(pl_module: LightningModule) -> str:
+    """What images are asked for, in words."""
+    if takes_text(pl_module):
+        return "captions of the data in order"
+    return "no classes" if pl_module.denoiser.num_classes is None else "each class in turn"  # type: ignore[union-attr]

@@ -207,11 +207,11 @@ def compare(
     return scores
 
 
-def warn_of_few(num_samples: int, extractor: FeatureExtractor) -> None:
-    """Warn if the covariance of so many samples is singular."""
-    if num_samples <= extractor.num_features:
+def warn_of_few(num_samples: int | None, extractor: FeatureExtractor, what: str = "samples") -> None:
+    """Warn if the covariance of so many samples is singular; None is an unknown number."""
+    if num_samples is not None and num_samples <= extractor.num_features:
         rank_zero_warn(
-            f"{num_samples} samples are too few for {extractor.num_features} features: the Fréchet distance is "
+            f"{num_samples} {what} are too few for {extractor.num_features} features: the Fréchet distance is "
             "biased, and comparable only with others of the same number of samples"
         )
 

@@ -31,6 +31,11 @@ LARGEST = 32  # images in a network batch, since a small set is padded to one
 WRITERS = 4  # threads that write images
 
 
+def file_name(number: int) -> str:
+    """Of an image in a set that is numbered from 0."""
+    return f"{number:06d}.png"
+
+
 @dataclass(frozen=True)
 class Request:
     """One image to make.

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,13 @@ from lightning import Fabric
 from torch.utils.data import Dataset
 
 from pixelgen.data.images import Item
-from pixelgen.data.sets import arrays, open_images
+from pixelgen.data.sets import ARRAY, arrays, open_images
 from pixelgen.encoders.frozen import FeatureExtractor
-from pixelgen.metrics.evaluation import Evaluation, Metrics, warn_of_few
+from pixelgen.metrics.evaluation import ONLY_FRECHET, Evaluation, Metrics, warn_of_few
 from pixelgen.metrics.reference import read_reference, show
 from pixelgen.metrics.statistics import Statistics
 from pixelgen.sets import protocol
-from pixelgen.sets.generation import progress
+from pixelgen.sets.generation import SETTINGS, file_name, progress
 
 SCORES = "evaluation.json"
 OUTPUTS = {"sfid": "spatial", "inception_score": "logits"}  # what else than features they look at
@@ -61,11 +62,13 @@ class Work:
         count = len(images) if num_images is None else num_images
         if not 2 <= count <= len(images):
             raise ValueError(f"{source} holds {len(images)} images: give a num_images from 2 to that, not {count}")
+        refuse_unfinished(source, count)
         judges, real = [], []
         for seer, path in zip(seers, references, strict=False):
             warn_of_few(count, seer)
             self.metrics.possible(seer, count, None)
             real.append(self.reference(path, seer, images.size))
+            warn_of_few(real[-1].n, seer, "reference images")
             judges.append(Evaluation(seer, count, self.metrics.possible(seer, count, real[-1])))
         skipped = self.show(images, judges, range(count), "images")
         scores: dict[str, float] = {}
@@ -120,13 +123,43 @@ def _holds_statistics(path: Path) -> bool:
     return path.is_file() and "mu" in arrays(path)
 
 
-def check_reference(path: Path, seer: FeatureExtractor) -> None:
-    """Find out what is wrong with a reference before images are made.
+def refuse_unfinished(source: Path, count: int) -> None:
+    """Refuse a set of `pixelgen.sample` that lacks one of its first images: its classes would not come in turn.
 
     Raises:
-        ValueError: if it does not exist, holds nothing of use, or comes from another extractor.
+        ValueError: naming the image.
+    """
+    if not (source / SETTINGS).is_file():
+        return
+    names = set(os.listdir(source))
+    lacking = next((name for name in map(file_name, range(count)) if name not in names), None)
+    if lacking is not None and any(re.fullmatch(r"\d{6}\.png", name) for name in names):
+        raise ValueError(
+            f"{source} lacks {lacking} of {count} images: finish it by the command that makes it, or give the number "
+            "of images before that one as num_images"
+        )
+
+
+def check_reference(
+    path: Path, seer: FeatureExtractor, metrics: Metrics = ONLY_FRECHET, num_images: int | None = None
+) -> None:
+    """Find out what is wrong with a reference before images are made.
+
+    Args:
+        path: of the reference.
+        seer: what images are seen with.
+        metrics: those that are true are checked.
+        num_images: how many images will be made; as many as in the reference if not given.
+
+    Raises:
+        ValueError: if it does not exist, holds nothing of use, comes from another extractor, or lacks what a metric
+            needs.
     """
     if _holds_statistics(path):
-        Statistics.load(path, seer)
+        statistics = Statistics.load(path, seer)
+        if statistics.features is None and ARRAY in arrays(path):  # features of those images will be measured
+            metrics = replace(metrics, precision_recall=False, kid=False)
+        metrics.possible(seer, num_images or statistics.n or metrics.max_features, statistics)
     else:
-        open_images(path)
+        count = len(open_images(path))
+        metrics.possible(seer, min(count, num_images or count), None)
