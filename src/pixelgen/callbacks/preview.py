@@ -61,13 +61,15 @@ class Preview(Callback):
         self.prompts = None if prompts is None else list(prompts)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Refuse labels that do not exist, or prompts for a network without text, before anything is trained.
+        """Refuse labels that do not exist, prompts for a network without text, or their lack, before training.
 
         Raises:
             ValueError: naming them.
         """
         if self.prompts is not None and not takes_text(pl_module):
             raise ValueError(f"preview.prompts are {self.prompts[:2]}, but the network takes none: leave them out")
+        if self.prompts is None and takes_text(pl_module):
+            data_prompts(trainer, self.num_images)
         num_classes: int | None = pl_module.denoiser.num_classes  # type: ignore[union-attr, assignment]
         if self.labels is not None and (num_classes is None or not all(0 <= i <= num_classes for i in self.labels)):
             known = "it is unconditional" if num_classes is None else f"it has classes 0 to {num_classes - 1}"

@@ -24,7 +24,7 @@ CLASSES = "classes.txt"
 ENCODER = "text_states.json"
 """Settings of the text encoder that made the text states, beside the shards."""
 PROBED = 10_000
-"""Samples tried before a source is given up as having none that can be used."""
+"""Samples tried before a source is given up as having none that can be used, or no captions."""
 
 
 class ShardData(ImageData):
@@ -164,7 +164,8 @@ class ShardData(ImageData):
         """Captions of the first source, in the order of its shards; also where batches have states instead."""
         captions = self._decode.captions or Captions(prefix_probability=0)
         decode, skipped = Decoder(self.image_size, self.seed, captions=captions), Skipped(quiet=True)
-        for sample in (sample for shard in self.sources[0].shards for sample in read_shard(shard, skipped)):
+        samples = (sample for shard in self.sources[0].shards for sample in read_shard(shard, skipped))
+        for sample in islice(samples, PROBED):
             with suppress(Unusable):
                 yield decode(sample)["caption"]
 
