@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from lightning.pytorch import Trainer
 from lightning.pytorch.strategies import FSDPStrategy, SingleDeviceStrategy
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
@@ -165,6 +166,13 @@ def test_fsdp1_is_refused():
     with pytest.raises(ValueError, match=r"FSDPStrategy is not supported: use FSDP2, .*overlay/fsdp.yaml"):
         refuse_unsupported(FSDPStrategy())
     refuse_unsupported(FSDP())
+
+
+@pytest.mark.parametrize("precision", ["bf16-true", "16-true", "64-true"])
+def test_weights_that_are_not_in_float32_are_refused(precision):
+    trainer = Trainer(precision=precision, accelerator="cpu", logger=False, enable_checkpointing=False)
+    with pytest.raises(ValueError, match=rf"^trainer\.precision {precision} would keep weights"):
+        refuse_unsupported(trainer.strategy)
 
 
 @pytest.fixture

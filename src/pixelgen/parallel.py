@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.pytorch.plugins.precision import DoublePrecision, HalfPrecision
 from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy, Strategy
 from torch import nn
 from torch.distributed.checkpoint.filesystem import FileSystemReader
@@ -125,11 +126,16 @@ def refuse_shards(checkpoint: Path) -> None:
 
 
 def refuse_unsupported(strategy: Strategy) -> None:
-    """Refuse strategies that move parameters out of sight of the averages and checkpoints.
+    """Refuse strategies that move parameters out of sight of the averages and checkpoints, and weights not in float32.
 
     Raises:
-        ValueError: for FSDP1 and DeepSpeed.
+        ValueError: for FSDP1 and DeepSpeed, and for half and double precision that is not mixed.
     """
+    if isinstance(strategy.precision_plugin, HalfPrecision | DoublePrecision):
+        raise ValueError(
+            f"trainer.precision {strategy.precision_plugin.precision} would keep weights, averages and moments in it: "
+            "take bf16-mixed, 16-mixed or 32-true"
+        )
     if isinstance(strategy, FSDPStrategy | DeepSpeedStrategy):
         raise ValueError(
             f"{type(strategy).__name__} is not supported: use FSDP2, trainer.strategy pixelgen.parallel.FSDP, "
