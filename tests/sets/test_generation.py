@@ -144,3 +144,14 @@ def test_the_network_batch_depends_on_the_size_of_the_images_alone(model, monkey
     assert network_batch(model.denoiser, (512, 256)) == 4  # 2048 patches each
     assert network_batch(model.denoiser, (2048, 2048)) == 1
     assert generation.TOKENS == 8192
+
+
+def test_the_network_sees_whole_batches_whatever_is_left_to_make(model, fabric, tmp_path):
+    rows = []
+    hook = model.denoiser.register_forward_pre_hook(lambda _, inputs: rows.append(len(inputs[0])))
+    try:
+        generate(model, requests(3), tmp_path / "set", SETTINGS, fabric)
+    finally:
+        hook.remove()
+    together = network_batch(model.denoiser)
+    assert set(rows) == {together, 2 * together}  # unguided and guided steps
