@@ -15,6 +15,7 @@ install: $(READY)  ## a virtual environment in .venv with everything that demo a
 
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "pixelgen needs Python 3.10 or newer: make PYTHON=/path/to/python3")'
+	@echo "setting up $(VENV): some minutes, about 6 GB"
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]' -c constraints.txt
 	@touch $@
@@ -22,7 +23,7 @@ $(READY): pyproject.toml constraints.txt
 demo: $(READY)  ## train on drawn shapes for about six minutes; pictures and scores in runs/demo
 	$(BIN)/python -m pixelgen.fit --config configs/demo.yaml
 
-demo-text: $(READY)  ## train text-to-shapes for about ten minutes; pictures and scores in runs/demo_text
+demo-text: $(READY)  ## train text-to-shapes for about eleven minutes; pictures and scores in runs/demo_text
 	$(BIN)/python -m pixelgen.fit --config configs/demo_text.yaml
 
 ablation: $(READY)  ## the paper's ablation on drawn shapes, twelve runs of two minutes; table in runs/ablation

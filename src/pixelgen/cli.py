@@ -20,7 +20,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import RichModelSummary
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
-from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 
 from pixelgen.arguments import (
     LAST,
@@ -184,7 +184,10 @@ class CLI(LightningCLI):
             return self._wanted_folder()
         if self.config.ckpt_path:
             return run_folder(find_checkpoint(self.config.ckpt_path))
-        return unused_folder(self._wanted_folder())
+        wanted = self._wanted_folder()
+        folder = unused_folder(wanted)
+        rank_zero_info(f"run folder: {folder}" + (f" ({wanted} is used)" if folder != wanted else ""))
+        return folder
 
     def _wanted_folder(self) -> Path:
         return Path(self.config.run or Path("runs") / run_name(self.config))

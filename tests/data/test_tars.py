@@ -69,7 +69,9 @@ def test_what_is_no_tar_at_all_is_an_unreadable_shard(tmp_path):
 
 
 def test_command_that_fails_after_its_output_is_noticed(shard):
-    assert read(f"pipe:head -c 4000 {shard}; exit 9")[1] == {"broken shard": 1}
+    skipped = read(f"pipe:head -c 4000 {shard}; exit 9")[1]
+    # which of the two depends on whether the command ends before or after its first bytes are read
+    assert skipped in ({"broken shard": 1}, {"unreadable shard": 1})
 
 
 def test_repeated_and_hidden_files_are_left_out(tmp_path):
