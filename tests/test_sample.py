@@ -18,6 +18,7 @@ from pixelgen.sample import main, split_sampler
 from pixelgen.weights.runs import export
 from pixelgen.weights.sources import Source
 from processes import finish, free_port, start, status
+from tiny_run import randomise_average
 
 EXACT = ["--precision", "32-true"]
 
@@ -27,14 +28,7 @@ def run(demo_run, tmp_path_factory):
     """A copy of the demo run that other tests do not write into, of an untrained network that is not all zeros."""
     folder = tmp_path_factory.mktemp("sample") / "run"
     shutil.copytree(demo_run, folder)
-    path = folder / "checkpoints" / "last.ckpt"
-    checkpoint = torch.load(path, weights_only=True)
-    generator = torch.Generator().manual_seed(0)
-    (average,) = checkpoint["callbacks"]["EMA"]["averages"].values()
-    for value in average.values():
-        value.normal_(0, 0.3, generator=generator)
-    path.unlink()
-    torch.save(checkpoint, path)
+    randomise_average(folder)
     return folder
 
 

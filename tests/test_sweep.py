@@ -13,6 +13,7 @@ from pixelgen import PixelGen, sample, tables
 from pixelgen.metrics import Statistics, precision_recall
 from pixelgen.sweep import main
 from processes import finish, free_port, start
+from tiny_run import randomise_average
 
 SWEEP = ["--extractor", "parallel_parts.Means", "--num_images", "8", "--guidance", "1", "2", "--interval", "0-1", "0-2"]
 SWEEP += ["--ema", "0.9999", "raw"]
@@ -23,14 +24,7 @@ def fresh(demo_run, tmp_path_factory):
     """A run with two averages that differ, and the reference that its FID callback would have left."""
     folder = tmp_path_factory.mktemp("sweep") / "run"
     shutil.copytree(demo_run, folder, ignore=shutil.ignore_patterns("samples"))
-    path = folder / "checkpoints" / "last.ckpt"
-    checkpoint = torch.load(path, weights_only=True)
-    generator = torch.Generator().manual_seed(0)
-    (average,) = checkpoint["callbacks"]["EMA"]["averages"].values()
-    for value in average.values():
-        value.normal_(0, 0.3, generator=generator)
-    path.unlink()
-    torch.save(checkpoint, path)
+    randomise_average(folder)
     mu, sigma = torch.full((3,), 0.5, dtype=torch.float64), 0.01 * torch.eye(3, dtype=torch.float64)
     Statistics(mu, sigma, extractor="means").save(folder / "reference_means.npz")
     return folder

@@ -118,3 +118,15 @@ def tiny_trainer(folder, callbacks, max_steps=6, **options):
         "log_every_n_steps": 1,
     }
     return Trainer(default_root_dir=folder, callbacks=callbacks, max_steps=max_steps, **(defaults | options))
+
+
+def randomise_average(run):
+    """Random weights in the one average of a run, whose untrained network is all zeros at the end."""
+    path = run / "checkpoints" / "last.ckpt"
+    checkpoint = torch.load(path, weights_only=True)
+    generator = torch.Generator().manual_seed(0)
+    (average,) = checkpoint["callbacks"]["EMA"]["averages"].values()
+    for value in average.values():
+        value.normal_(0, 0.3, generator=generator)
+    path.unlink()  # a link to a numbered checkpoint
+    torch.save(checkpoint, path)
