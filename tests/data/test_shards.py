@@ -8,7 +8,6 @@ import warnings
 from collections import Counter
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
-from shutil import which
 
 import numpy as np
 import pytest
@@ -117,7 +116,6 @@ def server(tmp_path):
         http.shutdown()
 
 
-@pytest.mark.skipif(which("curl") is None, reason="webdataset opens http with curl")
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_shards_over_http_are_those_on_disk(tmp_path, server, num_workers):
     folder = write_shards(tmp_path / "s", [4, 4, 4, 4], captions=True)
@@ -139,7 +137,6 @@ def test_shards_over_http_are_those_on_disk(tmp_path, server, num_workers):
     assert sorted(int(caption) for batch in batches[0] for caption in batch) == list(range(16))
 
 
-@pytest.mark.skipif(which("curl") is None, reason="webdataset opens http with curl")
 def test_missing_shards_of_a_server_are_skipped_unless_all_are(tmp_path, server):
     write_shards(tmp_path / "s", [4], captions=True)
     data = ShardData(f"{server}/s/{{000..002}}.tar", image_size=8, batch_size=4, length=8, captions=CAPTIONS)

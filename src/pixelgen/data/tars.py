@@ -11,12 +11,15 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import closing, suppress
 from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
-from webdataset.gopen import gopen
+from webdataset.gopen import gopen, rewrite_url
 from webdataset.shardlists import expand_urls
 from webdataset.tariterators import base_plus_ext
+
+from pixelgen.data.remote import Download
 
 IMAGES = ("jpg", "jpeg", "png", "webp")
 
@@ -126,7 +129,7 @@ class _Header(tarfile.TarInfo):
 def read_shard(shard: str, skipped: Skipped, epoch: int = 0) -> Iterator[Sample]:
     """Samples of a tar in their order, up to where it is damaged; what is wrong with it goes to `skipped`."""
     try:
-        stream = gopen(shard)
+        stream = _open(shard)
     except Exception as error:  # each scheme has errors of its own
         skipped.add("unreadable shard", f"{shard} ({error})")
         return
@@ -156,6 +159,13 @@ def read_shard(shard: str, skipped: Skipped, epoch: int = 0) -> Iterator[Sample]
             if hasattr(stream, "proc"):  # webdataset would wait for it, for hours where a server has stalled
                 stream.proc.kill()
             stream.close()
+
+
+def _open(shard: str) -> Any:
+    url = rewrite_url(shard)
+    if url.startswith(("http://", "https://")):  # webdataset's curl waits for a stalled server for ever
+        return BufferedReader(Download(url), 1 << 20)
+    return gopen(url)
 
 
 def _files(stream: Any) -> Iterator[tuple[str, bytes]]:
