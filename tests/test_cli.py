@@ -25,6 +25,7 @@ TINY = [
     *("--trainer.enable_model_summary", "false", "--callbacks.preview", "null", "--callbacks.summary", "null"),
     *("--trainer.precision", "32"),
 ]
+FID = ["--callbacks.fid", "FID", "--callbacks.fid.extractor", "BackboneFeatures"]
 SHAPES = ["--data", "ShapesData", "--data.batch_size", "4", "--data.length", "32", "--data.val_length", "4"]
 
 
@@ -128,6 +129,16 @@ def test_starting_again_never_writes_into_a_used_folder(tmp_path):
     assert (first.name, second.name) == ("run", "run-2")
 
 
+def test_of_two_runs_started_together_one_gets_the_folder(tmp_path, capsys):
+    arguments = [*SHAPES, *TINY, "--run", str(tmp_path / "run")]
+    late = CLI(arguments)  # has chosen its folder, as the next one does
+    CLI(arguments).make_folder()
+    assert late.folder == tmp_path / "run"
+    with pytest.raises(ValueError, match=r"another run has just taken .*run: start again, or give .* --run"):
+        late.fit()
+    assert not any((tmp_path / "run").iterdir())
+
+
 def test_init_from_takes_weights_and_nothing_else(finished_run, tmp_path):
     cli = CLI([*SHAPES, *TINY, "--run", str(tmp_path / "next"), "--init_from", str(finished_run)])
     expected = weights(finished_run)[1]["0.9"]["blocks.0.attn.qkv.weight"]
@@ -158,6 +169,11 @@ def test_init_from_takes_weights_and_nothing_else(finished_run, tmp_path):
         (["--init_from", "nowhere"], "nowhere does not exist"),
         (["--data.length", "3"], "3 training images, fewer than data.batch_size 4"),
         (["--data", "ImageFolderData", "--data.root", "nowhere"], "nowhere does not exist"),
+        (
+            ["--callbacks.preview", "Preview", "--callbacks.preview.labels", "[41]"],
+            "preview.labels are [41], but the network does not know them",
+        ),
+        ([*FID, "--callbacks.fid.reference", "nowhere"], "fid.reference nowhere does not exist"),
     ],
 )
 def test_bad_input_is_refused_in_one_sentence(arguments, message, tmp_path, capsys):

@@ -31,7 +31,7 @@ from pixelgen.arguments import (
     with_config_of_run,
     with_nulls,
 )
-from pixelgen.callbacks import Callbacks, Progress
+from pixelgen.callbacks import Callbacks, Evaluator, Preview, Progress
 from pixelgen.conditioning import check_captions
 from pixelgen.data import ImageData
 from pixelgen.messages import one_sentence
@@ -68,6 +68,8 @@ class CLI(LightningCLI):
     Args:
         args: command-line arguments; None for those of the process.
     """
+
+    _folder_is_new = False
 
     def __init__(self, args: Sequence[str] | None = None) -> None:
         self.arguments = with_nulls(with_config_of_run(list(sys.argv[1:] if args is None else args)))
@@ -164,6 +166,9 @@ class CLI(LightningCLI):
         extras = [*self.config_init["callbacks"].active, *self._display(settings)]
         trainer: Trainer = self._instantiate_trainer(settings, extras)
         refuse_unsupported(trainer.strategy)
+        for callback in extras:
+            if isinstance(callback, Evaluator | Preview):
+                callback.check(self.model, self.datamodule)
         if self.config.ckpt_path:
             checkpoint = find_checkpoint(self.config.ckpt_path)
             if not isinstance(trainer.strategy, FSDP):
@@ -187,13 +192,35 @@ class CLI(LightningCLI):
         wanted = self._wanted_folder()
         folder = unused_folder(wanted)
         rank_zero_info(f"run folder: {folder}" + (f" ({wanted} is used)" if folder != wanted else ""))
+        self._folder_is_new = not folder.exists()
         return folder
 
     def _wanted_folder(self) -> Path:
         return Path(self.config.run or Path("runs") / run_name(self.config))
 
+    @rank_zero_only
+    def make_folder(self) -> None:
+        """Make the folder of a new run: of several that chose it in the same moment, one gets it.
+
+        Raises:
+            ValueError: for the others.
+        """
+        if self._folder_is_new:
+            try:
+                self.folder.mkdir(parents=True)
+            except FileExistsError as error:
+                raise ValueError(
+                    f"another run has just taken {self.folder}: start again, or give each run its own folder with --run"
+                ) from error
+            self._folder_is_new = False
+
     def fit(self) -> None:
-        """Train, from the start or from where a checkpoint stands."""
+        """Train, from the start or from where a checkpoint stands.
+
+        Raises:
+            ValueError: if another run has taken the folder, or a callback finds that it could not do its work.
+        """
+        self.make_folder()
         checkpoint = find_checkpoint(self.config.ckpt_path) if self.config.ckpt_path else None
         self.trainer.fit(self.model, datamodule=self.datamodule, ckpt_path=checkpoint, weights_only=True)
 

@@ -198,12 +198,28 @@ def test_items_carry_what_was_asked_for():
     }  # fmt: skip
 
 
+def test_tasks_come_by_their_weights():
+    scenes = [draw(0, i, max_objects=2, tasks={"colors": 3, "position": 1, "counting": 0})[1] for i in range(400)]
+    counts = Counter(scene.kind for scene in scenes)
+    assert counts.keys() == {"colors", "position"}
+    assert abs(counts["colors"] - 300) < 4 * (400 * 0.75 * 0.25) ** 0.5
+    data = ShapesData(max_objects=2, captions=True, tasks={"counting": 1})
+    assert all(data.train_dataset()[i]["caption"].startswith("a photo of two ") for i in range(20))
+
+
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
         ({"image_size": 16}, "image_size is 16: give a number from 32 to 256"),
         ({"image_size": 257}, "from 32 to 256"),
         ({"max_objects": 5}, "max_objects is 5: give a number from 1 to 4"),
+        (
+            {"tasks": {"color": 1}},
+            r"tasks is \['color'\]: give one or more different names out of single_object, colors",
+        ),
+        ({"tasks": {"position": 1}}, r"tasks is \['position'\]: give one or more different names out of"),
+        ({"tasks": {"colors": 0, "single_object": 0}}, "give weights of at least 0, not all of them 0"),
+        ({"tasks": {"colors": -1, "single_object": 2}}, "give weights of at least 0, not all of them 0"),
         ({"shapes": ["circle", "hexagon"]}, r"shapes is .*hexagon.*: give one or more different names out of circle,"),
         ({"colors": []}, "colors is"),
         ({"colors": ["red", "red"]}, "different names"),

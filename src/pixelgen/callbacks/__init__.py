@@ -2,6 +2,7 @@
 
 from pixelgen.callbacks.checkpoint import Checkpoint
 from pixelgen.callbacks.ema import EMA
+from pixelgen.callbacks.evaluator import Evaluator
 from pixelgen.callbacks.fid import FID
 from pixelgen.callbacks.geneval import GenEval
 from pixelgen.callbacks.guard import Guard
@@ -17,6 +18,7 @@ __all__ = [
     "FID",
     "Callbacks",
     "Checkpoint",
+    "Evaluator",
     "GenEval",
     "Guard",
     "Preview",

@@ -9,6 +9,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from pixelgen.callbacks.interlude import Schedule
+from pixelgen.data import ImageData
 
 
 class Evaluator(Callback):
@@ -23,6 +24,9 @@ class Evaluator(Callback):
     def __init__(self, every_n_steps: int | None, at_start: bool, at_end: bool) -> None:
         self.schedule = Schedule(every_n_steps, at_start, at_end)
         self.history: list[dict[str, float]] = []
+
+    def check(self, pl_module: LightningModule, data: ImageData | None) -> None:
+        """Refuse, before training, what evaluation could not do with this model and data."""
 
     def evaluate(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, float]:
         """Generate, score and log; the same values on every rank."""

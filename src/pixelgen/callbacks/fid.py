@@ -15,6 +15,7 @@ from torchmetrics import Metric
 from pixelgen.callbacks.evaluator import Evaluator, record
 from pixelgen.callbacks.interlude import data_prompts, find_ema, interlude, takes_text
 from pixelgen.callbacks.log import log
+from pixelgen.data import ImageData
 from pixelgen.data.imagenet import ImageFolderDataset, list_images
 from pixelgen.data.sets import ARRAY, arrays
 from pixelgen.encoders.frozen import FeatureExtractor
@@ -86,23 +87,26 @@ class FID(Evaluator):
         return self.extractor.metric("frechet")
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Forget the reference of an earlier fit, whose data may have been other; check what evaluation will need.
+        """Forget the reference of an earlier fit, whose data may have been other; check what evaluation will need."""
+        self._statistics = None
+        self.check(pl_module, trainer.datamodule)  # type: ignore[attr-defined]
+
+    def check(self, pl_module: LightningModule, data: ImageData | None) -> None:
+        """Check what evaluation will need.
 
         Raises:
             ValueError: if the reference does not exist, is empty, a stream or of another extractor, or the judge knows
                 other classes than the data.
         """
-        self._statistics = None
         if self.reference is not None and not self.reference.exists():
             raise ValueError(f"fid.reference {self.reference} does not exist: give a folder of images or an npz file")
         if self.reference is not None and self.reference.is_dir() and not list_images(self.reference):
             raise ValueError(f"no images under fid.reference {self.reference}: give a folder of images or an npz file")
         if self.reference is not None and self.reference.is_file():
             self._check_reference(self.reference)
-        datamodule: Any = trainer.datamodule  # type: ignore[attr-defined]
-        if self.reference is None and datamodule is not None:
-            refuse_stream(datamodule.train_dataset())
-        names = getattr(datamodule, "class_names", None)
+        if self.reference is None and data is not None:
+            refuse_stream(data.train_dataset())
+        names = getattr(data, "class_names", None)
         if isinstance(self.accuracy, ShapesAccuracy) and names is not None and names != self.accuracy.class_names:
             raise ValueError(
                 f"fid.accuracy judges the classes {self.accuracy.class_names[:2]} and so on, but those of the data are "
@@ -154,7 +158,9 @@ class FID(Evaluator):
         rank, world_size = trainer.global_rank, trainer.world_size
         # equally many on every rank, as sharded networks need; those past the end are made and dropped
         indices = [rank + world_size * i for i in range(math.ceil(self.num_samples / world_size))]
-        prompts = data_prompts(trainer, world_size * len(indices)) if takes_text(pl_module) else None
+        prompts = None
+        if takes_text(pl_module):
+            prompts = data_prompts(trainer.datamodule, world_size * len(indices))  # type: ignore[attr-defined]
         for start in range(0, len(indices), self.batch_size):
             batch = indices[start : start + self.batch_size]
             labels = None if num_classes is None else torch.tensor([i % num_classes for i in batch])

@@ -9,6 +9,7 @@ from lightning.pytorch import LightningModule, Trainer
 from pixelgen.callbacks.evaluator import Evaluator, record
 from pixelgen.callbacks.interlude import find_ema, interlude
 from pixelgen.callbacks.log import log
+from pixelgen.data import ImageData
 from pixelgen.flow import to_uint8
 from pixelgen.metrics.geneval import Detector, GenEvalScore, Prompt, prompts_sha256, spread
 from pixelgen.metrics.geneval.sets import find_prompts
@@ -58,6 +59,10 @@ class GenEval(Evaluator):
         self._chosen: list[Prompt] = []
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Choose the prompts, and check what evaluation will need."""
+        self.check(pl_module, trainer.datamodule)  # type: ignore[attr-defined]
+
+    def check(self, pl_module: LightningModule, data: ImageData | None) -> None:
         """Choose the prompts, and check what evaluation will need.
 
         Raises:
@@ -66,7 +71,7 @@ class GenEval(Evaluator):
         """
         if getattr(pl_module, "text_encoder", None) is None:
             raise ValueError("callbacks.geneval makes images from prompts: give the model a text_encoder, or null here")
-        prompts = find_prompts(self.prompts, trainer.datamodule)  # type: ignore[attr-defined]
+        prompts = find_prompts(self.prompts, data)
         self.detector.check(prompts)
         self._chosen = spread(prompts, self.num_prompts or len(prompts))
 

@@ -26,13 +26,12 @@ def takes_text(pl_module: LightningModule) -> bool:
     return getattr(pl_module.denoiser, "text_shape", None) is not None
 
 
-def data_prompts(trainer: Trainer, count: int) -> list[str]:
+def data_prompts(data: ImageData | None, count: int) -> list[str]:
     """Captions of the training images in their order, `count` of them.
 
     Raises:
         ValueError: if there is no data module with captions.
     """
-    data: ImageData | None = trainer.datamodule  # type: ignore[attr-defined]
     if data is None or not getattr(data, "captions", False):
         raise ValueError("there is no data module whose captions could serve as prompts: give prompts to the callback")
     return data.prompts(count)

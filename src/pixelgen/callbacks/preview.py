@@ -13,6 +13,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from pixelgen.callbacks.interlude import Schedule, data_prompts, interlude, takes_text
+from pixelgen.data import ImageData
 from pixelgen.flow import to_uint8
 from pixelgen.sets.pictures import PADDING, enlargement, grid
 
@@ -61,6 +62,10 @@ class Preview(Callback):
         self.prompts = None if prompts is None else list(prompts)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Check what previews will need."""
+        self.check(pl_module, trainer.datamodule)  # type: ignore[attr-defined]
+
+    def check(self, pl_module: LightningModule, data: ImageData | None) -> None:
         """Refuse labels that do not exist, prompts for a network without text, or their lack, before training.
 
         Raises:
@@ -69,7 +74,7 @@ class Preview(Callback):
         if self.prompts is not None and not takes_text(pl_module):
             raise ValueError(f"preview.prompts are {self.prompts[:2]}, but the network takes none: leave them out")
         if self.prompts is None and takes_text(pl_module):
-            data_prompts(trainer, self.num_images)
+            data_prompts(data, self.num_images)
         num_classes: int | None = pl_module.denoiser.num_classes  # type: ignore[union-attr, assignment]
         if self.labels is not None and (num_classes is None or not all(0 <= i <= num_classes for i in self.labels)):
             known = "it is unconditional" if num_classes is None else f"it has classes 0 to {num_classes - 1}"
@@ -94,11 +99,11 @@ class Preview(Callback):
 
     def preview(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Sample on every rank (sharded networks need all of them); write on rank 0."""
+        prompts = None
         if takes_text(pl_module):
-            prompts = data_prompts(trainer, self.num_images) if self.prompts is None else self.prompts
+            data = trainer.datamodule  # type: ignore[attr-defined]
+            prompts = data_prompts(data, self.num_images) if self.prompts is None else self.prompts
             prompts = [prompts[i % len(prompts)] for i in range(self.num_images)]
-        else:
-            prompts = None
         condition = prompts or self._condition(pl_module.denoiser.num_classes)  # type: ignore[union-attr, arg-type]
         seeds = range(self.seed, self.seed + self.num_images)
         with interlude(trainer, pl_module, eager=True):

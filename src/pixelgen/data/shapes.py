@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
 
@@ -57,11 +57,12 @@ def draw(
     shapes: Sequence[str] = DEFAULT_SHAPES,
     colors: Sequence[str] = DEFAULT_COLORS,
     max_objects: int = 1,
+    tasks: Mapping[str, float] | None = None,
 ) -> tuple[Tensor, Scene]:
     """Draw image `index` of the endless set `seed`: uint8 (3, image_size, image_size) and the scene it shows."""
     # not numpy's generators: setting one up for every image would take longer than the drawing
     random = Random((seed << 64) + index)
-    scene = compose(random, shapes, colors, max_objects)
+    scene = compose(random, shapes, colors, max_objects, tasks)
     image = background(random, image_size)
     for thing in scene.objects:
         light = random.uniform(-7, 7)
@@ -70,16 +71,31 @@ def draw(
     return torch.from_numpy(np.clip(image + np.float32(0.5), 0, 255).astype(np.uint8)), scene
 
 
-def compose(random: Random, shapes: Sequence[str], colors: Sequence[str], max_objects: int) -> Scene:
-    """Choose a GenEval task among those the arguments allow, then the objects, their places and the caption."""
-    kinds = ["single_object", "colors"]
+def possible_tasks(shapes: Sequence[str], colors: Sequence[str], max_objects: int) -> list[str]:
+    """The GenEval tasks that so many shapes, colours and objects allow."""
+    tasks = ["single_object", "colors"]
     if max_objects > 1:
-        kinds += ["counting"]
+        tasks += ["counting"]
     if max_objects > 1 and len(shapes) > 1:
-        kinds += ["two_object", "position"]
+        tasks += ["two_object", "position"]
     if max_objects > 1 and len(shapes) > 1 and len(colors) > 1:
-        kinds += ["color_attr"]
-    kind = random.choice(kinds)
+        tasks += ["color_attr"]
+    return tasks
+
+
+def compose(
+    random: Random,
+    shapes: Sequence[str],
+    colors: Sequence[str],
+    max_objects: int,
+    tasks: Mapping[str, float] | None = None,
+) -> Scene:
+    """Choose a GenEval task, evenly among the possible ones or by weight, then objects, their places, the caption."""
+    kind = (
+        random.choice(possible_tasks(shapes, colors, max_objects))
+        if tasks is None
+        else random.choices(list(tasks), list(tasks.values()))[0]
+    )
     count = {"single_object": 1, "colors": 1}.get(kind, 2)
     relation = random.choice(tuple(RELATIONS))
     if kind == "counting":
@@ -161,6 +177,8 @@ class ShapesDataset(Dataset[Item]):
         colors: Names from `PALETTE`.
         max_objects: Largest number of objects in an image, 1 to 4.
         captions: Whether items carry a caption.
+        tasks: Weights of the GenEval tasks that images come from, by name; those left out have none. None for equal
+            weights of all possible ones.
     """
 
     def __init__(
@@ -172,6 +190,7 @@ class ShapesDataset(Dataset[Item]):
         colors: Sequence[str] = DEFAULT_COLORS,
         max_objects: int = 1,
         captions: bool = False,
+        tasks: Mapping[str, float] | None = None,
     ) -> None:
         _check_names("shapes", shapes, tuple(SHAPES))
         _check_names("colors", colors, tuple(PALETTE))
@@ -183,9 +202,14 @@ class ShapesDataset(Dataset[Item]):
         ):
             if not least <= value <= most:
                 raise ValueError(f"{name} is {value}: give a number from {least} to {most}")
+        if tasks is not None:
+            _check_names("tasks", list(tasks), tuple(possible_tasks(shapes, colors, max_objects)))
+            if min(tasks.values()) < 0 or not 0 < sum(tasks.values()) < math.inf:
+                raise ValueError(f"tasks are {dict(tasks)}: give weights of at least 0, not all of them 0")
         self.seed, self.length, self.image_size = seed, length, image_size
         self.shapes, self.colors = tuple(shapes), tuple(colors)
         self.max_objects, self.captions = max_objects, captions
+        self.tasks = None if tasks is None else dict(tasks)
 
     def __len__(self) -> int:
         return self.length
@@ -212,6 +236,7 @@ class ShapesDataset(Dataset[Item]):
             shapes=self.shapes,
             colors=self.colors,
             max_objects=self.max_objects,
+            tasks=self.tasks,
         )
 
 
@@ -236,6 +261,8 @@ class ShapesData(ImageData):
         colors: Which colours, of the ten of GenEval.
         max_objects: Largest number of objects in an image, 1 to 4.
         captions: Whether batches carry captions.
+        tasks: Weights of the GenEval tasks that images come from: single_object, colors, and with several objects
+            counting, two_object, position, color_attr. Null for equal weights of all.
         length: Training images per epoch; every epoch draws new ones.
         val_length: Number of validation images, drawn from a sequence of their own.
     """
@@ -250,12 +277,13 @@ class ShapesData(ImageData):
         colors: list[str] = list(DEFAULT_COLORS),  # noqa: B006
         max_objects: int = 1,
         captions: bool = False,
+        tasks: dict[str, float] | None = None,
         length: int = 50_000,
         val_length: int = 1_000,
     ) -> None:
         super().__init__(image_size, batch_size, num_workers, seed)
         self.shapes, self.colors = list(shapes), list(colors)
-        self.max_objects, self.captions = max_objects, captions
+        self.max_objects, self.captions, self.tasks = max_objects, captions, tasks
         self.length, self.val_length = length, val_length
         self.class_names = class_names(shapes, colors) if max_objects == 1 else None
         self.train_dataset(), self.val_dataset()  # refuse wrong arguments now
@@ -269,4 +297,6 @@ class ShapesData(ImageData):
         return self._dataset(2 * self.seed + 1, self.val_length)
 
     def _dataset(self, seed: int, length: int) -> ShapesDataset:
-        return ShapesDataset(seed, length, self.image_size, self.shapes, self.colors, self.max_objects, self.captions)
+        return ShapesDataset(
+            seed, length, self.image_size, self.shapes, self.colors, self.max_objects, self.captions, self.tasks
+        )
