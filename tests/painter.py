@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import torch
 
@@ -40,7 +42,7 @@ def painted(prompt: Prompt, size: int = 32) -> torch.Tensor:
 class Painter(TinyModule):
     """Paints the prompt for even seeds, an empty picture for odd ones."""
 
-    text_encoder = "stands for one"
+    text_encoder = SimpleNamespace(settings={"model": "painter"})
 
     def __init__(self):
         super().__init__(num_classes=None)

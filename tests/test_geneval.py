@@ -16,7 +16,6 @@ from pixelgen.metrics.geneval import (
     ShapesDetector,
     geneval_prompts,
     prompts_sha256,
-    shapes_prompts,
     to_lines,
 )
 from pixelgen.metrics.geneval.folder import find_samples
@@ -137,6 +136,7 @@ def test_detector_that_prompts_belong_to():
     [
         (["--generate_only", "--score_only"], "leave nothing to do"),
         (["--images_per_prompt", "0"], "give at least 1"),
+        (["--num_prompts", "0"], "num_prompts 0, seed 0: give at least 1"),
         (["--score_only"], "holds no images in GenEval's layout"),
         (["--prompts", "none.jsonl"], "no file of prompts none.jsonl"),
         (["--prompt", "shapes"], "there is no option --prompt: did you mean --prompts?"),
@@ -168,10 +168,12 @@ def test_a_run_of_a_real_text_model(tmp_path, capsys):
     precision = ["--callbacks.ema", "null", "--callbacks.preview", "null"]
     text_run(tmp_path / "run", "--trainer.max_steps", "1", *callback, *precision)
     recorded = json.loads((tmp_path / "run/evaluations.jsonl").read_text())
-    prompts = ["--prompts", "shapes", "--images_per_prompt", "1", "--precision", "32-true"]
+    prompts = ["--prompts", "shapes", "--images_per_prompt", "1", "--num_prompts", "60", "--precision", "32-true"]
     report = read(main([str(tmp_path / "run"), *prompts, "--sampler.num_steps", "1"]))
-    assert recorded["prompts"] == 60
-    assert report["protocol"]["prompts"] == len(shapes_prompts(max_objects=2))
+    assert recorded["prompts"] == report["protocol"]["prompts"] == 60
+    assert recorded["prompts_sha256"] == report["protocol"]["prompts_sha256"]
+    made_with = report["protocol"]["made_with"]
+    assert (made_with["text_encoder"]["max_length"], "model" in made_with["text_encoder"]) == (12, False)
     assert report["protocol"]["made_with"]["sampler"]["num_steps"] == 1
     assert recorded["geneval/overall"] == report["scores"]["overall"] == 0.0  # noise
 

@@ -28,6 +28,7 @@ from pixelgen.metrics.geneval import (
     geneval_prompts,
     prompts_sha256,
     scores,
+    spread,
 )
 from pixelgen.metrics.geneval.folder import find_samples, judge_samples, lay_out, sample_path
 from pixelgen.metrics.geneval.sets import find_prompts
@@ -57,6 +58,7 @@ def geneval(
     to: str | Path | None = None,
     prompts: str = "geneval",
     images_per_prompt: int = 4,
+    num_prompts: int | None = None,
     seed: int = 0,
     negative: str = "",
     sampler: Sampler | None = None,
@@ -81,6 +83,7 @@ def geneval(
         prompts: `geneval`, the 553 published ones; `shapes`, the same tasks on the shapes, colours and numbers that the
             run's data draws; or a file with one line of JSON for each prompt.
         images_per_prompt: published: 4.
+        num_prompts: how many of them, evenly over the tasks, for a quick look; all if not given.
         seed: of the first image of each prompt; published: 0.
         negative: prompt that guidance leads away from.
         sampler: another than the model's own; its settings without a class change those of the model's own.
@@ -102,14 +105,18 @@ def geneval(
     """
     if generate_only and score_only:
         raise ValueError("generate_only and score_only leave nothing to do: give one of them")
-    if images_per_prompt < 1 or seed < 0:
-        raise ValueError(f"images_per_prompt is {images_per_prompt}, seed {seed}: give at least 1, and a seed from 0")
+    if min(images_per_prompt, 1 if num_prompts is None else num_prompts) < 1 or seed < 0:
+        raise ValueError(
+            f"images_per_prompt is {images_per_prompt}, num_prompts {num_prompts}, seed {seed}: give at least 1, and a "
+            "seed from 0"
+        )
     fabric = launch(devices, precision, num_nodes)
     if score_only:
         score(Path(source), detector, fabric)
         return Path(source)
     with agreement(fabric):
         chosen = find_prompts(prompts, shapes_data(source))
+        chosen = spread(chosen, num_prompts or len(chosen))
         judge = None if generate_only else find_detector(detector, chosen)  # before hours of sampling, if it is missing
     folder = make_prompted(
         source,

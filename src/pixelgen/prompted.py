@@ -10,7 +10,7 @@ from typing import Any
 from lightning import Fabric
 
 from pixelgen.flow import Sampler
-from pixelgen.sample import folder_name
+from pixelgen.sample import folder_name, text_settings
 from pixelgen.sets.generation import Request, generate
 from pixelgen.sets.launch import Precision
 from pixelgen.weights.runs import Average, load
@@ -77,6 +77,7 @@ def make_prompted(
         "size": manner.size or (denoiser.image_size, denoiser.image_size),
         "negative": manner.negative,
         "seeds": list(seeds),
+        **text_settings(model),
         **about,
     }
     folder = place(where.home, folder_name(settings))

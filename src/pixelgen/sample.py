@@ -156,6 +156,7 @@ def make(
         "seed": wanted.seed,
         "conditions": named,
         "negative": wanted.negative,
+        **text_settings(model),
     }
     folder = to or source.home / "samples" / folder_name(settings)
     requests = [Request(file_name(i), wanted.seed + i, conditions[i % len(conditions)]) for i in range(number)]
@@ -165,6 +166,14 @@ def make(
         _finish(folder, requests, npz)
     fabric.barrier()
     return folder
+
+
+def text_settings(model: PixelGen) -> dict[str, Any]:
+    """What images depend on of the text encoder, wherever it lies; nothing for a model without text."""
+    encoder = getattr(model, "text_encoder", None)
+    if encoder is None:
+        return {}
+    return {"text_encoder": {name: value for name, value in encoder.settings.items() if name != "model"}}
 
 
 def folder_name(settings: Mapping[str, Any]) -> str:
