@@ -1,5 +1,6 @@
 """Every config builds and runs a step; bad input is refused in one sentence; runs resume and reload exactly."""
 
+import warnings
 from pathlib import Path
 
 import pytest
@@ -137,6 +138,23 @@ def test_of_two_runs_started_together_one_gets_the_folder(tmp_path, capsys):
     with pytest.raises(ValueError, match=r"another run has just taken .*run: start again, or give .* --run"):
         late.fit()
     assert not any((tmp_path / "run").iterdir())
+
+
+def test_a_polynomial_schedule_ends_with_training_unless_told_otherwise():
+    arguments = [
+        *SHAPES,
+        *TINY,
+        "--trainer.max_steps",
+        "7",
+        "--model.scheduler",
+        "torch.optim.lr_scheduler.PolynomialLR",
+    ]
+    with warnings.catch_warnings(record=True) as said:
+        scheduler = CLI(arguments).model.scheduler
+    assert not any("learning rate" in str(warning.message) for warning in said)
+    assert scheduler(torch.optim.SGD([torch.zeros(1)], lr=1)).total_iters == 7
+    with pytest.warns(UserWarning, match=r"falls to 0 at step 4 .* before the last one, 7: .*--init_from"):
+        CLI([*arguments, "--model.scheduler.total_iters", "4"])
 
 
 def test_init_from_takes_weights_and_nothing_else(finished_run, tmp_path):

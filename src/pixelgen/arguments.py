@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from jsonargparse import Namespace
+from lightning.pytorch.utilities import rank_zero_warn
 
 from pixelgen.weights.runs import find_checkpoint, run_folder
 
@@ -56,6 +57,20 @@ def fill(config: Namespace, given: Namespace, key: str, value: Any) -> None:
     """Set `key` where the config has such an argument and the user gave no value for it."""
     if key in config and key not in given:
         config[key] = value
+
+
+def fill_schedule(config: Namespace, given: Namespace) -> None:
+    """Let a polynomial schedule end with training, and warn of one that ends earlier: its learning rate stays 0."""
+    scheduler, max_steps = config.model.init_args.get("scheduler"), config.trainer.max_steps
+    if not isinstance(scheduler, Namespace) or not scheduler.class_path.endswith(".PolynomialLR") or max_steps < 1:
+        return
+    fill(config, given, "model.init_args.scheduler.init_args.total_iters", max_steps)
+    if scheduler.init_args.total_iters < max_steps:
+        rank_zero_warn(
+            f"the learning rate falls to 0 at step {scheduler.init_args.total_iters} (model.scheduler.total_iters), "
+            f"before the last one, {max_steps}: a new run needs no total_iters; a resumed one keeps its schedule, "
+            "--init_from starts another one from its weights"
+        )
 
 
 def run_name(config: Namespace) -> str:

@@ -25,6 +25,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 from pixelgen.arguments import (
     LAST,
     fill,
+    fill_schedule,
     last_checkpoint,
     run_name,
     strategy_name,
@@ -63,7 +64,8 @@ class CLI(LightningCLI):
     """Builds model, data and trainer from configs and flags; `fit` trains.
 
     What the data decides (image size, number of classes) is filled into the model where the user left it out, and
-    refused where it disagrees. `seed_everything` is the seed of model and data unless they are given their own.
+    refused where it disagrees. `PolynomialLR` without `total_iters` ends with training. `seed_everything` is the seed
+    of model and data unless they are given their own.
 
     Args:
         args: command-line arguments; None for those of the process.
@@ -137,6 +139,7 @@ class CLI(LightningCLI):
         given = parser.parse_args(self.arguments, defaults=False)
         fill(self.config, given, "data.init_args.seed", self.config.seed_everything)
         fill(self.config, given, "model.init_args.seed", self.config.seed_everything)
+        fill_schedule(self.config, given)
         data = build_data(self.config)
         for side, value in (("input_size", data.image_size), ("num_classes", data.num_classes)):
             fill(self.config, given, f"model.init_args.denoiser.init_args.{side}", value)
