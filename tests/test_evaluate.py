@@ -88,6 +88,14 @@ def test_reference_images_are_cropped_to_the_others(folders, tmp_path):
     assert large == pytest.approx(score(folders[0], small), rel=1e-9)
 
 
+def test_statistics_of_another_extractor_are_refused_before_inception_is_looked_for(folders, tmp_path, capsys):
+    made, real = folders
+    main(["reference", str(real), "--to", str(tmp_path / "toy.npz"), *TOY])
+    with pytest.raises(SystemExit):
+        main([str(made), "--reference", str(tmp_path / "toy.npz")])
+    assert "were made by toy, and Inception is taken if none is given" in capsys.readouterr().err
+
+
 def test_two_extractors_in_one_pass(folders, tmp_path, monkeypatch):
     class Other(Toy):
         def __init__(self):

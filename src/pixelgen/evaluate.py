@@ -29,7 +29,7 @@ from pixelgen.metrics.statistics import Statistics
 from pixelgen.sample import FLAGS, add_flags, parse, sample
 from pixelgen.sets import protocol
 from pixelgen.sets.launch import Precision, launch
-from pixelgen.sets.measure import Scores, Work, check_reference, scores_file
+from pixelgen.sets.measure import Scores, Work, check_reference, expect_inception, scores_file
 from pixelgen.weights.runs import Average, find_weights
 
 ALL_POSSIBLE = Metrics()
@@ -94,6 +94,8 @@ def evaluate(
     images = is_images(source)
     if images and (sampler is not None or prompts is not None or compile):
         raise ValueError(f"the images in {source} are made already: leave out the sampler, prompts and compile")
+    if extractor is None:
+        expect_inception(Path(reference))
     seers = [part for part in (extractor or Inception(), dinov2) if part is not None]
     references = [Path(reference), Path(dinov2_reference or reference)]
     for path, seer in zip(references, seers, strict=False):
