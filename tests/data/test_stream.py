@@ -12,6 +12,7 @@ import torch
 from pixelgen.data.captions import Captions
 from pixelgen.data.decoding import Decoder
 from pixelgen.data.reader import Source
+from pixelgen.data.shapes import ShapesData
 from pixelgen.data.stream import Mixture, ShardLoader, ShardStream
 from pixelgen.data.tars import Skipped, expand
 from shard_files import picture, write_shards, write_tar
@@ -164,6 +165,21 @@ def test_counts_go_on_with_the_run_and_stay_the_sum_of_all_processes(tmp_path):
         with pytest.warns(UserWarning, match="processes 1 -> 2"):
             loader.load_state_dict(state)
     assert [loader.skipped.sum() for loader in resumed] == [counted, 0]
+
+
+def test_after_another_kind_of_data_reading_starts_at_the_beginning(tmp_path):
+    of = sources(tmp_path, [4, 4])
+    shapes = ShapesData(batch_size=2, length=8).train_dataloader()
+    stopped = Run(of).train(3)
+    with pytest.warns(UserWarning, match="another kind of data: this one is read from its beginning"):
+        resumed = Run(of).resume(shapes.state_dict(), 2)
+    assert resumed.train(3).seen == stopped.seen
+    order = shapes.sampler
+    expected, order.batches = list(order), lambda: 3
+    assert list(order) != expected
+    with pytest.warns(UserWarning, match="another kind of data"):
+        shapes.load_state_dict(stopped.loader.state_dict())
+    assert list(order) == expected
 
 
 def test_batches_hold_tensors_and_captions_only(tmp_path):

@@ -15,6 +15,8 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 from pixelgen.data.order import ResumableOrder
 
+OTHER_DATA = "the checkpoint was trained on another kind of data: this one is read from its beginning"
+
 Item = dict[str, Any]
 """`image`: uint8 tensor (3, H, W); `label`: int, unless unlabelled; `caption`: str, where asked for."""
 
@@ -160,8 +162,10 @@ class ResumableLoader(DataLoader[Item]):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on in the order of the run being continued."""
         own = self.state_dict()
-        changed = [f"{key} {state[key]} -> {own[key]}" for key in ("seed", "samples") if state[key] != own[key]]
-        if changed:
+        changed = [f"{key} {state.get(key)} -> {own[key]}" for key in ("seed", "samples") if state.get(key) != own[key]]
+        if state.keys() != own.keys():
+            rank_zero_warn(OTHER_DATA)
+        elif changed:
             rank_zero_warn(
                 f"continuing with another order of samples than the checkpoint's ({', '.join(changed)}): "
                 "some samples of this epoch will repeat and others be skipped"

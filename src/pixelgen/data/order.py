@@ -89,7 +89,13 @@ class ResumableOrder(DistributedSampler[int]):
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on after the samples of the run being resumed, also if its global batch size was another one."""
+        """Go on after the samples of the run being resumed, also if its global batch size was another one.
+
+        Where that run had another kind of data, without such a state, begin with the first sample.
+        """
+        if state.keys() != self.state_dict().keys():
+            self._batches_before, self._samples_before = self.batches(), 0
+            return
         batches, samples = state["before"]
         if state["global_batch"] != self.global_batch:
             samples += (self.batches() - batches) * state["global_batch"]

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, default_collate, get_worker_info
 
 from pixelgen.data.decoding import Decoder, Unusable
-from pixelgen.data.images import Item
+from pixelgen.data.images import OTHER_DATA, Item
 from pixelgen.data.reader import Reader, Source
 from pixelgen.data.tars import Skipped
 
@@ -205,9 +205,12 @@ class ShardLoader:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where a run stopped; with other readers or sources, after the passes that it had begun."""
+        own = self._order()
+        if not own.keys() < state.keys():
+            rank_zero_warn(OTHER_DATA)
+            return
         if self.stream.rank == 0 and "skipped" in state:  # counts are added up over the processes
             self.skipped = torch.tensor(state["skipped"])
-        own = self._order()
         changed = [f"{name} {state[name]} -> {own[name]}" for name in own if state[name] != own[name]]
         if not changed:
             self.stream.states = state["states"][self.stream.rank]
