@@ -98,6 +98,31 @@ def test_scores_of_an_existing_folder(painter, tmp_path, capsys):
     assert "1 to 2 images; made elsewhere; detector shapes judge" in " ".join(capsys.readouterr().out.split())
 
 
+def test_scoring_goes_on_where_it_was_stopped(painter, tmp_path, monkeypatch):
+    folder = geneval("runs/painter", prompts=str(tmp_path / "few.jsonl"), generate_only=True)
+    judged = []
+
+    class Stops(ShapesDetector):
+        """Is killed after a batch; the next one is not."""
+
+        def judge(self, images, prompts):
+            if len(judged) == 16:
+                judged.append(None)
+                raise KeyboardInterrupt
+            judged.extend(prompts)
+            return super().judge(images, prompts)
+
+    with pytest.raises(KeyboardInterrupt):
+        geneval(folder, score_only=True, detector=Stops())
+    assert not (folder / "geneval.json").exists()
+    geneval(folder, score_only=True, detector=Stops())
+    assert len(judged) == 1 + 4 * len(FEW)
+    report, verdicts = read(folder), (folder / "results.jsonl").read_text()
+    geneval(folder, score_only=True, detector=ShapesDetector())
+    assert (read(folder), (folder / "results.jsonl").read_text()) == (report, verdicts)
+    assert not list(folder.glob(".verdicts*"))
+
+
 def test_published_prompts_with_networks_of_the_detectors_classes(painter, tmp_path, monkeypatch):
     """Two of the published prompts; images are enlarged to 64 px, not to 800, before they are judged."""
     monkeypatch.setattr("pixelgen.encoders.mask2former.SHORT", 64)

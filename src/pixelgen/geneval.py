@@ -31,6 +31,7 @@ from pixelgen.metrics.geneval import (
     spread,
 )
 from pixelgen.metrics.geneval.folder import find_samples, judge_samples, lay_out, sample_path
+from pixelgen.metrics.geneval.journal import Journal
 from pixelgen.metrics.geneval.sets import find_prompts
 from pixelgen.prompted import FLAGS as SIZE
 from pixelgen.prompted import Manner, make_prompted
@@ -157,7 +158,7 @@ def find_detector(detector: Detector | None, prompts: Sequence[Prompt]) -> Detec
 
 
 def score(folder: Path, detector: Detector | None, fabric: Fabric, batch_size: int = 16) -> dict[str, Any]:
-    """Judge all images of a folder, each process its share, and write what came out.
+    """Judge all images of a folder, each process its share, and write what came out; goes on where it was stopped.
 
     Returns:
         `scores` and `protocol`, as in `geneval.json`.
@@ -165,17 +166,24 @@ def score(folder: Path, detector: Detector | None, fabric: Fabric, batch_size: i
     with agreement(fabric):
         samples = find_samples(folder)
         detector = find_detector(detector, [sample.prompt for sample in samples]).to(fabric.device)
-        share = samples[fabric.global_rank :: fabric.world_size]
+        journal = Journal(folder, detector, fabric.global_rank)
+        known = journal.known(samples)
+    with agreement(fabric):  # by now all have read the same journal, and begin to add to it
+        judged = {record["filename"] for record in known}
+        share = [sample for sample in samples if sample.path not in judged][fabric.global_rank :: fabric.world_size]
         records: list[dict[str, Any]] = []
         with Progress(disable=fabric.global_rank != 0) as progress:
             task = progress.add_task("verdicts", total=len(share))
             for batch in judge_samples(detector, folder, share, fabric.device, batch_size):
+                journal.add(batch)
                 records += batch
                 progress.advance(task, len(batch))
     if fabric.world_size > 1:
         parts: list[Any] = [None] * fabric.world_size
         torch.distributed.all_gather_object(parts, records)
-        records = sorted((record for part in parts for record in part), key=lambda record: record["filename"])
+        records = [record for part in parts for record in part]
+    found = {record["filename"]: record for record in [*known, *records]}
+    records = [found[sample.path] for sample in samples]
     prompts = [sample.prompt for sample in samples]
     report = {
         "scores": scores(prompts, [record["correct"] for record in records]),
@@ -185,6 +193,7 @@ def score(folder: Path, detector: Detector | None, fabric: Fabric, batch_size: i
         if fabric.global_rank == 0:
             _write(folder / RESULTS, "".join(json.dumps(record) + "\n" for record in records))
             _write(folder / SCORES, json.dumps(report, indent=2) + "\n")
+            journal.clear()
     return report
 
 
