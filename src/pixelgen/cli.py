@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 import sys
 import warnings
@@ -84,6 +85,7 @@ class CLI(LightningCLI):
     def _build(self) -> None:
         for message in NOISE:
             warnings.filterwarnings("ignore", message=message)
+        logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_is_no_advertisement)
         super().__init__(
             PixelGen,
             ImageData,
@@ -314,6 +316,10 @@ def default_loggers(folder: Path) -> list[Logger]:
     if find_spec("tensorboard"):
         loggers.append(TensorBoardLogger(folder, name="logs", version=loggers[0].version))
     return loggers
+
+
+def _is_no_advertisement(record: logging.LogRecord) -> bool:
+    return "Tip: For seamless cloud" not in record.getMessage()
 
 
 def _settings(config: str) -> list[str]:
