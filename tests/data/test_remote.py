@@ -10,7 +10,7 @@ from random import Random
 import pytest
 
 from pixelgen.data import remote
-from pixelgen.data.remote import Download
+from pixelgen.data.remote import PASSING, Download
 from pixelgen.data.tars import Skipped, read_shard
 from shard_files import write_tar
 
@@ -18,12 +18,13 @@ CONTENT = Random(0).randbytes(100_000)
 
 
 class Server(ThreadingHTTPServer):
-    """Sends `content` as `faults`, one for each request, say; when they are used up, without a fault."""
+    """Answers each request with the next of `faults`; when they are used up, without a fault."""
 
     def __init__(self, content=CONTENT, faults=(), ranges=True):
         super().__init__(("127.0.0.1", 0), Handler)
         self.content, self.faults, self.ranges = content, list(faults), ranges
-        self.version, self.requests, self.stop = "1", [], threading.Event()
+        self.headers = {"ETag": "1"}
+        self.requests, self.paths, self.credentials, self.stop = [], [], [], threading.Event()
         self.url = f"http://127.0.0.1:{self.server_port}/a.tar"
 
 
@@ -34,19 +35,40 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self):
         server = self.server
         fault = server.faults.pop(0) if server.faults else None
-        server.requests.append((self.headers["Range"], self.headers["Authorization"]))
+        server.requests.append(self.headers["Range"])
+        server.paths.append(self.path)
+        server.credentials.append(self.headers["Authorization"])
         if isinstance(fault, int):
             self.send_error(fault)
             return
-        if fault == "change":
-            server.version = "2"
         begin = int(self.headers["Range"][6:-1]) if self.headers["Range"] and server.ranges else 0
+        part = fault(server, begin) if callable(fault) else None
+        begin, end = part or (begin, len(server.content))
+        if isinstance(fault, str) and fault.startswith("http"):
+            self.send_response(302)
+            self.send_header("Location", fault)
+            self.end_headers()
+            return
+        if begin == len(server.content):
+            self.send_response(416)
+            self.send_header("Content-Range", f"bytes */{begin}")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
         self.send_response(206 if begin else 200)
-        self.send_header("ETag", server.version)
-        self.send_header("Content-Length", str(len(server.content) - begin))
+        for name, value in server.headers.items():
+            self.send_header(name, value)
+        if begin:
+            self.send_header("Content-Range", f"bytes {begin}-{end - 1}/{len(server.content)}")
+        if fault == "chunked":  # of unknown length, and cut before the mark of its end
+            self.send_header("Transfer-Encoding", "chunked")
+            self.end_headers()
+            self.wfile.write(f"{len(server.content):x}\r\n".encode() + server.content + b"\r\n")
+            return
+        self.send_header("Content-Length", str(end - begin))
         self.end_headers()
         short = fault in ("stall", "hang up")
-        self.wfile.write(server.content[begin : begin + 30_000] if short else server.content[begin:])
+        self.wfile.write(server.content[begin : min(end, begin + 30_000)] if short else server.content[begin:end])
         if fault == "stall":
             self.wfile.flush()
             server.stop.wait(10)
@@ -78,17 +100,40 @@ def fetch(server, url=None):
         return stream.read()
 
 
-@pytest.mark.parametrize("ranges", [True, False])
-@pytest.mark.parametrize("faults", [["hang up", "hang up"], ["stall"], ["hang up", 503, "hang up"], [429, 500]])
-def test_downloads_go_on_where_they_broke(serve, faults, ranges):
-    server = serve(faults=faults, ranges=ranges)
-    if not ranges and faults.count("hang up") > 1:
-        server.faults.remove("hang up")  # what was sent again is passed over, so a second one would be no progress
+@pytest.mark.parametrize(
+    ("faults", "requests"),
+    [
+        ([], [None]),
+        (["hang up", "hang up"], [None, "bytes=30000-", "bytes=60000-"]),
+        (["stall"], [None, "bytes=30000-"]),
+        (["hang up", 503, "hang up"], [None, "bytes=30000-", "bytes=30000-", "bytes=60000-"]),
+        (["chunked"], [None, "bytes=100000-"]),
+        *(([code], [None, None]) for code in sorted(PASSING)),
+    ],
+)
+def test_downloads_go_on_where_they_broke(serve, faults, requests):
+    server = serve(faults=faults)
     assert fetch(server) == CONTENT
-    first = [asked for asked, _ in server.requests]
-    assert first[0] is None
-    if "hang up" in faults or "stall" in faults:
-        assert first[-1] == ("bytes=60000-" if ranges and faults.count("hang up") > 1 else "bytes=30000-")
+    assert server.requests == requests
+
+
+@pytest.mark.parametrize("fault", ["hang up", "stall"])
+def test_without_ranges_the_beginning_is_passed_over(serve, fault):
+    server = serve(faults=[fault], ranges=False)
+    assert fetch(server) == CONTENT
+    assert server.requests == [None, "bytes=30000-"]
+
+
+def test_a_server_may_send_less_or_more_than_was_asked_for(serve):
+    def capped(server, begin):
+        return begin, begin + 20_000
+
+    def early(server, begin):
+        return begin - 1_000, len(server.content)
+
+    server = serve(faults=["hang up", capped, early])
+    assert fetch(server) == CONTENT
+    assert server.requests == [None, "bytes=30000-", "bytes=50000-"]
 
 
 def test_progress_renews_the_attempts(serve):
@@ -100,30 +145,59 @@ def test_progress_renews_the_attempts(serve):
 
 def test_a_server_that_stays_silent_is_given_up(serve):
     server = serve(faults=["hang up"] + [503] * 20)
+    download = Download(server.url)
     with pytest.raises(OSError, match=rf"503.*; tried {Download.attempts} times"):
-        fetch(server)
+        download.readall()
     assert len(server.requests) == 1 + Download.attempts - 1
     assert server.pauses == [2.0**i for i in range(Download.attempts - 1)]
+    with pytest.raises(OSError, match="503"):
+        download.read(1)
+    assert len(server.pauses) == Download.attempts - 1
+    download.close()
+    with pytest.raises(ValueError, match="closed"):
+        download.read(1)
 
 
-def test_what_is_not_there_is_asked_for_once(serve):
+def test_what_cannot_succeed_is_tried_once(serve):
     server = serve(faults=[404])
     with pytest.raises(OSError, match="404"):
         Download(server.url)
     assert len(server.requests) == 1
+    for url in ("http://127.0.0.1:1/a.tar", "http://host.invalid/a.tar", "http://127.0.0.1:x/a.tar"):
+        with pytest.raises(OSError, match=r"refused|known|nonnumeric|resolution|failure|associated"):
+            Download(url)
+    assert server.pauses == []
 
 
-def test_a_file_that_changed_is_not_mixed_with_what_was_read(serve):
-    server = serve(faults=["hang up", "change"])
+@pytest.mark.parametrize("headers", [{"ETag": "2"}, {"Last-Modified": "yesterday"}])
+def test_a_file_that_changed_is_not_mixed_with_what_was_read(serve, headers):
+    server = serve(faults=["hang up", lambda server, _: setattr(server, "headers", headers)])
     with pytest.raises(OSError, match="changed after 30000 bytes were read"):
         fetch(server)
     assert len(server.requests) == 2
 
 
-def test_credentials_of_the_url_are_sent(serve):
-    server = serve()
+@pytest.mark.parametrize("ranges", [True, False])
+def test_nor_is_one_without_a_version_that_grew(serve, ranges):
+    server = serve(faults=["hang up", lambda server, _: setattr(server, "content", CONTENT + b"more")], ranges=ranges)
+    server.headers = {}
+    with pytest.raises(OSError, match="changed after 30000 bytes were read"):
+        fetch(server)
+
+
+def test_credentials_of_the_url_are_for_its_host_alone(serve):
+    other = serve()
+    server = serve(faults=[f"http://localhost:{other.server_port}/b.tar", None, None])
     assert fetch(server, server.url.replace("//", "//me:p%40ss@")) == CONTENT
-    assert server.requests == [(None, "Basic bWU6cEBzcw==")]
+    assert (server.credentials, other.credentials) == (["Basic bWU6cEBzcw=="], [None])
+    fetch(server, server.url.replace("//", "//token@"))
+    assert server.credentials[1] == "Basic dG9rZW46"
+
+
+def test_names_with_spaces_and_umlauts_are_quoted(serve):
+    server = serve()
+    assert fetch(server, server.url.replace("a.tar", "größe 1%202.tar?x=a b&y=/")) == CONTENT
+    assert server.paths == ["/gr%C3%B6%C3%9Fe%201%202.tar?x=a%20b&y=/"]
 
 
 def test_a_shard_is_whole_after_a_stall_and_broken_where_the_server_gives_up(serve, tmp_path):

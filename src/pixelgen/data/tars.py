@@ -165,7 +165,7 @@ def _open(shard: str) -> Any:
     url = rewrite_url(shard)
     if url.startswith(("http://", "https://")):  # webdataset's curl waits for a stalled server for ever
         return BufferedReader(Download(url), 1 << 20)
-    return gopen(url)
+    return gopen(shard)  # which rewrites by itself
 
 
 def _files(stream: Any) -> Iterator[tuple[str, bytes]]:
