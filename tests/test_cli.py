@@ -130,31 +130,36 @@ def test_starting_again_never_writes_into_a_used_folder(tmp_path):
     assert (first.name, second.name) == ("run", "run-2")
 
 
-def test_of_two_runs_started_together_one_gets_the_folder(tmp_path, capsys):
+def test_of_two_runs_started_together_one_gets_the_folder(tmp_path, monkeypatch):
     arguments = [*SHAPES, *TINY, "--run", str(tmp_path / "run")]
-    late = CLI(arguments)  # has chosen its folder, as the next one does
-    CLI(arguments).make_folder()
-    assert late.folder == tmp_path / "run"
+    first, late = CLI(arguments), CLI(arguments)  # both have chosen the same folder
+    first.make_folder()
     with pytest.raises(ValueError, match=r"another run has just taken .*run: start again, or give .* --run"):
         late.fit()
-    assert not any((tmp_path / "run").iterdir())
+    assert CLI(arguments).folder == tmp_path / "run-2"
+    monkeypatch.setattr(rank_zero_only, "rank", 1)
+    assert CLI(arguments).folder == tmp_path / "run"  # the folder of its first process
 
 
-def test_a_polynomial_schedule_ends_with_training_unless_told_otherwise():
-    arguments = [
-        *SHAPES,
-        *TINY,
-        "--trainer.max_steps",
-        "7",
-        "--model.scheduler",
-        "torch.optim.lr_scheduler.PolynomialLR",
-    ]
+def test_a_folder_that_cannot_be_made_is_said_in_one_sentence(tmp_path, capsys):
+    (tmp_path / "file").touch()
+    with pytest.raises(SystemExit):
+        fit(tmp_path / "file/run", "--trainer.max_steps", "1")
+    assert "error: could not make" in capsys.readouterr().err
+
+
+def test_a_polynomial_schedule_ends_with_training_unless_told_otherwise(tmp_path):
+    arguments = ["--model.scheduler", "torch.optim.lr_scheduler.PolynomialLR", "--trainer.log_every_n_steps", "1"]
     with warnings.catch_warnings(record=True) as said:
-        scheduler = CLI(arguments).model.scheduler
+        fit(tmp_path / "run", *arguments, "--trainer.max_steps", "2")
     assert not any("learning rate" in str(warning.message) for warning in said)
-    assert scheduler(torch.optim.SGD([torch.zeros(1)], lr=1)).total_iters == 7
-    with pytest.warns(UserWarning, match=r"falls to 0 at step 4 .* before the last one, 7: .*--init_from"):
-        CLI([*arguments, "--model.scheduler.total_iters", "4"])
+    assert yaml.safe_load((tmp_path / "run/config.yaml").read_text())["model"]["init_args"]["scheduler"]["init_args"][
+        "total_iters"
+    ] == 2  # fmt: skip
+    with pytest.warns(UserWarning, match=r"falls to 0 at step 2, before the last one, 3: .*--init_from"):
+        main(["--ckpt_path", str(tmp_path / "run"), "--trainer.max_steps", "3"])
+    with pytest.raises(ValueError, match=r"PolynomialLR must know when it ends: give trainer\.max_steps"):
+        CLI([*SHAPES, *TINY, *arguments, "--trainer.max_steps", "-1", "--trainer.max_epochs", "1"])
 
 
 def test_init_from_takes_weights_and_nothing_else(finished_run, tmp_path):

@@ -115,8 +115,10 @@ def test_scoring_goes_on_where_it_was_stopped(painter, tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         geneval(folder, score_only=True, detector=Stops())
     assert not (folder / "geneval.json").exists()
+    journal = folder / ".verdicts-0.jsonl"
+    journal.write_text("\n".join(reversed(journal.read_text().splitlines()[5:])))
     geneval(folder, score_only=True, detector=Stops())
-    assert len(judged) == 1 + 4 * len(FEW)
+    assert len(judged) == 1 + 4 + 4 * len(FEW)
     report, verdicts = read(folder), (folder / "results.jsonl").read_text()
     geneval(folder, score_only=True, detector=ShapesDetector())
     assert (read(folder), (folder / "results.jsonl").read_text()) == (report, verdicts)

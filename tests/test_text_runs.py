@@ -124,6 +124,7 @@ def test_prompts_from_the_command_line_and_a_file(finished, tmp_path):
         )
     ]
     assert sets[0] == sets[1]  # the same set, whichever way it was asked for
+    assert json.loads((sets[0] / "settings.json").read_text())["text_encoder"]["max_length"] == 12
     model = pixelgen.load(finished, device="cpu")
     prompts = (tmp_path / "prompts.txt").read_text().splitlines()
     for folder, negative in zip(sets[1:], ("", "a photo of a blue ring"), strict=True):

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from jsonargparse import Namespace
-from lightning.pytorch.utilities import rank_zero_warn
 
 from pixelgen.weights.runs import find_checkpoint, run_folder
 
+POLYNOMIAL = "torch.optim.lr_scheduler.PolynomialLR"
 LAST = "last"  # the value of --ckpt_path for "wherever this run was stopped"
 
 
@@ -60,17 +60,17 @@ def fill(config: Namespace, given: Namespace, key: str, value: Any) -> None:
 
 
 def fill_schedule(config: Namespace, given: Namespace) -> None:
-    """Let a polynomial schedule end with training, and warn of one that ends earlier: its learning rate stays 0."""
-    scheduler, max_steps = config.model.init_args.get("scheduler"), config.trainer.max_steps
-    if not isinstance(scheduler, Namespace) or not scheduler.class_path.endswith(".PolynomialLR") or max_steps < 1:
+    """Let a polynomial schedule without `total_iters` end with training.
+
+    Raises:
+        ValueError: if the number of training steps is not given either.
+    """
+    key, scheduler = "model.init_args.scheduler.init_args.total_iters", config.model.init_args.get("scheduler")
+    if not isinstance(scheduler, Namespace) or scheduler.class_path != POLYNOMIAL or key in given:
         return
-    fill(config, given, "model.init_args.scheduler.init_args.total_iters", max_steps)
-    if scheduler.init_args.total_iters < max_steps:
-        rank_zero_warn(
-            f"the learning rate falls to 0 at step {scheduler.init_args.total_iters} (model.scheduler.total_iters), "
-            f"before the last one, {max_steps}: a new run needs no total_iters; a resumed one keeps its schedule, "
-            "--init_from starts another one from its weights"
-        )
+    if config.trainer.max_steps < 1:
+        raise ValueError("PolynomialLR must know when it ends: give trainer.max_steps, or model.scheduler.total_iters")
+    config[key] = config.trainer.max_steps
 
 
 def run_name(config: Namespace) -> str:

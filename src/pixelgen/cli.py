@@ -40,7 +40,15 @@ from pixelgen.messages import one_sentence
 from pixelgen.models import Denoiser
 from pixelgen.module import PixelGen
 from pixelgen.parallel import FSDP, refuse_shards, refuse_unsupported
-from pixelgen.weights.runs import check_resumable, find_checkpoint, run_folder, start_from, unused_folder
+from pixelgen.weights.runs import (
+    CLAIM,
+    check_resumable,
+    claim_folder,
+    find_checkpoint,
+    run_folder,
+    start_from,
+    unused_folder,
+)
 
 TRAINER_DEFAULTS = {
     "precision": "bf16-mixed",
@@ -72,7 +80,7 @@ class CLI(LightningCLI):
         args: command-line arguments; None for those of the process.
     """
 
-    _folder_is_new = False
+    _claimed = True
 
     def __init__(self, args: Sequence[str] | None = None) -> None:
         self.arguments = with_nulls(with_config_of_run(list(sys.argv[1:] if args is None else args)))
@@ -195,9 +203,9 @@ class CLI(LightningCLI):
         if self.config.ckpt_path:
             return run_folder(find_checkpoint(self.config.ckpt_path))
         wanted = self._wanted_folder()
-        folder = unused_folder(wanted)
+        folder = unused_folder(wanted, first_process=rank_zero_only.rank == 0)  # type: ignore[attr-defined]
         rank_zero_info(f"run folder: {folder}" + (f" ({wanted} is used)" if folder != wanted else ""))
-        self._folder_is_new = not folder.exists()
+        self._claimed = False
         return folder
 
     def _wanted_folder(self) -> Path:
@@ -205,19 +213,14 @@ class CLI(LightningCLI):
 
     @rank_zero_only
     def make_folder(self) -> None:
-        """Make the folder of a new run: of several that chose it in the same moment, one gets it.
+        """Make the folder of a new run, once.
 
         Raises:
-            ValueError: for the others.
+            ValueError: if it cannot be made, or a run that was started in the same moment has it.
         """
-        if self._folder_is_new:
-            try:
-                self.folder.mkdir(parents=True)
-            except FileExistsError as error:
-                raise ValueError(
-                    f"another run has just taken {self.folder}: start again, or give each run its own folder with --run"
-                ) from error
-            self._folder_is_new = False
+        if not self._claimed:
+            claim_folder(self.folder)
+            self._claimed = True
 
     def fit(self) -> None:
         """Train, from the start or from where a checkpoint stands.
@@ -265,6 +268,7 @@ class SaveConfig(SaveConfigCallback):
         unfinished = folder / ".config.yaml.unfinished"
         unfinished.write_text(text)
         unfinished.replace(path)  # whenever we are killed, there is a whole config
+        (folder / CLAIM).unlink(missing_ok=True)
 
 
 @contextmanager

@@ -169,7 +169,7 @@ def make(
 
 
 def text_settings(model: PixelGen) -> dict[str, Any]:
-    """What images depend on of the text encoder, wherever it lies; nothing for a model without text."""
+    """What images depend on of the text encoder, which its weights name; nothing for a model without text."""
     encoder = getattr(model, "text_encoder", None)
     if encoder is None:
         return {}

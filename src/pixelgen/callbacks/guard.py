@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
+from torch.optim.lr_scheduler import PolynomialLR
 
 from pixelgen.module import is_logging_step
 
@@ -39,6 +40,17 @@ class Guard(Callback):
     def skipped(self) -> int:
         """Steps skipped so far; asking waits for the device."""
         return int(self._counts[0])
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Warn of a schedule that ends before training: from there on nothing would be learned."""
+        for config in trainer.lr_scheduler_configs:
+            schedule = config.scheduler
+            if isinstance(schedule, PolynomialLR) and schedule.total_iters < trainer.max_steps:
+                rank_zero_warn(
+                    f"the learning rate falls to 0 at step {schedule.total_iters}, before the last one, "
+                    f"{trainer.max_steps}: leave total_iters out in a new run; a resumed one keeps its schedule, "
+                    "--init_from starts another one from its weights"
+                )
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         """Let the step do nothing if the gradient is not finite.

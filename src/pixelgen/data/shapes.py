@@ -203,13 +203,15 @@ class ShapesDataset(Dataset[Item]):
             if not least <= value <= most:
                 raise ValueError(f"{name} is {value}: give a number from {least} to {most}")
         if tasks is not None:
-            _check_names("tasks", list(tasks), tuple(possible_tasks(shapes, colors, max_objects)))
+            possible = possible_tasks(shapes, colors, max_objects)
+            _check_names("tasks", list(tasks), tuple(possible))
+            tasks = {task: tasks[task] for task in possible if task in tasks}  # images do not depend on their order
             if min(tasks.values()) < 0 or not 0 < sum(tasks.values()) < math.inf:
                 raise ValueError(f"tasks are {dict(tasks)}: give weights of at least 0, not all of them 0")
         self.seed, self.length, self.image_size = seed, length, image_size
         self.shapes, self.colors = tuple(shapes), tuple(colors)
         self.max_objects, self.captions = max_objects, captions
-        self.tasks = None if tasks is None else dict(tasks)
+        self.tasks = tasks
 
     def __len__(self) -> int:
         return self.length

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from pixelgen.encoders.frozen import FeatureExtractor, check_weights, download, read_weights
 
 NAMES = {"frechet": "fid", "spatial_frechet": "sfid"}  # the others are called by their own name
-NAME = "inception-v3-compat"
+INCEPTION = "inception-v3-compat"
 SPATIAL = 7  # channels of 17 × 17 that sFID looks at
 
 
@@ -35,7 +35,7 @@ class Inception(FeatureExtractor):
 
         path = weights or download(URL_INCEPTION_V3, "Inception-v3")
         found = check_weights(path, sha256, "Inception-v3")
-        super().__init__(_build(path), NAME, 2048, found)
+        super().__init__(_build(path), INCEPTION, 2048, found)
 
     @property
     def sizes(self) -> dict[str, int]:

@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 from pixelgen.data.images import Item
 from pixelgen.data.sets import ARRAY, arrays, open_images
 from pixelgen.encoders.frozen import FeatureExtractor
-from pixelgen.encoders.inception import NAME
+from pixelgen.encoders.inception import INCEPTION
 from pixelgen.metrics.evaluation import ONLY_FRECHET, Evaluation, Metrics, warn_of_few
 from pixelgen.metrics.reference import read_reference, show
 from pixelgen.metrics.statistics import Statistics
@@ -148,7 +148,7 @@ def expect_inception(path: Path) -> None:
         ValueError: naming it.
     """
     made_by = Statistics.load(path).extractor if _holds_statistics(path) else None
-    if made_by not in (None, NAME):
+    if made_by not in (None, INCEPTION):
         raise ValueError(
             f"the statistics in {path} were made by {made_by}, and Inception is taken if none is given: pass the "
             "extractor that made them (--extractor)"

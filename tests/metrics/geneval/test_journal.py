@@ -30,8 +30,10 @@ def test_verdicts_are_found_again(samples, tmp_path):
         assert Journal(tmp_path, detector, rank).known(samples) == records[:rank]
         Journal(tmp_path, detector, rank).add(records[rank : rank + 1])
     with (tmp_path / ".verdicts-1.jsonl").open("a") as file:
-        file.write('{"detector": "half a li')
+        file.write('\n{"detector": "half a li')
     assert Journal(tmp_path, detector).known(samples) == records[:2]
+    Journal(tmp_path, detector, 1).add(records[2:])
+    assert Journal(tmp_path, detector).known(samples) == records
     Journal(tmp_path, detector).clear()
     assert Journal(tmp_path, detector).known(samples) == []
 
@@ -40,9 +42,10 @@ def test_what_was_not_judged_so_is_judged_anew(samples, tmp_path):
     detector = ShapesDetector()
     (records,) = judge_samples(detector, tmp_path, samples)
     Journal(tmp_path, detector).add(records)
-    other = ShapesDetector()
-    other.protocol = {"detector": "another"}
-    assert Journal(tmp_path, other).known(samples) == []
+    renamed = ShapesDetector()
+    renamed.protocol = {"detector": "another"}
+    for other in (renamed, ShapesDetector(["circle", "square"])):
+        assert Journal(tmp_path, other).known(samples) == []
     Image.new("RGB", (32, 32)).save(tmp_path / samples[0].path)
     (tmp_path / "00001/metadata.jsonl").write_text(json.dumps(CHOSEN[2].metadata()))
     assert Journal(tmp_path, detector).known(find_samples(tmp_path)) == records[2:]

@@ -29,7 +29,8 @@ class Journal:
 
     def __init__(self, folder: Path, detector: Detector, rank: int = 0) -> None:
         self.folder, self.rank = folder, rank
-        self._detector = hashlib.sha256(json.dumps(detector.protocol, sort_keys=True).encode()).hexdigest()[:16]
+        about = [type(detector).__name__, detector.names, detector.colors, detector.protocol]
+        self._detector = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]
 
     def known(self, samples: Sequence[Sample]) -> list[Record]:
         """Verdicts that earlier processes left."""
@@ -46,15 +47,15 @@ class Journal:
             ValueError: if it cannot be written.
         """
         path = self.folder / NAME.format(self.rank)
-        lines = [
-            {"detector": self._detector, "image": self._image(record["filename"]), "record": record}
-            for record in records
-        ]
         try:
-            with path.open("a") as file:
-                file.write("".join(json.dumps(line) + "\n" for line in lines))
+            lines = [
+                {"detector": self._detector, "image": self._image(record["filename"]), "record": record}
+                for record in records
+            ]
+            with path.open("a") as file:  # each line after a new line: the last one may be half a line
+                file.write("".join("\n" + json.dumps(line) for line in lines))
         except OSError as error:
-            raise ValueError(f"could not write {path} ({error}): free some space") from error
+            raise ValueError(f"could not write down the verdicts in {path} ({error})") from error
 
     def clear(self) -> None:
         """Remove the files of all processes."""
