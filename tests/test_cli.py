@@ -1,5 +1,6 @@
 """Every config builds and runs a step; bad input is refused in one sentence; runs resume and reload exactly."""
 
+import logging
 import warnings
 from pathlib import Path
 
@@ -220,6 +221,17 @@ def test_empty_and_unreadable_folders_are_refused_before_training(tmp_path, caps
     with pytest.raises(SystemExit):
         main([*TINY, *arguments, "--run", str(tmp_path / "run")])
     assert "a.png cannot be read as an image" in capsys.readouterr().err
+
+
+def test_the_first_screen_has_no_advertisements(tmp_path, monkeypatch):
+    said = []
+    logger = logging.getLogger("lightning.pytorch.utilities.rank_zero")
+    handler = logging.Handler()
+    monkeypatch.setattr(handler, "emit", lambda record: said.append(record.getMessage()))
+    monkeypatch.setattr(logger, "handlers", [handler])
+    CLI([*SHAPES, *TINY, "--run", str(tmp_path / "run")])
+    assert any("run folder" in message for message in said)
+    assert not any("Tip:" in message for message in said)
 
 
 def test_nothing_given_points_to_a_config(capsys):
