@@ -182,6 +182,8 @@ def test_init_from_takes_weights_and_nothing_else(finished_run, tmp_path):
         (["--trainer.max_epoch", "3"], "no option --trainer.max_epoch: did you mean --trainer.max_epochs?"),
         (["--model.denoiser.hiden_size", "3"], "model.denoiser has no option 'hiden_size': did you mean hidden_size?"),
         (["--model.denoiser", "JitT"], "model.denoiser: there is no class 'JitT': did you mean JiT?"),
+        (["--model.denoiser", "jit"], "model.denoiser: there is no class 'jit': did you mean JiT?"),
+        (["--model.text_encoder", "minilm"], "no class 'minilm': did you mean pixelgen.encoders.minilm?"),
         (["--data", "ShapeData"], "data: there is no class 'ShapeData': did you mean ShapesData?"),
         (["--model.warmup_steps", "x"], "model.warmup_steps: expected int, got x"),
         (["--model.denoiser.num_classes", "7"], "the data has 40 classes, but the denoiser is built for num_classes 7"),

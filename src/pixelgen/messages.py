@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable
 from difflib import get_close_matches
 from importlib import import_module
+from inspect import isfunction
 from typing import Any
 
 from torch import nn
@@ -49,9 +50,10 @@ def one_sentence(error: Exception, flags: Iterable[str] = ()) -> str:
 
 
 def _suggest(name: str, names: Iterable[str]) -> str:
-    """The nearest of `names`, as the end of a sentence."""
-    matches = get_close_matches(name, list(names), n=1, cutoff=0.7)
-    return f": did you mean {matches[0]}?" if matches else ""
+    """The nearest of `names`, whatever the case, as the end of a sentence."""
+    spelled = {re.sub(r"^pixelgen\.\w+\.", "", known).lower(): known for known in names}
+    matches = get_close_matches(name.lower(), spelled, n=1, cutoff=0.7)
+    return f": did you mean {spelled[matches[0]]}?" if matches else ""
 
 
 def _arguments(class_path: str) -> list[str]:
@@ -63,7 +65,7 @@ def _arguments(class_path: str) -> list[str]:
 
 
 def _class_names() -> list[str]:
-    """Names of our own classes that configs may use."""
+    """Names of our own classes that configs may use, and paths of the functions that build one."""
     from lightning import LightningDataModule
 
     def below(cls: Any) -> Iterable[Any]:
@@ -74,4 +76,6 @@ def _class_names() -> list[str]:
     from pixelgen.flow import Sampler, TimeSampler
 
     roots = (nn.Module, LightningDataModule, Sampler, TimeSampler)
-    return [cls.__name__ for root in roots for cls in below(root) if cls.__module__.startswith("pixelgen")]
+    names = [cls.__name__ for root in roots for cls in below(root) if cls.__module__.startswith("pixelgen")]
+    modules = [import_module(f"pixelgen.{room}") for room in ("models", "encoders")]
+    return [*(f"{m.__name__}.{name}" for m in modules for name in m.__all__ if isfunction(getattr(m, name))), *names]
