@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import logging
-import shutil
 import sys
 import warnings
 from argparse import ArgumentError
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
-from itertools import count
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 import torch
 from jsonargparse import ArgumentParser, Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import RichModelSummary
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 
@@ -40,15 +38,8 @@ from pixelgen.messages import one_sentence
 from pixelgen.models import Denoiser
 from pixelgen.module import PixelGen
 from pixelgen.parallel import FSDP, refuse_shards, refuse_unsupported
-from pixelgen.weights.runs import (
-    CLAIM,
-    check_resumable,
-    claim_folder,
-    find_checkpoint,
-    run_folder,
-    start_from,
-    unused_folder,
-)
+from pixelgen.weights.folders import SaveConfig, claim_folder, unused_folder
+from pixelgen.weights.runs import check_resumable, find_checkpoint, run_folder, start_from
 
 TRAINER_DEFAULTS = {
     "precision": "bf16-mixed",
@@ -233,44 +224,6 @@ class CLI(LightningCLI):
         self.trainer.fit(self.model, datamodule=self.datamodule, ckpt_path=checkpoint, weights_only=True)
 
 
-class SaveConfig(SaveConfigCallback):
-    """Writes the resolved config into the run's folder; when a run is resumed, the former one is kept by number."""
-
-    def __init__(self, parser: LightningArgumentParser, config: Namespace, **kwargs: Any) -> None:
-        super().__init__(parser, config, save_to_log_dir=False, **kwargs)
-
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Save the config of a new run."""
-        if self.config.ckpt_path is None:
-            super().setup(trainer, pl_module, stage)
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Save that of a resumed run: by now its checkpoint has turned out to fit."""
-        super().setup(trainer, pl_module, "fit")
-
-    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Called on rank 0, once all ranks are there."""
-        folder = Path(trainer.default_root_dir)
-        folder.mkdir(parents=True, exist_ok=True)
-        path = folder / "config.yaml"
-        config = self.config.clone()
-        origin = config.init_from
-        for key in ("run", "ckpt_path", "init_from"):  # whoever resumes this run says where from anew
-            config[key] = None
-        text = self.parser.dump(config, skip_none=False)
-        text = f"# started from the weights of {origin}\n{text}" if origin else text
-        former = path.read_text() if path.exists() else text
-        if _settings(former) != _settings(text):
-            number = next(n for n in count(1) if not (folder / f"config-{n}.yaml").exists())
-            shutil.copyfile(path, folder / f"config-{number}.yaml")
-        elif path.exists():
-            return
-        unfinished = folder / ".config.yaml.unfinished"
-        unfinished.write_text(text)
-        unfinished.replace(path)  # whenever we are killed, there is a whole config
-        (folder / CLAIM).unlink(missing_ok=True)
-
-
 @contextmanager
 def stop_on_bad_input() -> Iterator[None]:
     """Turn an error about the user's input into one line and exit status 2."""
@@ -324,11 +277,6 @@ def default_loggers(folder: Path) -> list[Logger]:
 
 def _is_no_advertisement(record: logging.LogRecord) -> bool:
     return "Tip: For seamless cloud" not in record.getMessage()
-
-
-def _settings(config: str) -> list[str]:
-    """The lines of a config without comments."""
-    return [line for line in config.splitlines() if not line.startswith("#")]
 
 
 def _callback(slot: str) -> str:

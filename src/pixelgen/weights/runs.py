@@ -1,11 +1,10 @@
-"""Run folders and exports: where a run lives, and how a trained model leaves it and comes back."""
+"""Checkpoints of runs, and exports: how a trained model leaves its run and comes back."""
 
 from __future__ import annotations
 
 import shutil
 from argparse import ArgumentError, Namespace
 from collections.abc import Callable
-from itertools import count
 from pathlib import Path
 from typing import Any
 from zipfile import is_zipfile
@@ -35,39 +34,6 @@ Average = bool | float | str
 
 EXPORT = "model.safetensors"
 EXPORT_FORMAT = "pixelgen-1"  # the file's metadata has it beside the name of its `average` and the `step`
-
-
-CLAIM = ".claimed"
-
-
-def unused_folder(wanted: Path, first_process: bool = True) -> Path:
-    """`wanted`, or `wanted-2`, `wanted-3`, … : the first that does not exist or is empty. Nothing is created.
-
-    To the other processes of a run, the folder that the first one may have claimed by now is empty.
-    """
-    passed_over = set() if first_process else {CLAIM}
-    for number in count(1):
-        folder = wanted if number == 1 else wanted.with_name(f"{wanted.name}-{number}")
-        if not folder.exists() or (folder.is_dir() and passed_over.issuperset(path.name for path in folder.iterdir())):
-            return folder
-    raise AssertionError
-
-
-def claim_folder(folder: Path) -> None:
-    """Make the folder of a new run; of several that have found it unused, one gets it.
-
-    Raises:
-        ValueError: for the others, or if it cannot be made.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / CLAIM).touch(exist_ok=False)
-    except FileExistsError as error:
-        raise ValueError(
-            f"another run has just taken {folder}: start again, or give each run its own folder with --run"
-        ) from error
-    except OSError as error:
-        raise ValueError(f"could not make {folder} ({error}): give another folder with --run") from error
 
 
 def find_checkpoint(source: str | Path) -> Path:
