@@ -23,7 +23,7 @@ $(READY): pyproject.toml constraints.txt
 demo: $(READY)  ## train on drawn shapes for about six minutes; pictures and scores in runs/demo
 	$(BIN)/python -m pixelgen.fit --config configs/demo.yaml
 
-demo-text: $(READY)  ## train text-to-shapes for about eleven minutes; pictures and scores in runs/demo_text
+demo-text: $(READY)  ## train text-to-shapes for about twelve minutes; pictures and scores in runs/demo_text
 	$(BIN)/python -m pixelgen.fit --config configs/demo_text.yaml
 
 ablation: $(READY)  ## the paper's ablation on drawn shapes, twelve runs of two minutes; table in runs/ablation
