@@ -147,6 +147,15 @@ def test_text_models_are_asked_by_text(finished, capsys):
         assert error == "error: this network is asked by text: give --prompts, and no --classes"
 
 
+def test_a_negative_prompt_without_guidance_is_refused_before_a_folder_is_made(finished, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        sample(
+            [str(finished), "--prompts", "a", "--negative", "b", "--sampler", "Euler", "--to", str(tmp_path / "set")]
+        )
+    assert "a negative prompt does nothing without guidance" in capsys.readouterr().err
+    assert not (tmp_path / "set").exists()
+
+
 def test_shards_of_captions_train_with_prompts_of_their_own(tmp_path):
     write_tar(tmp_path / "0.tar", [(str(i), {"png": picture(i), "txt": f"a photo {i}"}) for i in range(3)])
     data = ["--data", "ShardData", "--data.shards", str(tmp_path / "0.tar"), "--data.image_size", "8"]

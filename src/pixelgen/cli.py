@@ -195,7 +195,7 @@ class CLI(LightningCLI):
             return run_folder(find_checkpoint(self.config.ckpt_path))
         wanted = self._wanted_folder()
         folder = unused_folder(wanted, first_process=rank_zero_only.rank == 0)  # type: ignore[attr-defined]
-        rank_zero_info(f"run folder: {folder}" + (f" ({wanted} is used)" if folder != wanted else ""))
+        rank_zero_info(f"run folder: {folder}" + (f" ({wanted} exists already)" if folder != wanted else ""))
         self._claimed = False
         return folder
 

@@ -177,6 +177,18 @@ def _prompts(condition: Condition, device: torch.device) -> Tensor | list[str]:
     return [str(prompt) for prompt in prompts]
 
 
+def check_negative(denoiser: Denoiser, sampler: Sampler, negative: str) -> None:
+    """Refuse a negative prompt that could do nothing.
+
+    Raises:
+        ValueError: if the network takes no prompts, or there is no guidance.
+    """
+    if negative and denoiser.text_shape is None:
+        raise ValueError("this network does not take prompts, so there is no negative one: leave it out")
+    if negative and sampler.guidance.scale == 1:
+        raise ValueError("a negative prompt does nothing without guidance: give a sampler with guidance above 1")
+
+
 def null_condition(
     denoiser: Denoiser, text_encoder: TextEncoder | None, sampler: Sampler, negative: str, device: torch.device
 ) -> Tensor | None:
@@ -185,13 +197,8 @@ def null_condition(
     Raises:
         ValueError: for a negative prompt that could do nothing.
     """
-    if denoiser.text_shape is None:
-        if negative:
-            raise ValueError("this network does not take prompts, so there is no negative one: leave it out")
-        return None
-    if sampler.guidance.scale == 1:
-        if negative:
-            raise ValueError("a negative prompt does nothing without guidance: give a sampler with guidance above 1")
+    check_negative(denoiser, sampler, negative)
+    if denoiser.text_shape is None or sampler.guidance.scale == 1:
         return None
     if negative or text_encoder is None:
         return encode(text_encoder, [negative], device)

@@ -9,6 +9,7 @@ from typing import Any
 
 from lightning import Fabric
 
+from pixelgen.conditioning import check_negative
 from pixelgen.flow import Sampler
 from pixelgen.sample import folder_name, text_settings
 from pixelgen.sets.generation import Request, generate
@@ -68,6 +69,7 @@ def make_prompted(
             f"the model of {source} knows no text, and the images are made from prompts: give a text model"
         )
     where, sampler, denoiser = Source(source), manner.sampler, model.denoiser
+    check_negative(denoiser, sampler or model.sampler, manner.negative)
     settings = {
         **where.identity(manner.ema),
         "weights": fingerprint(denoiser),

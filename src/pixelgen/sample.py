@@ -18,6 +18,7 @@ from lightning.fabric.utilities import rank_zero_only
 from rich.console import Console
 
 from pixelgen.cli import stop_on_bad_input
+from pixelgen.conditioning import check_negative
 from pixelgen.flow import Sampler
 from pixelgen.messages import one_sentence
 from pixelgen.module import PixelGen
@@ -147,6 +148,7 @@ def make(
         raise ValueError(
             f"size {wanted.size[0]} {wanted.size[1]} does not divide into patches: use multiples of {patch}"
         )
+    check_negative(model.denoiser, sampler or model.sampler, wanted.negative)
     settings = {
         **how,
         "weights": fingerprint(model.denoiser),

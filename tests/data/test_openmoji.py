@@ -32,6 +32,12 @@ def test_licence_and_attribution_lie_beside_them(folder):
     assert (folder / "LICENSE").read_text().startswith("Attribution-ShareAlike 4.0 International")
 
 
+def test_pictures_of_another_choice_are_not_mixed(folder):
+    with pytest.raises(ValueError, match="holds pictures already: give another folder"):
+        write_openmoji(folder, groups=["Activities"])
+    assert len(list(folder.glob("*.png"))) == 135
+
+
 def test_what_is_wrong_is_said(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="there is no group 'Cars': choose among Activities, Animals & Nature, "):
         write_openmoji(tmp_path, groups=["Cars"])

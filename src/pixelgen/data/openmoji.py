@@ -28,11 +28,14 @@ def write_openmoji(folder: Path, size: int = 64, groups: Sequence[str] | None = 
         Number of pictures in each group.
 
     Raises:
-        ValueError: if a package is missing, a group does not exist, or the size makes no sense.
+        ValueError: if a package is missing, a group does not exist, the size makes no sense, or the folder holds
+            pictures already.
     """
     openmoji, emoji, groups_data, resvg = map(_package, PACKAGES)
     if size < 8:
         raise ValueError(f"size is {size}: give at least 8 pixels")
+    if folder.is_dir() and any(folder.glob("*.png")):
+        raise ValueError(f"{folder} holds pictures already: give another folder, or remove it")
     source = Path(str(openmoji.get_openmoji_svg_data()))
     known = {_plain(entry.char): entry.category for entry in groups_data.emoji_data}
     if unknown := set(groups or ()) - set(known.values()):
