@@ -99,7 +99,7 @@ def halves(tmp_path_factory):
 @pytest.mark.parametrize(
     ("former", "latter"),
     [
-        ("one", "fsdp"),
+        pytest.param("one", "fsdp", marks=pytest.mark.slow),
         pytest.param("fsdp", "ddp", marks=pytest.mark.slow),
         pytest.param("ddp", "one", marks=pytest.mark.slow),
         pytest.param("fsdp", "one", marks=pytest.mark.slow),
