@@ -25,6 +25,10 @@ class Evaluator(Callback):
         self.schedule = Schedule(every_n_steps, at_start, at_end)
         self.history: list[dict[str, float]] = []
 
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Check what evaluation will need."""
+        self.check(pl_module, trainer.datamodule)  # type: ignore[attr-defined]
+
     def check(self, pl_module: LightningModule, data: ImageData | None) -> None:
         """Refuse, before training, what evaluation could not do with this model and data."""
 

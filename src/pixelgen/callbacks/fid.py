@@ -89,7 +89,7 @@ class FID(Evaluator):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Forget the reference of an earlier fit, whose data may have been other; check what evaluation will need."""
         self._statistics = None
-        self.check(pl_module, trainer.datamodule)  # type: ignore[attr-defined]
+        super().on_fit_start(trainer, pl_module)
 
     def check(self, pl_module: LightningModule, data: ImageData | None) -> None:
         """Check what evaluation will need.

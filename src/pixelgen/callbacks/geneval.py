@@ -58,10 +58,6 @@ class GenEval(Evaluator):
         self.seed = seed
         self._chosen: list[Prompt] = []
 
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Choose the prompts, and check what evaluation will need."""
-        self.check(pl_module, trainer.datamodule)  # type: ignore[attr-defined]
-
     def check(self, pl_module: LightningModule, data: ImageData | None) -> None:
         """Choose the prompts, and check what evaluation will need.
 
