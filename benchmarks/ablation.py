@@ -21,9 +21,9 @@ from torch import Tensor
 import pixelgen
 from pixelgen.data import ImageData
 from pixelgen.encoders import BackboneFeatures
+from pixelgen.evaluation import FeatureStatistics, ShapesAccuracy, Statistics, precision_recall
 from pixelgen.fit import main as fit
 from pixelgen.flow import to_uint8
-from pixelgen.metrics import FeatureStatistics, ShapesAccuracy, Statistics, precision_recall
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 # as the paper's table adds them up; what each overlay changes is relative to the last row

@@ -24,11 +24,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from pixelgen import PixelGen
 from pixelgen.callbacks.throughput import peak_flops
+from pixelgen.distributed.launch import launch
 from pixelgen.flow import AdamsBashforth, Euler, Heun, Sampler
 from pixelgen.models import Denoiser, JiT, TextJiT
 from pixelgen.models.sizes import jit, text_jit
-from pixelgen.sets.generation import Request, generate
-from pixelgen.sets.launch import launch
+from pixelgen.samples.generate import Request, generate
 
 
 @dataclass(frozen=True)

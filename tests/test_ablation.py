@@ -34,7 +34,7 @@ def test_a_row_is_trained_and_scored_once(tmp_path, monkeypatch):
 
 def test_rows_are_those_of_the_paper():
     """As for ImageNet: each overlay takes away from the last row what the table adds after it."""
-    from pixelgen.cli import CLI
+    from pixelgen.cli.training import CLI
 
     found = {}
     for row, overlay in ablation.ROWS.items():

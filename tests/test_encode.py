@@ -9,7 +9,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load
 
-from pixelgen.conditioning import condition_of
+from pixelgen.conditioner import condition_of
 from pixelgen.data import Captions, ShardData
 from pixelgen.data.tars import Skipped, read_shard
 from pixelgen.encode import encode, main

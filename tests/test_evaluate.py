@@ -13,8 +13,8 @@ from PIL import Image
 
 from pixelgen.encoders.inception import Inception
 from pixelgen.evaluate import evaluate, is_images, main
-from pixelgen.metrics import Metrics, frechet_distance
-from pixelgen.metrics.statistics import Statistics
+from pixelgen.evaluation import Metrics, frechet_distance
+from pixelgen.evaluation.statistics import Statistics
 from random_inception import write_weights
 from toy_features import Toy, draw, write_folder
 

@@ -10,9 +10,9 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import pixelgen
-from pixelgen.cli import CLI
+from pixelgen.cli.training import CLI
 from pixelgen.export import main
-from pixelgen.weights.runs import (
+from pixelgen.runs.run import (
     EXPORT,
     EXPORT_FORMAT,
     export,

@@ -9,16 +9,16 @@ import pytest
 import pixelgen.geneval
 from painter import PROMPTS, Painter
 from pixelgen import prompted
-from pixelgen.flow import Euler
-from pixelgen.geneval import NOTE, SHAPES_NOTE, find_detector, geneval, main, protocol_line
-from pixelgen.metrics.geneval import (
+from pixelgen.evaluation.geneval import (
     CocoDetector,
     ShapesDetector,
     geneval_prompts,
     prompts_sha256,
     to_lines,
 )
-from pixelgen.metrics.geneval.folder import find_samples
+from pixelgen.evaluation.geneval.folder import find_samples
+from pixelgen.flow import Euler
+from pixelgen.geneval import NOTE, SHAPES_NOTE, find_detector, geneval, main, protocol_line
 from test_text_runs import text_run
 from tiny_transformers import tiny_clip, tiny_mask2former
 

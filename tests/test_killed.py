@@ -6,11 +6,11 @@ import signal
 import time
 
 import pytest
+from test_parallel import contents
 
 import moments
-from pixelgen.weights.runs import read_checkpoint
+from pixelgen.runs.run import read_checkpoint
 from processes import HERE, finish, fit, start, status
-from test_parallel import contents
 
 RUN = [
     *("--config", str(HERE / "parallel.yaml"), "--data.batch_size", "8", "--ckpt_path", "last"),

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import pixelgen
-from pixelgen.cli import CLI
+from pixelgen.cli.training import CLI
 from pixelgen.data.digits import write_digits
 from pixelgen.export import main as export
 

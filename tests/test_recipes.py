@@ -11,8 +11,8 @@ import torch
 from jsonargparse import ArgumentParser, Namespace
 from PIL import Image
 
-from pixelgen.arguments import with_nulls
-from pixelgen.cli import CLI
+from pixelgen.cli.arguments import with_nulls
+from pixelgen.cli.training import CLI
 from pixelgen.encoders import dino, text, vgg
 from pixelgen.flow import AdamsBashforth, Euler, Heun
 from pixelgen.losses import REPA

@@ -14,9 +14,9 @@ from PIL import Image
 import pixelgen
 from moments import in_the_fiftieth_image
 from pixelgen.flow import to_uint8
+from pixelgen.runs.run import export
+from pixelgen.runs.sources import Source
 from pixelgen.sample import main, split_sampler
-from pixelgen.weights.runs import export
-from pixelgen.weights.sources import Source
 from processes import finish, free_port, start, status
 from tiny_run import randomise_average
 

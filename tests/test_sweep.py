@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from parallel_parts import Means
-from pixelgen import PixelGen, sample, tables
-from pixelgen.metrics import Statistics, precision_recall
+from pixelgen import PixelGen, sample
+from pixelgen.evaluation import Statistics, precision_recall
+from pixelgen.evaluation import compare as tables
 from pixelgen.sweep import main
 from processes import finish, free_port, start
 from tiny_run import randomise_average

@@ -9,13 +9,13 @@ import torch
 from PIL import Image
 
 import pixelgen
-from pixelgen.cli import CLI
+from pixelgen.cli.training import CLI
 from pixelgen.data import Captions, ShardData
 from pixelgen.encoders.text import TextEncoder
 from pixelgen.fit import main
 from pixelgen.flow import Euler, to_uint8
+from pixelgen.runs.run import export
 from pixelgen.sample import main as sample
-from pixelgen.weights.runs import export
 from shard_files import picture, write_tar
 from tiny_transformers import tiny_qwen3
 

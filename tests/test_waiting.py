@@ -8,7 +8,7 @@ import torch
 from lightning.pytorch import Callback
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from pixelgen.cli import CLI
+from pixelgen.cli.training import CLI
 
 HERE = Path(__file__).parent
 ASKING = {

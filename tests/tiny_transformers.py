@@ -7,7 +7,7 @@ from tempfile import mkdtemp
 
 import torch
 
-from pixelgen.metrics.geneval.prompts import COCO
+from pixelgen.evaluation.geneval.prompts import COCO
 
 
 @cache

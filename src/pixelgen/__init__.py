@@ -5,11 +5,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pixelgen.module import PixelGen
-    from pixelgen.weights.runs import load
+    from pixelgen.runs.run import load
 
 __all__ = ["PixelGen", "load"]
 
-_HOMES = {"PixelGen": "pixelgen.module", "load": "pixelgen.weights.runs"}
+_HOMES = {"PixelGen": "pixelgen.module", "load": "pixelgen.runs.run"}
 
 
 def __getattr__(name: str) -> Any:

@@ -9,10 +9,9 @@ import yaml
 from jsonargparse import ArgumentParser
 from rich.console import Console
 
-from pixelgen.cli import stop_on_bad_input
-from pixelgen.weights.published import QWEN, denoiser_of, model_config
-from pixelgen.weights.runs import (
-    Average,
+from pixelgen.cli.training import stop_on_bad_input
+from pixelgen.runs.published import QWEN, denoiser_of, model_config
+from pixelgen.runs.run import (
     average_name,
     denoiser_weights,
     find_weights,
@@ -20,6 +19,7 @@ from pixelgen.weights.runs import (
     refuse_used,
     write_export,
 )
+from pixelgen.samples.sampling import Average
 
 LICENCE = "Published weights are your own download and keep the licence that their authors gave them."
 

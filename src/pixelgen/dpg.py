@@ -13,13 +13,13 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import track
 
-from pixelgen.cli import stop_on_bad_input
+from pixelgen.cli.training import stop_on_bad_input
+from pixelgen.distributed.launch import Precision, launch
 from pixelgen.flow import Sampler
 from pixelgen.prompted import FLAGS, Manner, make_prompted
 from pixelgen.sample import add_flags, parse
-from pixelgen.sets.generation import agreement
-from pixelgen.sets.launch import Precision, launch
-from pixelgen.weights.runs import Average
+from pixelgen.samples.generate import agreement
+from pixelgen.samples.sampling import Average
 
 IMAGES = 4
 """Of each prompt, in two rows of two."""

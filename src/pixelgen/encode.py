@@ -22,15 +22,15 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from safetensors.torch import save
 
-from pixelgen.cli import stop_on_bad_input
+from pixelgen.cli.training import stop_on_bad_input
+from pixelgen.config import one_sentence
 from pixelgen.data import Captions
 from pixelgen.data.decoding import Unusable, caption_of, image_of, random_of
 from pixelgen.data.shards import ENCODER
 from pixelgen.data.tars import Sample, Skipped, expand, finish_folder, read_shard, unfinished_folder, write_sample
+from pixelgen.distributed.launch import launch
 from pixelgen.encoders import TextEncoder
-from pixelgen.messages import one_sentence
-from pixelgen.sets.generation import agreement
-from pixelgen.sets.launch import launch
+from pixelgen.samples.generate import agreement
 
 STATES = ("safetensors", "npy")  # files of earlier states, which are not copied
 NAMED = 10  # samples that the report names

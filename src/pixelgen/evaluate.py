@@ -15,22 +15,23 @@ from lightning.fabric.utilities import rank_zero_only
 from rich.console import Console
 from torch.utils.data import Dataset
 
-from pixelgen.cli import stop_on_bad_input
+from pixelgen.cli.training import stop_on_bad_input
+from pixelgen.config import one_sentence
 from pixelgen.data import ImageData
 from pixelgen.data.images import Item
 from pixelgen.data.sets import open_images
+from pixelgen.distributed.launch import Precision, launch
 from pixelgen.encoders import DINOv2Features, FeatureExtractor  # noqa: F401, the command line finds it by name
 from pixelgen.encoders.inception import Inception
+from pixelgen.evaluation import protocol
+from pixelgen.evaluation.extract import ONLY_FRECHET, Metrics, warn_of_few
+from pixelgen.evaluation.measure import Scores, Work, check_reference, expect_inception, scores_file
+from pixelgen.evaluation.reference import refuse_stream, spread
+from pixelgen.evaluation.statistics import Statistics
 from pixelgen.flow import Sampler
-from pixelgen.messages import one_sentence
-from pixelgen.metrics.evaluation import ONLY_FRECHET, Metrics, warn_of_few
-from pixelgen.metrics.reference import refuse_stream, spread
-from pixelgen.metrics.statistics import Statistics
+from pixelgen.runs.run import find_weights
 from pixelgen.sample import FLAGS, add_flags, parse, sample
-from pixelgen.sets import protocol
-from pixelgen.sets.launch import Precision, launch
-from pixelgen.sets.measure import Scores, Work, check_reference, expect_inception, scores_file
-from pixelgen.weights.runs import Average, find_weights
+from pixelgen.samples.sampling import Average
 
 ALL_POSSIBLE = Metrics()
 PUBLISHED = 50_000  # images that published FIDs are computed from

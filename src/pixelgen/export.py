@@ -8,8 +8,8 @@ from pathlib import Path
 from jsonargparse import ArgumentParser
 from rich.console import Console
 
-from pixelgen.cli import stop_on_bad_input
-from pixelgen.weights.runs import export
+from pixelgen.cli.training import stop_on_bad_input
+from pixelgen.runs.run import export
 
 
 def main(args: Sequence[str] | None = None) -> Path:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pixelgen.cli import CLI, stop_on_bad_input
+from pixelgen.cli.training import CLI, stop_on_bad_input
 
 
 def main(args: Sequence[str] | None = None) -> CLI:

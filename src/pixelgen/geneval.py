@@ -17,10 +17,10 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from pixelgen.cli import stop_on_bad_input
+from pixelgen.cli.training import stop_on_bad_input
 from pixelgen.data.shapes import ShapesData
-from pixelgen.flow import Sampler
-from pixelgen.metrics.geneval import (
+from pixelgen.distributed.launch import Precision, launch
+from pixelgen.evaluation.geneval import (
     CocoDetector,
     Detector,
     Prompt,
@@ -30,16 +30,16 @@ from pixelgen.metrics.geneval import (
     scores,
     spread,
 )
-from pixelgen.metrics.geneval.folder import find_samples, judge_samples, lay_out, sample_path
-from pixelgen.metrics.geneval.journal import Journal
-from pixelgen.metrics.geneval.sets import find_prompts
+from pixelgen.evaluation.geneval.folder import find_samples, judge_samples, lay_out, sample_path
+from pixelgen.evaluation.geneval.journal import Journal
+from pixelgen.evaluation.geneval.sets import find_prompts
+from pixelgen.flow import Sampler
 from pixelgen.prompted import FLAGS as SIZE
 from pixelgen.prompted import Manner, make_prompted
+from pixelgen.runs.sources import Source
 from pixelgen.sample import add_flags, parse
-from pixelgen.sets.generation import SETTINGS, agreement
-from pixelgen.sets.launch import Precision, launch
-from pixelgen.weights.runs import Average
-from pixelgen.weights.sources import Source
+from pixelgen.samples.generate import SETTINGS, agreement
+from pixelgen.samples.sampling import Average
 
 SCORES, RESULTS = "geneval.json", "results.jsonl"
 NOTE = (

@@ -14,12 +14,12 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
-from pixelgen.conditioning import Condition, check_text, condition_of, encode, null_condition, requests
+from pixelgen.conditioner import Condition, check_text, condition_of, encode, null_condition, requests
+from pixelgen.distributed.fsdp import check_synchronised, refuse_unsupported, shard
 from pixelgen.encoders.text import TextEncoder
 from pixelgen.flow import Heun, LogitNormalTime, Sampler, TimeSampler, draw_noise, interpolate, noise_like, to_float
 from pixelgen.losses import Objective, Prediction, Terms
 from pixelgen.models import Denoiser
-from pixelgen.parallel import check_synchronised, refuse_unsupported, shard
 
 Batch = dict[str, Any]
 

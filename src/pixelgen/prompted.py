@@ -9,13 +9,14 @@ from typing import Any
 
 from lightning import Fabric
 
-from pixelgen.conditioning import check_negative
+from pixelgen.conditioner import check_negative
+from pixelgen.distributed.launch import Precision
 from pixelgen.flow import Sampler
+from pixelgen.runs.run import load
+from pixelgen.runs.sources import Source, fingerprint
 from pixelgen.sample import folder_name, text_settings
-from pixelgen.sets.generation import Request, generate
-from pixelgen.sets.launch import Precision
-from pixelgen.weights.runs import Average, load
-from pixelgen.weights.sources import Source, fingerprint
+from pixelgen.samples.generate import Request, generate
+from pixelgen.samples.sampling import Average
 
 FLAGS: dict[str, dict[str, Any]] = {
     "size": {"nargs": 2, "type": int, "metavar": ("HEIGHT", "WIDTH"), "help": "the training size if not given"},

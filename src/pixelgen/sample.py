@@ -17,19 +17,19 @@ from lightning import Fabric
 from lightning.fabric.utilities import rank_zero_only
 from rich.console import Console
 
-from pixelgen.cli import stop_on_bad_input
-from pixelgen.conditioning import check_negative
+from pixelgen.cli.training import stop_on_bad_input
+from pixelgen.conditioner import check_negative
+from pixelgen.config import one_sentence
+from pixelgen.distributed.launch import Precision, launch
 from pixelgen.flow import Sampler
-from pixelgen.messages import one_sentence
 from pixelgen.module import PixelGen
-from pixelgen.sets.archive import read_image, write_npz
-from pixelgen.sets.conditions import parse_classes, parse_prompts
-from pixelgen.sets.generation import Request, file_name, generate
-from pixelgen.sets.launch import Precision, launch
-from pixelgen.sets.pictures import grid
-from pixelgen.weights.posthoc import load_average
-from pixelgen.weights.runs import Average
-from pixelgen.weights.sources import Source, fingerprint
+from pixelgen.runs.averages import load_average
+from pixelgen.runs.sources import Source, fingerprint
+from pixelgen.samples.classes import parse_classes, parse_prompts
+from pixelgen.samples.generate import Request, file_name, generate
+from pixelgen.samples.grid import grid
+from pixelgen.samples.npz import read_image, write_npz
+from pixelgen.samples.sampling import Average
 
 SHOWN, COLUMNS = 64, 8  # images in grid.png, and in a row of it
 IN_TURN = "each class in turn"

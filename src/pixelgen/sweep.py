@@ -14,22 +14,22 @@ from lightning import Fabric
 from lightning.fabric.utilities import rank_zero_only
 from rich.console import Console
 
-from pixelgen.cli import stop_on_bad_input
-from pixelgen.combinations import Row, rows
+from pixelgen.cli.training import stop_on_bad_input
+from pixelgen.config import one_sentence
 from pixelgen.data.sets import arrays, open_images
+from pixelgen.distributed.launch import Precision, launch
 from pixelgen.encoders import FeatureExtractor
-from pixelgen.messages import one_sentence
-from pixelgen.metrics.evaluation import ONLY_FRECHET, Metrics
-from pixelgen.metrics.statistics import Statistics
+from pixelgen.evaluation import protocol
+from pixelgen.evaluation.compare import Result, command, numbers, plot, ranked, table_of, write_csv
+from pixelgen.evaluation.extract import ONLY_FRECHET, Metrics
+from pixelgen.evaluation.measure import Work, check_reference, scores_file
+from pixelgen.evaluation.statistics import Statistics
+from pixelgen.evaluation.sweep import Row, rows
+from pixelgen.runs.averages import average_weights, check_average, load_average
+from pixelgen.runs.published import fill_denoiser
+from pixelgen.runs.sources import Source
 from pixelgen.sample import FLAGS as SAMPLE_FLAGS
 from pixelgen.sample import Wanted, add_flags, make
-from pixelgen.sets import protocol
-from pixelgen.sets.launch import Precision, launch
-from pixelgen.sets.measure import Work, check_reference, scores_file
-from pixelgen.tables import Result, command, numbers, plot, ranked, table_of, write_csv
-from pixelgen.weights.posthoc import average_weights, check_average, load_average
-from pixelgen.weights.published import fill_denoiser
-from pixelgen.weights.sources import Source
 
 Score = Callable[[Path, int], dict[str, float]]  # a folder, and how many of its images count
 INCEPTION = "pixelgen.encoders.inception.Inception"

@@ -8,7 +8,7 @@ from lightning.pytorch import Callback
 from torch.distributed.checkpoint.api import CheckpointException
 
 from pixelgen.callbacks.checkpoint import Checkpoint, _link
-from pixelgen.callbacks.disk import write_error
+from pixelgen.callbacks.checkpoint_io import write_error
 from tiny_run import TinyData, TinyModule, tiny_trainer
 
 

@@ -14,10 +14,10 @@ from pixelgen.callbacks.checkpoint import Checkpoint
 from pixelgen.callbacks.ema import EMA
 from pixelgen.callbacks.fid import FID
 from pixelgen.encoders.frozen import FeatureExtractor
+from pixelgen.evaluation.extract import Evaluation, Metrics
+from pixelgen.evaluation.frechet import frechet_distance
+from pixelgen.evaluation.statistics import Statistics
 from pixelgen.flow import to_uint8
-from pixelgen.metrics.evaluation import Evaluation, Metrics
-from pixelgen.metrics.frechet import frechet_distance
-from pixelgen.metrics.statistics import Statistics
 from tiny_run import Means, TinyData, TinyImages, TinyModule, tiny_trainer
 from toy_features import Toy
 

@@ -8,7 +8,7 @@ from painter import PROMPTS, Painter, painted
 from pixelgen.callbacks.ema import EMA
 from pixelgen.callbacks.geneval import GenEval
 from pixelgen.callbacks.summary import Summary, scores
-from pixelgen.metrics.geneval import GenEvalScore, ShapesDetector, geneval_prompts, prompts_sha256, to_lines
+from pixelgen.evaluation.geneval import GenEvalScore, ShapesDetector, geneval_prompts, prompts_sha256, to_lines
 from tiny_run import TinyData, TinyModule, tiny_trainer
 
 TASKS = ("single_object", "two_object", "counting", "colors", "position", "color_attr")

@@ -7,7 +7,7 @@ from lightning.pytorch.loggers import CSVLogger
 from torch import nn
 
 from pixelgen.callbacks.checkpoint import Checkpoint
-from pixelgen.callbacks.interlude import interlude
+from pixelgen.callbacks.periodic import interlude
 from pixelgen.callbacks.throughput import Throughput, pause, peak_flops
 from pixelgen.encoders.frozen import FrozenEncoder
 from tiny_run import TinyData, TinyModule, tiny_trainer

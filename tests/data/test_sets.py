@@ -29,7 +29,7 @@ def test_the_overview_of_a_set_is_no_image_of_it(tmp_path):
 
 
 def test_crops_are_those_of_the_training_data(tmp_path):
-    from pixelgen.data.imagenet import ImageFolderDataset, list_images
+    from pixelgen.data.folder import ImageFolderDataset, list_images
 
     folder = write_folder(draw(2, size=20), tmp_path / "set")
     Image.new("L", (30, 21), 7).save(folder / "wide.png")

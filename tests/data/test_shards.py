@@ -18,7 +18,7 @@ from safetensors.torch import save
 from torch import nn
 
 from pixelgen.callbacks import FID, Skipped
-from pixelgen.cli import CLI
+from pixelgen.cli.training import CLI
 from pixelgen.data import Captions, ShardData
 from shard_files import picture, write_shards, write_tar
 from tiny_run import Means

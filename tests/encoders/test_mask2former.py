@@ -3,7 +3,7 @@ import torch
 from torch.nn import functional as F
 
 from pixelgen.encoders.mask2former import Mask2Former, enclosing, instances
-from pixelgen.metrics.geneval.prompts import COCO
+from pixelgen.evaluation.geneval.prompts import COCO
 from tiny_transformers import tiny_mask2former
 
 

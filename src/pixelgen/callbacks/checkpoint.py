@@ -15,8 +15,8 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 from torch.distributed.checkpoint.api import CheckpointException
 
-from pixelgen.callbacks.disk import Disk, write_error
-from pixelgen.callbacks.stop import Stopped, StopRequest
+from pixelgen.callbacks.checkpoint_io import Disk, write_error
+from pixelgen.callbacks.preemption import Stopped, StopRequest
 from pixelgen.callbacks.throughput import pause
 from pixelgen.module import is_logging_step
 

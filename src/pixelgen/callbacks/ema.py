@@ -6,23 +6,15 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+from pixelgen.runs.profiles import power_function_gamma
+
 Weights = dict[str, Tensor]  # by parameter name
-
-
-def power_function_gamma(width: float) -> float:
-    """Exponent γ of EDM2's power-function average of relative width σ (Karras et al., arXiv:2312.02696, eq. 126).
-
-    The largest real root of γ³ + 7γ² + (16 - σ⁻²)γ + 12 - σ⁻²: 0.10 → 6.937, 0.05 → 16.972.
-    """
-    roots = np.roots([1.0, 7.0, 16.0 - width**-2, 12.0 - width**-2])
-    return float(roots.real[np.abs(roots.imag) < 1e-9].max())
 
 
 class EMA(Callback):

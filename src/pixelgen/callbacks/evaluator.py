@@ -8,7 +8,7 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from pixelgen.callbacks.interlude import Schedule
+from pixelgen.callbacks.periodic import Schedule
 from pixelgen.data import ImageData
 
 

@@ -13,17 +13,17 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from pixelgen.callbacks.evaluator import Evaluator, record
-from pixelgen.callbacks.interlude import data_prompts, find_ema, interlude, takes_text
 from pixelgen.callbacks.log import log
+from pixelgen.callbacks.periodic import data_prompts, find_ema, interlude, takes_text
 from pixelgen.data import ImageData
-from pixelgen.data.imagenet import ImageFolderDataset, list_images
+from pixelgen.data.folder import ImageFolderDataset, list_images
 from pixelgen.data.sets import ARRAY, arrays
 from pixelgen.encoders.frozen import FeatureExtractor
+from pixelgen.evaluation.extract import ONLY_FRECHET, Evaluation, Metrics, warn_of_few
+from pixelgen.evaluation.reference import read_reference, reference_statistics, refuse_stream
+from pixelgen.evaluation.shapes_judge import ShapesAccuracy
+from pixelgen.evaluation.statistics import Statistics
 from pixelgen.flow import to_uint8
-from pixelgen.metrics.evaluation import ONLY_FRECHET, Evaluation, Metrics, warn_of_few
-from pixelgen.metrics.judge import ShapesAccuracy
-from pixelgen.metrics.reference import read_reference, reference_statistics, refuse_stream
-from pixelgen.metrics.statistics import Statistics
 
 
 class FID(Evaluator):

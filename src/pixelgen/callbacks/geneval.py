@@ -7,12 +7,12 @@ import math
 from lightning.pytorch import LightningModule, Trainer
 
 from pixelgen.callbacks.evaluator import Evaluator, record
-from pixelgen.callbacks.interlude import find_ema, interlude
 from pixelgen.callbacks.log import log
+from pixelgen.callbacks.periodic import find_ema, interlude
 from pixelgen.data import ImageData
+from pixelgen.evaluation.geneval import Detector, GenEvalScore, Prompt, prompts_sha256, spread
+from pixelgen.evaluation.geneval.sets import find_prompts
 from pixelgen.flow import to_uint8
-from pixelgen.metrics.geneval import Detector, GenEvalScore, Prompt, prompts_sha256, spread
-from pixelgen.metrics.geneval.sets import find_prompts
 
 
 class GenEval(Evaluator):

@@ -12,10 +12,10 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from pixelgen.callbacks.interlude import Schedule, data_prompts, interlude, takes_text
+from pixelgen.callbacks.periodic import Schedule, data_prompts, interlude, takes_text
 from pixelgen.data import ImageData
 from pixelgen.flow import to_uint8
-from pixelgen.sets.pictures import PADDING, enlargement, grid
+from pixelgen.samples.grid import PADDING, enlargement, grid
 
 MARGIN = 80  # pixels left of a row of `progress.png`, where its step is written
 STRIP = 8  # images in a row of `progress.png`

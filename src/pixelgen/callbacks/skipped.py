@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from pixelgen.callbacks.interlude import Schedule
 from pixelgen.callbacks.log import log
+from pixelgen.callbacks.periodic import Schedule
 
 
 class Skipped(Callback):

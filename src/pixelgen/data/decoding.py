@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from pixelgen.data.captions import Captions, json_fields
-from pixelgen.data.imagenet import to_rgb
+from pixelgen.data.folder import to_rgb
 from pixelgen.data.images import Item, centre_crop
 from pixelgen.data.tars import IMAGES, Sample
 

@@ -20,7 +20,7 @@ from rich.progress import track
 
 from pixelgen.data.captions import caption_files, json_fields
 from pixelgen.data.decoding import Unusable, image_of
-from pixelgen.data.imagenet import class_folders, list_images
+from pixelgen.data.folder import class_folders, list_images
 from pixelgen.data.shards import CLASSES
 from pixelgen.data.tars import IMAGES, finish_folder, unfinished_folder, write_sample
 

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from torch.utils.data import Dataset
 
-from pixelgen.data.imagenet import list_images, load_rgb
+from pixelgen.data.folder import list_images, load_rgb
 from pixelgen.data.images import Item, centre_crop
 
 ARRAY = "arr_0"

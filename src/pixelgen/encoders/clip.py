@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from torchvision.transforms import functional as TF
 
 from pixelgen.encoders.frozen import FrozenEncoder
-from pixelgen.encoders.pretrained import load_from, load_pretrained
+from pixelgen.encoders.hub import load_from, load_pretrained
 
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pixelgen.encoders.frozen import IMAGENET_MEAN, IMAGENET_STD, FrozenEncoder, normalise
-from pixelgen.encoders.pretrained import load_pretrained
+from pixelgen.encoders.hub import load_pretrained
 
 SHORT, LONG = 800, 1333
 """Images are resized to a short side of so many pixels, unless the long one would get longer than this."""

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from pixelgen.encoders.frozen import FrozenEncoder
-from pixelgen.encoders.pretrained import load_from, load_network, weights_name
+from pixelgen.encoders.hub import load_from, load_network, weights_name
 
 
 class TextEncoder(FrozenEncoder):

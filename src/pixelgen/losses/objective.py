@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 from pixelgen.encoders import PatchEncoder
 from pixelgen.losses.adaptive import AdaptiveWeight
-from pixelgen.losses.alignment import PDINO, REPA
+from pixelgen.losses.flow_matching import FlowMatching
 from pixelgen.losses.gate import NoiseGate
-from pixelgen.losses.perceptual import PerceptualLoss
-from pixelgen.losses.velocity import FlowMatching
+from pixelgen.losses.lpips import PerceptualLoss
+from pixelgen.losses.pdino import PDINO, REPA
 
 
 @dataclass

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pixelgen.models.class_conditional import JiT
-from pixelgen.models.text_conditional import TextJiT
+from pixelgen.models.jit import JiT
+from pixelgen.models.text_jit import TextJiT
 
 Size = Literal["B/16", "B/32", "L/16", "L/32", "XL/16", "H/16", "H/32"]
 

@@ -1,0 +1,1 @@
+"""Command lines: the parser of training, what its arguments mean."""

@@ -1,0 +1,284 @@
+"""The command line: one flat parser for trainer, model, data and callbacks."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import warnings
+from argparse import ArgumentError
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
+
+import torch
+from jsonargparse import ArgumentParser, Namespace
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import RichModelSummary
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
+
+from pixelgen.callbacks import Callbacks, Evaluator, Preview, Progress
+from pixelgen.cli.arguments import (
+    LAST,
+    fill,
+    fill_schedule,
+    last_checkpoint,
+    run_name,
+    strategy_name,
+    with_config_of_run,
+    with_nulls,
+)
+from pixelgen.conditioner import check_captions
+from pixelgen.config import one_sentence
+from pixelgen.data import ImageData
+from pixelgen.distributed.fsdp import FSDP, refuse_shards, refuse_unsupported
+from pixelgen.models import Denoiser
+from pixelgen.module import PixelGen
+from pixelgen.runs.folder import SaveConfig, claim_folder, unused_folder
+from pixelgen.runs.run import check_resumable, find_checkpoint, run_folder, start_from
+
+TRAINER_DEFAULTS = {
+    "precision": "bf16-mixed",
+    "max_epochs": -1,
+    "max_steps": 400_000,
+    "num_sanity_val_steps": 0,
+    "limit_val_batches": 32,
+    "log_every_n_steps": 20,
+    "use_distributed_sampler": False,  # our order of samples knows ranks, and how to resume
+}
+# warnings of Lightning about itself, or about what is meant here
+NOISE = (
+    ".*treespec, LeafSpec.*",
+    ".*not supported by the model summary.*",
+    ".*across ranks is zero.*",
+    ".*returned a view tensor.*",
+)
+ON_BY_DEFAULT = ("ema", "guard", "throughput", "skipped", "preview", "checkpoint", "summary")
+
+
+class CLI(LightningCLI):
+    """Builds model, data and trainer from configs and flags; `fit` trains.
+
+    What the data decides (image size, number of classes) is filled into the model where the user left it out, and
+    refused where it disagrees. `PolynomialLR` without `total_iters` ends with training. `seed_everything` is the seed
+    of model and data unless they are given their own.
+
+    Args:
+        args: command-line arguments; None for those of the process.
+    """
+
+    _claimed = True
+
+    def __init__(self, args: Sequence[str] | None = None) -> None:
+        self.arguments = with_nulls(with_config_of_run(list(sys.argv[1:] if args is None else args)))
+        try:
+            self._build()
+        except (ValueError, OSError, ModuleNotFoundError, ArgumentError, MisconfigurationException) as error:
+            flags = [flag for action in self.parser._actions for flag in action.option_strings]
+            raise ValueError(one_sentence(error, flags)) from error
+
+    def _build(self) -> None:
+        for message in NOISE:
+            warnings.filterwarnings("ignore", message=message)
+        logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_is_no_advertisement)
+        super().__init__(
+            PixelGen,
+            ImageData,
+            save_config_callback=SaveConfig,
+            seed_everything_default=0,
+            trainer_defaults=TRAINER_DEFAULTS,
+            parser_kwargs={
+                "allow_abbrev": False,
+                "exit_on_error": False,
+                "description": "Train diffusion models in pixel space.",
+            },
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            args=self.arguments,
+            run=False,
+            auto_configure_optimizers=False,
+        )
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Callbacks in slots, and where runs come from and go to."""
+        parser.add_class_arguments(Callbacks, "callbacks")
+        parser.set_defaults({f"callbacks.{slot}": {"class_path": _callback(slot)} for slot in ON_BY_DEFAULT})
+        parser.add_argument(
+            "--run",
+            type=str | None,
+            help="folder of the run; default runs/NAME, after the first config; a used one gets a number",
+        )
+        parser.add_argument(
+            "--ckpt_path",
+            type=str | None,
+            help="resume: run folder or checkpoint, with optimizer, step and averages; "
+            "`last`: go on in the folder of --run (or runs/NAME) if there is a checkpoint, else start there",
+        )
+        parser.add_argument(
+            "--init_from",
+            type=str | None,
+            help="start from weights: run folder, checkpoint (its first average) or export",
+        )
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parse, then fill in what data and seed decide."""
+        self.config = parser.parse_args(self.arguments)
+        self.goes_on = self.config.ckpt_path == LAST
+        if self.goes_on:
+            self.config.run = str(self._wanted_folder())
+            self.config.ckpt_path = last_checkpoint(Path(self.config.run))
+            if self.config.ckpt_path:
+                self.config.init_from = None  # the run has started from these weights already
+        elif self.config.ckpt_path and self.config.run:
+            raise ValueError("--ckpt_path goes on in the folder of its run: leave --run out, or use --init_from")
+        elif self.config.ckpt_path and self.config.init_from:
+            raise ValueError("--ckpt_path resumes a run, --init_from starts one from weights: give only one of them")
+        given = parser.parse_args(self.arguments, defaults=False)
+        fill(self.config, given, "data.init_args.seed", self.config.seed_everything)
+        fill(self.config, given, "model.init_args.seed", self.config.seed_everything)
+        fill_schedule(self.config, given)
+        data = build_data(self.config)
+        for side, value in (("input_size", data.image_size), ("num_classes", data.num_classes)):
+            fill(self.config, given, f"model.init_args.denoiser.init_args.{side}", value)
+
+    def instantiate_classes(self) -> None:
+        """Under FSDP2 only rank 0 draws the weights of the denoiser; the other processes get their share from it."""
+        rank: int = rank_zero_only.rank  # type: ignore[attr-defined]
+        if rank and strategy_name(self.config).endswith("FSDP"):
+            arguments = self.config.model.init_args
+            parser = ArgumentParser(exit_on_error=False)
+            parser.add_argument("--denoiser", type=Denoiser)
+            warnings.filterwarnings("ignore", message=r"\s*Unable to serialize instance")  # nothing of it is saved
+            with torch.device("meta"):
+                arguments.denoiser = parser.instantiate(Namespace(denoiser=arguments.denoiser)).denoiser
+        super().instantiate_classes()
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Check that model and data fit, and put everything that the run writes into its folder."""
+        check(self.model, self.datamodule)
+        if self.config.init_from:
+            start_from(self.model, self.config.init_from)
+        self.folder = self._folder()
+        settings = dict(self.config_init["trainer"])
+        settings["default_root_dir"] = str(self.folder)
+        if settings["logger"] in (None, True):
+            settings["logger"] = default_loggers(self.folder)
+        extras = [*self.config_init["callbacks"].active, *self._display(settings)]
+        trainer: Trainer = self._instantiate_trainer(settings, extras)
+        refuse_unsupported(trainer.strategy)
+        for callback in extras:
+            if isinstance(callback, Evaluator | Preview):
+                callback.check(self.model, self.datamodule)
+        if self.config.ckpt_path:
+            checkpoint = find_checkpoint(self.config.ckpt_path)
+            if not isinstance(trainer.strategy, FSDP):
+                refuse_shards(checkpoint)
+            check_resumable(self.model, checkpoint)
+        return trainer
+
+    def _display(self, settings: dict[str, Any]) -> list[Callback]:
+        """Progress bar and model summary, unless the trainer's switches turn them off."""
+        bar = [Progress()] if settings["enable_progress_bar"] is not False else []
+        summary = [RichModelSummary(max_depth=2)] if settings["enable_model_summary"] is not False else []
+        settings["enable_model_summary"] = False  # Lightning would add its own beside ours, and say so
+        return [*bar, *summary]
+
+    def _folder(self) -> Path:
+        """A resumed run goes on in its own folder; a new one never writes into a used folder."""
+        if self.goes_on:
+            return self._wanted_folder()
+        if self.config.ckpt_path:
+            return run_folder(find_checkpoint(self.config.ckpt_path))
+        wanted = self._wanted_folder()
+        folder = unused_folder(wanted, first_process=rank_zero_only.rank == 0)  # type: ignore[attr-defined]
+        rank_zero_info(f"run folder: {folder}" + (f" ({wanted} exists already)" if folder != wanted else ""))
+        self._claimed = False
+        return folder
+
+    def _wanted_folder(self) -> Path:
+        return Path(self.config.run or Path("runs") / run_name(self.config))
+
+    @rank_zero_only
+    def make_folder(self) -> None:
+        """Make the folder of a new run, once.
+
+        Raises:
+            ValueError: if it cannot be made, or a run that was started in the same moment has it.
+        """
+        if not self._claimed:
+            claim_folder(self.folder)
+            self._claimed = True
+
+    def fit(self) -> None:
+        """Train, from the start or from where a checkpoint stands.
+
+        Raises:
+            ValueError: if another run has taken the folder, or a callback finds that it could not do its work.
+        """
+        self.make_folder()
+        checkpoint = find_checkpoint(self.config.ckpt_path) if self.config.ckpt_path else None
+        self.trainer.fit(self.model, datamodule=self.datamodule, ckpt_path=checkpoint, weights_only=True)
+
+
+@contextmanager
+def stop_on_bad_input() -> Iterator[None]:
+    """Turn an error about the user's input into one line and exit status 2."""
+    try:
+        yield
+    except ValueError as error:
+        sys.stderr.write(f"error: {error}\n")
+        raise SystemExit(2) from error
+
+
+def build_data(config: Namespace) -> ImageData:
+    """The data module of a config, on its own."""
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--data", type=ImageData)
+    data: ImageData = parser.instantiate(Namespace(data=config.data)).data
+    return data
+
+
+def check(model: PixelGen, data: ImageData) -> None:
+    """Refuse unreadable data, and a model that does not fit the data.
+
+    Raises:
+        ValueError: naming the two numbers that disagree.
+    """
+    data.setup("fit")  # looks at the files
+    length = len(data.train_dataset())  # type: ignore[arg-type]
+    if length < data.batch_size:
+        raise ValueError(f"there are {length} training images, fewer than data.batch_size {data.batch_size}: lower it")
+    denoiser = model.denoiser
+    if denoiser.image_size != data.image_size:
+        raise ValueError(
+            f"the data has images of {data.image_size} px, but the denoiser is built for {denoiser.image_size} px: "
+            "set data.image_size and the denoiser's input_size to the same number, or leave the latter out"
+        )
+    if denoiser.num_classes is not None and denoiser.num_classes != data.num_classes:
+        found = "no labels" if data.num_classes is None else f"{data.num_classes} classes"
+        raise ValueError(
+            f"the data has {found}, but the denoiser is built for num_classes {denoiser.num_classes}: "
+            "leave num_classes out to take the data's, or set it to null to train without labels"
+        )
+    check_captions(denoiser, model.text_encoder, data)
+
+
+def default_loggers(folder: Path) -> list[Logger]:
+    """CSV files, and TensorBoard where it is installed, under `<run>/logs`."""
+    loggers: list[Logger] = [CSVLogger(folder, name="logs")]
+    if find_spec("tensorboard"):
+        loggers.append(TensorBoardLogger(folder, name="logs", version=loggers[0].version))
+    return loggers
+
+
+def _is_no_advertisement(record: logging.LogRecord) -> bool:
+    return "Tip: For seamless cloud" not in record.getMessage()
+
+
+def _callback(slot: str) -> str:
+    cls = get_args(get_type_hints(Callbacks.__init__)[slot])[0]
+    return f"{cls.__module__}.{cls.__name__}"

@@ -1,0 +1,80 @@
+"""Files that are there as a whole or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+UNFINISHED = ".{}.unfinished"  # the name of a file or folder while it is written
+
+
+@contextmanager
+def atomic(path: str | Path, fix: str = "free some space or choose another folder") -> Iterator[Path]:
+    """Write a file, or a folder, under a hidden temporary name beside it, which becomes `path` once it is whole.
+
+    The temporary file is created anew, never through a link, and removed if writing fails. What was at `path` before
+    stays until it is replaced.
+
+    Args:
+        path: the file; its folder is created.
+        fix: what the user can do if it cannot be written.
+
+    Yields:
+        The temporary path: an empty file, to be opened, or to be replaced by a folder.
+
+    Raises:
+        ValueError: if it cannot be written.
+    """
+    path = Path(path)
+    temporary = path.with_name(UNFINISHED.format(path.name))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        remove(temporary)
+        os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+        yield temporary
+        publish(temporary, path)
+    except OSError as error:
+        raise ValueError(f"could not write {path} ({error}): {fix}") from error
+    finally:
+        remove(temporary)
+
+
+def write_text(path: str | Path, text: str, fix: str = "free some space or choose another folder") -> None:
+    """Write a text file as `atomic` does.
+
+    Raises:
+        ValueError: if it cannot be written.
+    """
+    with atomic(path, fix) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def publish(temporary: Path, path: Path) -> None:
+    """Flush a file, or the files of a folder, to the disk, and give it its name."""
+    for file in temporary.iterdir() if temporary.is_dir() else [temporary]:
+        with file.open("rb") as stream:
+            os.fsync(stream.fileno())
+    if path.is_dir() and not path.is_symlink():  # a file is replaced atomically, a folder cannot be
+        shutil.rmtree(path)
+    os.replace(temporary, path)
+
+
+def remove(path: Path) -> None:
+    """Remove a file, a link or a folder, if there is one."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

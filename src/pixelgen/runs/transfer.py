@@ -1,0 +1,54 @@
+"""Weights of one network as a start for another: other classes, none, or another image size."""
+
+from __future__ import annotations
+
+from pixelgen.models import Denoiser
+from pixelgen.runs.published import Weights
+
+POSITIONS = "pos_embed"
+TABLE = "y_embedder.embedding_table.weight"
+TOKENS = "in_context_posemb"
+TIME = "t_embedder.mlp.2.bias"
+
+
+def transferred(weights: Weights, denoiser: Denoiser) -> tuple[Weights, list[str]]:
+    """The weights, changed where `denoiser` has other classes or images, and one sentence about each change.
+
+    * Other images: positions are fixed, and `denoiser` has computed its own.
+    * Other classes: the label table starts anew, but for the row of the null class, so that the network is at first
+      what it was without a class. As many classes keep the whole table.
+    * No classes: the null class joins the time embedding, since the network adds the two. Class tokens are dropped.
+    * Classes where there were none: label table and class tokens start anew.
+
+    Whatever else differs is left as it is, for `fill_denoiser` to name.
+    """
+    own, weights, said = denoiser.state_dict(), dict(weights), []
+    if _differ(own, weights, POSITIONS):
+        weights[POSITIONS] = own[POSITIONS]
+        said.append(f"positions are computed anew for images of {denoiser.image_size} px")
+    if _differ(own, weights, TABLE):
+        table = own[TABLE].clone()
+        table[-1] = weights[TABLE][-1].to(table)
+        said.append(
+            f"the label table had {len(weights[TABLE]) - 1} classes, and here there are {len(table) - 1}: it starts "
+            "anew, but for the null class"
+        )
+        weights[TABLE] = table
+    if TABLE in weights and TABLE not in own and TIME in weights:
+        null = weights.pop(TABLE)[-1].float()
+        weights[TIME] = weights[TIME].float() + null
+        tokens = weights.pop(TOKENS, None)
+        gone = "" if tokens is None else "; its class tokens are dropped, so the first pictures will be worse"
+        said.append(f"the network is unconditional here, as its null class was there{gone}")
+    elif TABLE in own and TABLE not in weights and TOKENS not in weights:
+        weights |= {key: own[key] for key in (TABLE, TOKENS) if key in own}
+        said.append("the network had no classes: its label table starts anew")
+    return weights, said
+
+
+def _differ(own: Weights, theirs: Weights, key: str) -> bool:
+    """Whether both have an entry, of the same width but another number of rows."""
+    if key not in own or key not in theirs:
+        return False
+    mine, found = own[key].shape, theirs[key].shape
+    return len(mine) == len(found) and mine[-1] == found[-1] and mine != found

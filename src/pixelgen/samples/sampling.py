@@ -1,0 +1,49 @@
+"""How images are generated: one set of options for Python and every command."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from pixelgen.flow import Sampler
+
+Average = bool | float | str
+"""Which weights: True for the first EMA, False or `raw` for the raw weights, or the decay or name of an EMA."""
+Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How images are generated.
+
+    Args:
+        sampler: another than the model's own; settings without a class change those of the model's own.
+        ema: true for the first EMA, `raw` for the raw weights, or the decay or name of an EMA; `width0.07` is computed
+            from the EMAs by width that the checkpoints of a run hold.
+        size: height and width in pixels; the training size if not given.
+        seed: image i is generated from seed + i.
+        negative: prompt that guidance leads away from.
+        precision: mixed precision of the network.
+        batch_size: images between two progress updates and writes to disk; it does not change the images.
+        devices: processes on this machine, one per GPU, or on the CPU.
+        num_nodes: machines.
+        compile: compile the blocks of the network first, which takes about a minute.
+    """
+
+    sampler: Sampler | None = None
+    ema: Average = True
+    size: tuple[int, int] | None = None
+    seed: int = 0
+    negative: str = ""
+    precision: Precision = "bf16-mixed"
+    batch_size: int = 64
+    devices: int = 1
+    num_nodes: int = 1
+    compile: bool = False
+
+    def __post_init__(self) -> None:
+        if self.seed < 0 or min(self.batch_size, self.devices, self.num_nodes) < 1:
+            raise ValueError(
+                f"seed is {self.seed}, batch_size {self.batch_size}, devices {self.devices}, num_nodes "
+                f"{self.num_nodes}: give a seed from 0, and at least 1 of the others"
+            )

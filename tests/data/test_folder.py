@@ -1,0 +1,195 @@
+"""Folders of images: layouts, modes of image files, flips, and what is said when something is wrong."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from pixelgen.data import Captions
+from pixelgen.data.folder import ImageFolderData, load_rgb
+
+
+def save(path, color=(200, 30, 40), mode="RGB", size=(12, 10)):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new(mode, size, color).save(path)
+
+
+@pytest.fixture
+def imagenet(tmp_path):
+    """Two classes, training and validation, in several formats and nested folders."""
+    save(tmp_path / "train" / "b_dog" / "1.JPEG", (0, 0, 255))
+    save(tmp_path / "train" / "b_dog" / "deeper" / "2.png", (0, 0, 250))
+    save(tmp_path / "train" / "a_cat" / "1.webp", (255, 0, 0))
+    save(tmp_path / "train" / "a_cat" / "2.bmp", (250, 0, 0))
+    save(tmp_path / "val" / "b_dog" / "1.jpeg", (0, 0, 240))
+    (tmp_path / "train" / "b_dog" / "notes.txt").write_text("not an image")
+    return tmp_path
+
+
+def test_imagenet_layout(imagenet):
+    data = ImageFolderData(imagenet, image_size=8, batch_size=2)
+    data.setup()
+    assert data.class_names == ["a_cat", "b_dog"]
+    assert data.num_classes == 2
+    train = list(data.train_dataset())
+    assert [item["label"] for item in train] == [0, 0, 1, 1]
+    assert [item["image"][:, 4, 4].tolist() for item in train][1::2] == [[250, 0, 0], [0, 0, 250]]
+    assert train[0]["image"].shape == (3, 8, 8)
+    assert train[0]["image"].dtype == torch.uint8
+    assert [item["label"] for item in data.val_dataset()] == [1]
+    assert next(iter(data.train_dataloader()))["label"].dtype == torch.int64
+
+
+def test_class_folders_directly_below_the_root(imagenet):
+    data = ImageFolderData(imagenet / "train", image_size=8)
+    assert data.class_names == ["a_cat", "b_dog"]
+    assert len(data.train_dataset()) == 4
+    assert data.val_dataset() is None
+
+
+@pytest.mark.parametrize("inner", [".", "train"])
+def test_flat_folder_is_unlabelled(tmp_path, inner):
+    for i in range(3):
+        save(tmp_path / inner / f"{i}.png", (i, i, i))
+    save(tmp_path / inner / "._0.png")  # what macOS leaves in archives
+    data = ImageFolderData(tmp_path, image_size=8, batch_size=3)
+    assert data.class_names is None
+    assert data.num_classes is None
+    assert set(next(iter(data.train_dataloader()))) == {"image"}
+    assert [int(item["image"][0, 0, 0]) for item in data.train_dataset()] == [0, 1, 2]
+
+
+def test_key_wraps_around_and_decides_the_flip(tmp_path):
+    picture = np.zeros((8, 8, 3), dtype=np.uint8)
+    picture[:, :4] = 255
+    for i in range(2):
+        Image.fromarray(picture).save(tmp_path / f"{i}.png")
+    dataset = ImageFolderData(tmp_path, image_size=8, flip=True, seed=3).train_dataset()
+    flipped = [bool(dataset[key]["image"][0, 0, 7]) for key in range(400)]
+    assert 0.4 < np.mean(flipped) < 0.6
+    assert flipped[:50] != flipped[50:100]
+    assert flipped == [bool(dataset[key]["image"][0, 0, 7]) for key in range(400)]
+    straight = ImageFolderData(tmp_path, image_size=8).train_dataset()
+    assert all(straight[key]["image"][0, 0, 0] == 255 for key in range(20))
+
+
+@pytest.mark.parametrize(
+    ("mode", "color", "expected"),
+    [
+        ("L", 90, (90, 90, 90)),
+        ("RGBA", (255, 0, 0, 0), (255, 255, 255)),
+        ("RGBA", (200, 0, 0, 255), (200, 0, 0)),
+        ("RGBA", (0, 0, 0, 51), (204, 204, 204)),
+        ("LA", (0, 0), (255, 255, 255)),
+        ("1", 1, (255, 255, 255)),
+        ("I;16", 90 * 256, (90, 90, 90)),
+    ],
+)
+def test_every_mode_becomes_rgb(tmp_path, mode, color, expected):
+    save(tmp_path / "x.png", color, mode)
+    image = load_rgb(tmp_path / "x.png")
+    assert image.mode == "RGB"
+    assert image.getpixel((3, 3)) == expected
+
+
+def test_palette_with_transparency_and_cmyk(tmp_path):
+    palette = Image.new("P", (4, 4), 0)
+    palette.putpalette([10, 20, 30, 200, 100, 50])
+    palette.putpixel((1, 1), 1)
+    palette.save(tmp_path / "p.png", transparency=0)
+    image = load_rgb(tmp_path / "p.png")
+    assert image.getpixel((0, 0)) == (255, 255, 255)
+    assert image.getpixel((1, 1)) == (200, 100, 50)
+    save(tmp_path / "c.jpg", (0, 255, 255, 0), "CMYK")
+    red, green, blue = load_rgb(tmp_path / "c.jpg").getpixel((3, 3))
+    assert red > 240
+    assert max(green, blue) < 15
+
+
+def test_missing_root(tmp_path):
+    with pytest.raises(ValueError, match=r"nowhere does not exist: set root"):
+        ImageFolderData(tmp_path / "nowhere")
+
+
+def test_no_images(tmp_path):
+    with pytest.raises(ValueError, match=r"no images in .*: put \.jpg"):
+        ImageFolderData(tmp_path)
+
+
+def test_empty_class_folder(imagenet):
+    (imagenet / "train" / "c_owl").mkdir()
+    with pytest.raises(ValueError, match=r"class folder .*c_owl has no images"):
+        ImageFolderData(imagenet).setup()
+
+
+def test_images_beside_class_folders(imagenet):
+    save(imagenet / "train" / "stray.png")
+    with pytest.raises(ValueError, match=r"both images \(stray\.png\) and folders \(a_cat\)"):
+        ImageFolderData(imagenet)
+
+
+def test_validation_class_without_training_images(imagenet):
+    save(imagenet / "val" / "z_emu" / "1.png")
+    with pytest.raises(ValueError, match=r"z_emu is a class without training images"):
+        ImageFolderData(imagenet).setup()
+
+
+def test_flat_validation_of_classes(imagenet):
+    (imagenet / "val" / "b_dog" / "1.jpeg").rename(imagenet / "val" / "1.jpeg")
+    (imagenet / "val" / "b_dog").rmdir()
+    with pytest.raises(ValueError, match=r"val has no class folders although"):
+        ImageFolderData(imagenet).setup()
+
+
+def test_corrupt_first_image_is_named_before_training(imagenet):
+    (imagenet / "train" / "b_dog" / "1.JPEG").write_bytes(b"no image")
+    with pytest.raises(ValueError, match=r"1\.JPEG cannot be read as an image .*: repair or delete"):
+        ImageFolderData(imagenet).setup()
+
+
+def test_truncated_image_is_named_when_loaded(imagenet):
+    path = imagenet / "train" / "b_dog" / "deeper" / "2.png"
+    save(path, size=(300, 300))
+    path.write_bytes(path.read_bytes()[:200])
+    data = ImageFolderData(imagenet, image_size=8)
+    data.setup()
+    with pytest.raises(ValueError, match=r"2\.png cannot be read"):
+        list(data.train_dataset())
+
+
+@pytest.fixture
+def captioned(tmp_path):
+    for i in range(4):
+        save(tmp_path / "ab"[i % 2] / f"{i}.png", (i, i, i))
+        (tmp_path / "ab"[i % 2] / f"{i}.txt").write_text(f"grey {i}\n")
+    return tmp_path
+
+
+def test_captions_lie_beside_the_images(captioned):
+    (captioned / "b" / "3.txt").unlink()
+    (captioned / "b" / "3.json").write_text('{"caption": ["grey 3", "dark 3"]}')
+    data = ImageFolderData(captioned, image_size=8, batch_size=4, captions=Captions(prefix_probability=0))
+    data.setup()
+    assert data.captions
+    assert data.num_classes is None
+    batch = next(iter(data.train_dataloader()))
+    assert set(batch) == {"image", "caption"}
+    assert [int(caption.split()[1]) for caption in batch["caption"]] == batch["image"][:, 0, 0, 0].tolist()
+    assert data.prompts(3) == ["grey 0", "grey 2", "grey 1"]
+    dataset = data.train_dataset()
+    chosen = [dataset[3 + 4 * epoch]["caption"] for epoch in range(20)]
+    assert set(chosen) == {"grey 3", "dark 3"}
+    assert chosen == [dataset[3 + 4 * epoch]["caption"] for epoch in range(20)]
+
+
+def test_missing_captions_are_named_before_training(captioned):
+    (captioned / "b" / "1.txt").unlink()
+    data = ImageFolderData(captioned, image_size=8, captions=Captions())
+    with pytest.raises(ValueError, match=r"1 of 4 images in .* have no caption, the first is .*b/1\.png: write a"):
+        data.setup()
+    (captioned / "b" / "1.txt").write_text("there")
+    (captioned / "a" / "0.txt").write_text("  ")
+    with pytest.raises(ValueError, match=r"a/0\.png has no caption \(none of txt.*write one into 0\.txt beside it"):
+        ImageFolderData(captioned, image_size=8, captions=Captions()).setup()

@@ -1,0 +1,56 @@
+"""Classes and prompts as users write them."""
+
+import pytest
+
+from pixelgen.samples.classes import parse_classes, parse_prompts
+
+NAMES = ["red circle", "blue circle", "tench"]
+
+
+def test_numbers_ranges_and_names_in_their_order():
+    assert parse_classes(["2", 1, "0-2", "Blue Circle", "3"], 3, lambda: NAMES) == [2, 1, 0, 1, 2, 1, 3]
+
+
+@pytest.mark.parametrize(
+    ("word", "sentence"),
+    [
+        ("4", r"there is no class 4: classes are 0 to 2 \(3: none\)"),
+        ("2-1", r"there is no class 2-1: classes are 0 to 2 \(3: none\)"),
+        ("bleu circle", r"there is no class 'bleu circle': did you mean 'blue circle'\?"),
+        ("zzz", r"there is no class 'zzz': one is 'red circle'"),
+        ("-1", r"there is no class '-1': one is 'red circle'"),
+    ],
+)
+def test_a_word_that_is_no_class_is_named(word, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        parse_classes([word], 3, lambda: NAMES)
+
+
+def test_names_are_asked_for_only_when_needed_and_may_be_unknown():
+    def unknown():
+        raise ValueError("nobody knows")
+
+    assert parse_classes(["0"], 3, unknown) == [0]
+    with pytest.raises(ValueError, match="nobody knows: give numbers, 0 to 2, instead of 'tench'"):
+        parse_classes(["tench"], 3, unknown)
+    with pytest.raises(ValueError, match="this network has no classes: leave out --classes"):
+        parse_classes(["0"], None, unknown)
+
+
+def test_prompts_from_the_command_line_or_a_file(tmp_path):
+    assert parse_prompts(["a cat, a dog", "a bird"]) == ["a cat, a dog", "a bird"]
+    assert parse_prompts(["x" * 5000]) == ["x" * 5000]
+    file = tmp_path / "prompts.txt"
+    file.write_text("a cat\n\n  ein Käfer \n", encoding="utf-8")
+    assert parse_prompts([str(file)]) == ["a cat", "ein Käfer"]
+
+
+def test_files_without_prompts_are_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"none.txt cannot be read as text \(.*\): give a file with one prompt a line"):
+        parse_prompts([str(tmp_path / "none.txt")])
+    (tmp_path / "empty.txt").write_text("\n")
+    with pytest.raises(ValueError, match=r"empty.txt has no prompts: write one a line"):
+        parse_prompts([str(tmp_path / "empty.txt")])
+    (tmp_path / "bytes").write_bytes(b"\xff\xfe\x00\xd8")
+    with pytest.raises(ValueError, match="cannot be read as text"):
+        parse_prompts([str(tmp_path / "bytes")])

@@ -1,0 +1,157 @@
+"""Sets of images are the same to the byte however they came about, and errors are told once, in a sentence."""
+
+import hashlib
+import json
+
+import numpy as np
+import pytest
+import torch
+from lightning import Fabric
+from PIL import Image
+
+from pixelgen import PixelGen
+from pixelgen.flow import Heun, to_uint8
+from pixelgen.models import JiT
+from pixelgen.samples import generate as generation
+from pixelgen.samples.generate import METADATA, Request, generate, network_batch
+
+SETTINGS = {"sampler": {"class": "Heun", "num_steps": 2}, "seed": 0}
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    denoiser = JiT(
+        input_size=16, patch_size=8, hidden_size=16, depth=2, num_heads=2, num_classes=3, bottleneck_dim=4,
+        in_context_len=0,
+    )  # fmt: skip
+    for weight in denoiser.parameters():
+        if weight.ndim > 1:
+            torch.nn.init.normal_(weight, std=weight[0].numel() ** -0.5)
+    return PixelGen(denoiser, sampler=Heun(num_steps=2, guidance=2.0))
+
+
+@pytest.fixture(scope="module")
+def fabric():
+    return Fabric(accelerator="cpu", devices=1)
+
+
+def requests(count):
+    return [Request(f"{i % 2}/{i:06d}.png", 100 + i, i % 3) for i in range(count)]
+
+
+def hashes(folder):
+    files = {str(path.relative_to(folder)): path for path in folder.rglob("*.*")}
+    return {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in files.items()}
+
+
+def pixels(path):
+    with Image.open(path) as image:
+        return np.array(image)
+
+
+@pytest.fixture(scope="module")
+def whole(model, fabric, tmp_path_factory):
+    """Seventy images in one go: two full network batches and a part of one."""
+    folder = tmp_path_factory.mktemp("whole")
+    generate(model, requests(70), folder, SETTINGS, fabric)
+    return folder
+
+
+def test_files_are_what_sample_returns_with_all_that_made_them(whole, model):
+    image = to_uint8(model.sample([i % 3 for i in range(32)], list(range(100, 132))))[5]
+    path = whole / "1" / "000005.png"
+    assert np.array_equal(pixels(path), image.permute(1, 2, 0).numpy())
+    with Image.open(path) as file:
+        assert json.loads(file.text[METADATA]) == SETTINGS | {"network_batch": 32, "seed": 105, "condition": 2}
+    assert json.loads((whole / "settings.json").read_text()) == SETTINGS | {"network_batch": 32}
+    assert len([*whole.rglob("*.png")]) == 70
+
+
+@pytest.mark.parametrize("batch_size", [1, 64, 1000])
+def test_batch_size_does_not_change_a_byte(whole, model, fabric, tmp_path, batch_size):
+    generate(model, requests(70), tmp_path, SETTINGS, fabric, batch_size=batch_size)
+    assert hashes(tmp_path) == hashes(whole)
+
+
+def test_an_interrupted_set_is_finished_and_what_is_there_is_kept(whole, model, fabric, tmp_path, monkeypatch):
+    made = []
+
+    def sample(conditions, seeds, *args, **options):
+        if len(made) == 2:
+            raise KeyboardInterrupt
+        made.append(seeds)
+        return PixelGen.sample(model, conditions, seeds, *args, **options)
+
+    monkeypatch.setattr(model, "sample", sample)
+    with pytest.raises(KeyboardInterrupt):
+        generate(model, requests(70), tmp_path, SETTINGS, fabric)
+    assert 0 < len([*tmp_path.rglob("*.png")]) <= 64
+    (tmp_path / "0" / "000002.png").unlink()  # of the first batch, which is made again for it
+    kept = (tmp_path / "0" / "000000.png").stat().st_ino
+    (tmp_path / "0" / ".000066.png.unfinished").write_bytes(b"half of an image")
+    monkeypatch.undo()
+    generate(model, requests(70), tmp_path, SETTINGS, fabric)
+    assert hashes(tmp_path) == hashes(whole)
+    assert (tmp_path / "0" / "000000.png").stat().st_ino == kept
+
+
+def test_a_set_grows_at_its_end_and_a_finished_one_costs_nothing(whole, model, fabric, tmp_path, monkeypatch):
+    generate(model, requests(40), tmp_path, SETTINGS, fabric)
+    generate(model, requests(70), tmp_path, SETTINGS, fabric)
+    assert hashes(tmp_path) == hashes(whole)
+    monkeypatch.setattr(model, "sample", None)
+    generate(model, requests(70), tmp_path, SETTINGS, fabric)
+
+
+def test_a_set_of_other_settings_is_refused(whole, model, fabric, tmp_path):
+    other = SETTINGS | {"sampler": {"class": "Euler", "num_steps": 2}}
+    with pytest.raises(ValueError, match=r"of other settings \(sampler.class is 'Heun', not 'Euler'\): give another"):
+        generate(model, requests(2), whole, other, fabric)
+    (tmp_path / "0").mkdir()
+    (tmp_path / "0" / "000000.png").touch()
+    with pytest.raises(ValueError, match=r"holds 0/000000.png but no settings.json: give another folder"):
+        generate(model, requests(2), tmp_path, SETTINGS, fabric)
+
+
+def test_two_at_a_time_are_refused(model, fabric, tmp_path, monkeypatch):
+    def meanwhile(*args, **options):
+        with pytest.raises(ValueError, match=r"is being filled by another process: wait for it or give another folder"):
+            generate(model, requests(2), tmp_path, SETTINGS, fabric)
+        return PixelGen.sample(model, *args, **options)
+
+    monkeypatch.setattr(model, "sample", meanwhile)
+    generate(model, requests(2), tmp_path, SETTINGS, fabric)
+
+
+def test_errors_of_the_writing_threads_are_raised(model, fabric, tmp_path, monkeypatch):
+    def full(image, file, *args, **options):
+        file.write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Image.Image, "save", full)
+        with pytest.raises(ValueError, match=r"could not write .*\.png \(.*No space left on device\): free some space"):
+            generate(model, requests(40), tmp_path, SETTINGS, fabric)
+    assert not [*tmp_path.rglob("*.png.unfinished")]
+    generate(model, requests(40), tmp_path, SETTINGS, fabric)
+    assert len([*tmp_path.rglob("[0-9]*.png")]) == 40
+
+
+def test_the_network_batch_depends_on_the_size_of_the_images_alone(model, monkeypatch):
+    assert network_batch(JiT(depth=1, hidden_size=16, num_heads=2, in_context_len=0)) == 32
+    assert network_batch(model.denoiser) == 32
+    assert network_batch(model.denoiser, (512, 256)) == 4  # 2048 patches each
+    assert network_batch(model.denoiser, (2048, 2048)) == 1
+    assert generation.TOKENS == 8192
+
+
+def test_the_network_sees_whole_batches_whatever_is_left_to_make(model, fabric, tmp_path):
+    rows = []
+    hook = model.denoiser.register_forward_pre_hook(lambda _, inputs: rows.append(len(inputs[0])))
+    try:
+        generate(model, requests(3), tmp_path / "set", SETTINGS, fabric)
+    finally:
+        hook.remove()
+    together = network_batch(model.denoiser)
+    assert set(rows) == {together, 2 * together}  # unguided and guided steps
