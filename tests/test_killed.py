@@ -6,9 +6,9 @@ import signal
 import time
 
 import pytest
-from test_parallel import contents
 
 import moments
+from distributed.test_fsdp import contents
 from pixelgen.runs.run import read_checkpoint
 from processes import HERE, finish, fit, start, status
 

@@ -65,7 +65,7 @@ def test_nobody_asks_between_logging_steps(tmp_path):
 
 def test_an_optimizer_that_is_not_fused_is_asked_for_by_the_guard(tmp_path):
     asked = questions_of(tmp_path / "run", "--model.optimizer.fused", "false")
-    assert any("callbacks/guard.py" in line for step, who in asked for line in who if step == 3)
+    assert any("callbacks/skip_nonfinite.py" in line for step, who in asked for line in who if step == 3)
 
 
 @pytest.mark.gpu

@@ -17,7 +17,7 @@ from pixelgen.fit import main
 from pixelgen.flow import Euler
 from pixelgen.runs.run import denoiser_weights
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 CONFIGS = ROOT / "configs"
 TINY = [
     *("--model.denoiser", "JiT", "--model.denoiser.patch_size", "8", "--model.denoiser.hidden_size", "16"),

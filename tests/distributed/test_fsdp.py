@@ -73,7 +73,7 @@ def test_two_processes_equal_one(one, tmp_path, strategy):
 
 @pytest.mark.slow
 def test_two_processes_equal_one_in_text(tmp_path):
-    overlay = ["--config", str(Path(__file__).parent / "parallel_text.yaml")]
+    overlay = ["--config", str(Path(__file__).parents[1] / "parallel_text.yaml")]
     for strategy in ("one", "ddp", "fsdp"):
         fit(strategy, tmp_path / strategy, *overlay)
     for strategy in ("ddp", "fsdp"):

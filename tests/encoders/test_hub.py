@@ -4,7 +4,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from pixelgen.encoders import pretrained
+from pixelgen.encoders import hub as pretrained
 from pixelgen.encoders.frozen import sha256
 from pixelgen.encoders.hub import load_from, load_pretrained
 from tiny_transformers import tiny_clip

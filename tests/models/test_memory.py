@@ -1,3 +1,4 @@
+import sys
 from collections.abc import Callable
 
 import pytest
@@ -6,7 +7,7 @@ from torch import UntypedStorage
 from torch.autograd.graph import saved_tensors_hooks
 from torch.nn import functional as F
 
-from pixelgen.models import JiT, class_conditional, jit, memory
+from pixelgen.models import JiT, jit, memory
 from pixelgen.models.memory import (
     GpuKernels,
     activation_bytes,
@@ -41,7 +42,7 @@ def gpu_attention(monkeypatch):
     def attention(q, k, v, dropout=0.0):
         return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout).contiguous()
 
-    monkeypatch.setattr(class_conditional, "attention", attention)
+    monkeypatch.setattr(sys.modules["pixelgen.models.jit"], "attention", attention)
 
 
 def saved_by(run: Callable[[], object], autocast: bool = True) -> set[UntypedStorage]:

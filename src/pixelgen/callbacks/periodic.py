@@ -1,14 +1,15 @@
-"""Interludes: pauses of training in which images are sampled, and after which nothing has changed."""
+"""What is done every n steps, and pauses of training for sampling, after which nothing has changed."""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
+from typing import Any
 
 import numpy as np
 import torch
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import nn
 
 from pixelgen.callbacks.ema import EMA
@@ -121,3 +122,50 @@ class Schedule:
     def _once(self, step: int) -> bool:
         fresh, self._last = step != self._last, step
         return fresh
+
+
+class Periodic(Callback):
+    """Does something before training, every n optimizer steps and after training, never twice at one step.
+
+    Subclasses implement `run`, and `check` for what can be refused before training starts.
+
+    Args:
+        every_n_steps: optimizer steps between two times, or None for none in between.
+        at_start: also before the first step of a fresh run.
+        at_end: also after the last step.
+    """
+
+    def __init__(self, every_n_steps: int | None, at_start: bool = False, at_end: bool = True) -> None:
+        self.schedule = Schedule(every_n_steps, at_start, at_end)
+
+    def check(self, pl_module: Any, data: Any) -> None:
+        """Refuse, before training, what could not be done with this model and data.
+
+        Raises:
+            ValueError: naming it.
+        """
+
+    def run(self, trainer: Trainer, pl_module: Any) -> None:
+        """What is done; called on every process."""
+        raise NotImplementedError
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Check what will be needed."""
+        self.check(pl_module, trainer.datamodule)  # type: ignore[attr-defined]
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Before the first step, if asked for."""
+        if self.schedule.start(trainer.global_step):
+            self.run(trainer, pl_module)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Every n-th step."""
+        if self.schedule.step(trainer.global_step):
+            self.run(trainer, pl_module)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """After the last step, unless it was one of the n-th ones."""
+        if self.schedule.end(trainer.global_step):
+            self.run(trainer, pl_module)
