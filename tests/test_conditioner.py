@@ -145,9 +145,9 @@ def test_without_text_encoder_states_serve_but_prompts_do_not(encoder):
     assert model.sample(encoder(["a red circle"]), sampler=plain).shape == (1, 3, 8, 8)
     with pytest.raises(ValueError, match="prompts need a text encoder"):
         model.sample("a red circle", sampler=plain)
-    with pytest.raises(ValueError, match="prompts need a text encoder"):
+    with pytest.raises(ValueError, match="guided away from, needs a text encoder"):
         model.sample(encoder(["a red circle"]), sampler=GUIDED)
-    with pytest.raises(ValueError, match="states of the empty one"):
+    with pytest.raises(ValueError, match="dropped to and guided away from, needs a text encoder"):
         model.denoise({"image": images(1), "text": encoder(["a"])})
     with pytest.raises(ValueError, match="needs batches with `caption`"):
         model.denoise({"image": images(1)})
@@ -156,8 +156,8 @@ def test_without_text_encoder_states_serve_but_prompts_do_not(encoder):
 @pytest.mark.parametrize(
     ("network", "message"),
     [
-        (denoiser(txt_embed_dim=8), "gives 6 states of width 16, but the denoiser is built for 6 of width 8"),
-        (denoiser(txt_max_length=5), "gives 6 states of width 16, but the denoiser is built for 5 of width 16"),
+        (denoiser(txt_embed_dim=8), "gives 6 embeddings of width 16, but the denoiser is built for 6 of width 8"),
+        (denoiser(txt_max_length=5), "gives 6 embeddings of width 16, but the denoiser is built for 5 of width 16"),
         (denoiser(mask_padding=True), "mask_padding is True, but the text encoder's zero_padding is False"),
         (JiT(8, 4, hidden_size=16, depth=2, num_heads=2, in_context_start=1), "JiT takes no prompts"),
     ],

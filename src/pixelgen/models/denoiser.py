@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -96,6 +97,10 @@ class Denoiser(nn.Module):
         if condition is None or null is None:
             return None
         return torch.where(drop.view(-1, *[1] * (condition.ndim - 1)), null, condition)
+
+    def require(self, name: str, option: str) -> Any:
+        """An attribute that an option of training needs beyond `forward`."""
+        return getattr(self, name)
 
     def every_block(self) -> list[nn.Module]:
         """What is compiled, recomputed and split over processes one by one: `blocks`, and others a subclass has."""
