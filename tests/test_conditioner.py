@@ -21,8 +21,8 @@ def encoder():
 
 def denoiser(**options):
     torch.manual_seed(0)
-    sizes = dict(patch_size=4, hidden_size=16, num_blocks=2, num_groups=2, num_text_blocks=1, bottleneck_dim=4)
-    network = TextJiT(8, **{**sizes, "txt_embed_dim": 16, "txt_max_length": 6, **options})
+    sizes = dict(patch_size=4, hidden_size=16, depth=2, num_heads=2, text_depth=1, bottleneck_dim=4)
+    network = TextJiT(8, **{**sizes, "text_dim": 16, "text_length": 6, **options})
     for parameter in network.parameters():
         torch.nn.init.normal_(parameter, std=0.1)
     return network
@@ -156,8 +156,8 @@ def test_without_text_encoder_states_serve_but_prompts_do_not(encoder):
 @pytest.mark.parametrize(
     ("network", "message"),
     [
-        (denoiser(txt_embed_dim=8), "gives 6 states of width 16, but the denoiser is built for 6 of width 8"),
-        (denoiser(txt_max_length=5), "gives 6 states of width 16, but the denoiser is built for 5 of width 16"),
+        (denoiser(text_dim=8), "gives 6 states of width 16, but the denoiser is built for 6 of width 8"),
+        (denoiser(text_length=5), "gives 6 states of width 16, but the denoiser is built for 5 of width 16"),
         (denoiser(mask_padding=True), "mask_padding is True, but the text encoder's zero_padding is False"),
         (JiT(8, 4, hidden_size=16, depth=2, num_heads=2, in_context_start=1), "JiT takes no prompts"),
     ],

@@ -30,8 +30,8 @@ def check_text(denoiser: Denoiser, text_encoder: TextEncoder | None) -> None:
     if (text_encoder.max_length, text_encoder.width) != (length, width):
         raise ValueError(
             f"the text encoder gives {text_encoder.max_length} states of width {text_encoder.width}, but the denoiser "
-            f"is built for {length} of width {width}: set txt_max_length and the encoder's max_length to one number, "
-            f"and txt_embed_dim to {text_encoder.width}"
+            f"is built for {length} of width {width}: set text_length and the encoder's max_length to one number, "
+            f"and text_dim to {text_encoder.width}"
         )
     if text_encoder.zero_padding != denoiser.mask_padding:
         raise ValueError(

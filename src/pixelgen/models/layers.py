@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from pixelgen.models.rotary import rotate
 
 
 class RMSNorm(nn.Module):
@@ -75,70 +79,43 @@ class TimestepEmbedder(nn.Module):
         return self.mlp(embedding.to(weight.dtype))
 
 
-class LabelEmbedder(nn.Module):
-    """Class index → vector; the last row of the table is the null class.
+class Attention(nn.Module):
+    """Multi-head self-attention with normalised queries and keys, and rotary positions if they are given.
 
     Args:
-        num_classes: number of classes without the null class.
-        dim: width of the embedding.
-    """
-
-    def __init__(self, num_classes: int, dim: int) -> None:
-        super().__init__()
-        self.embedding_table = nn.Embedding(num_classes + 1, dim)
-
-    def forward(self, labels: Tensor) -> Tensor:
-        """(B,) integers in [0, num_classes] → (B, D)."""
-        return self.embedding_table(labels)
-
-
-class PatchEmbed(nn.Module):
-    """Image → one token per patch, row by row; through a bottleneck when one is given.
-
-    Args:
-        patch_size: side of a patch in pixels.
-        in_channels: channels of the image.
         dim: width of a token.
-        bottleneck: width between the two projections, or None for a single projection.
+        num_heads: number of heads.
+        qkv_bias: whether the projection to queries, keys and values adds one.
+        attn_drop: dropout of attention weights.
+        proj_drop: dropout of the output.
     """
 
-    def __init__(self, patch_size: int, in_channels: int, dim: int, bottleneck: int | None) -> None:
+    def __init__(
+        self, dim: int, num_heads: int, qkv_bias: bool = True, attn_drop: float = 0.0, proj_drop: float = 0.0
+    ) -> None:
         super().__init__()
-        if bottleneck is None:
-            self.proj1 = nn.Conv2d(in_channels, dim, patch_size, patch_size)
-        else:
-            self.proj1 = nn.Conv2d(in_channels, bottleneck, patch_size, patch_size, bias=False)
-            self.proj2 = nn.Conv2d(bottleneck, dim, 1)
-        self.bottleneck = bottleneck
+        self.num_heads = num_heads
+        self.qkv = nn.Linear(dim, 3 * dim, qkv_bias)
+        self.q_norm = RMSNorm(dim // num_heads)
+        self.k_norm = RMSNorm(dim // num_heads)
+        self.proj = nn.Linear(dim, dim)
+        self.attn_drop = attn_drop
+        self.proj_drop = nn.Dropout(proj_drop)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) → (B, N, D)."""
-        h = self.proj1(x)
-        if self.bottleneck is not None:
-            h = self.proj2(h)
-        return h.flatten(2).transpose(1, 2)
+    def forward(self, x: Tensor, table: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+        """(B, N, D) → (B, N, D).
 
-
-class FlatPatchEmbed(nn.Module):
-    """Image → one token per patch, row by row: each patch as one vector, channel first, through two linear layers.
-
-    Args:
-        patch_size: side of a patch in pixels.
-        in_channels: channels of the image.
-        dim: width of a token.
-        bottleneck: width between the two projections.
-    """
-
-    def __init__(self, patch_size: int, in_channels: int, dim: int, bottleneck: int) -> None:
-        super().__init__()
-        self.proj1 = nn.Linear(in_channels * patch_size**2, bottleneck, bias=False)
-        self.proj2 = nn.Linear(bottleneck, dim)
-        self.patch_size = patch_size
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) → (B, N, D)."""
-        patches = x.unfold(2, self.patch_size, self.patch_size).unfold(3, self.patch_size, self.patch_size)
-        return self.proj2(self.proj1(patches.permute(0, 2, 3, 1, 4, 5).flatten(3).flatten(1, 2)))
+        Args:
+            x: tokens.
+            table: cosines and sines (2, N, head_dim/2).
+            mask: false for tokens (B, N) that are not looked at.
+        """
+        q, k, v = heads(self.qkv(x), 3, self.num_heads)
+        q, k = self.q_norm(q), self.k_norm(k)
+        if table is not None:
+            q, k = rotate(q, table), rotate(k, table)
+        out = attention(q, k, v, self.attn_drop if self.training else 0.0, mask)
+        return self.proj_drop(self.proj(out.transpose(1, 2).flatten(2)))
 
 
 class Block(nn.Module):
@@ -171,19 +148,43 @@ def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     return x * (1 + scale.unsqueeze(1)) + shift.unsqueeze(1)
 
 
+def heads(projected: Tensor, parts: int, num_heads: int) -> tuple[Tensor, ...]:
+    """A fused projection (B, N, parts·D) → its parts, (B, heads, N, head_dim) each."""
+    return projected.unflatten(-1, (parts, num_heads, -1)).permute(2, 0, 3, 1, 4).unbind()
+
+
 def attention(q: Tensor, k: Tensor, v: Tensor, dropout: float = 0.0, mask: Tensor | None = None) -> Tensor:
     """Scaled dot-product attention, (B, heads, N, head_dim) each; `mask` (B, keys) is true for keys to look at.
 
     On CPU the formula is written out: inside a compiled block it is several times faster there than the fused kernel.
     """
-    seen = None if mask is None else mask[:, None, None]
+    visible = None if mask is None else mask[:, None, None]
     if q.device.type != "cpu":
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=seen, dropout_p=dropout)
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=visible, dropout_p=dropout)
     products = q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5
-    if seen is not None:
-        products = products.masked_fill(~seen, -torch.inf)
+    if visible is not None:
+        products = products.masked_fill(~visible, -torch.inf)
     weights = products.softmax(dim=-1).to(v.dtype)
     return F.dropout(weights, dropout) @ v
+
+
+def named(**layers: nn.Module) -> nn.Sequential:
+    """Layers in sequence, under the names that they have in the published checkpoints."""
+    return nn.Sequential(OrderedDict(layers))
+
+
+def patch_convolutions(patch_size: int, in_channels: int, dim: int, bottleneck: int | None) -> nn.Sequential:
+    """Image (B, C, H, W) → a token per patch (B, D, rows, columns), through a bottleneck if it is not None."""
+    if bottleneck is None:
+        return named(proj1=nn.Conv2d(in_channels, dim, patch_size, patch_size))
+    narrow = nn.Conv2d(in_channels, bottleneck, patch_size, patch_size, bias=False)
+    return named(proj1=narrow, proj2=nn.Conv2d(bottleneck, dim, 1))
+
+
+def image_to_patches(images: Tensor, patch_size: int) -> Tensor:
+    """(B, C, H, W) → patches row by row, each laid out (channel, row, column): (B, N, C·p·p)."""
+    grid = images.unflatten(3, (-1, patch_size)).unflatten(2, (-1, patch_size))
+    return grid.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)
 
 
 def patches_to_image(tokens: Tensor, rows: int, columns: int, patch_size: int, channel_first: bool = False) -> Tensor:

@@ -2,31 +2,46 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+from collections.abc import Callable
+from functools import lru_cache, wraps
+from typing import Any, ParamSpec
 
 import torch
 from torch import Tensor
 
+P = ParamSpec("P")
 
-@lru_cache(maxsize=64)
-@torch.inference_mode(False)
-def rotary_table(head_dim: int, rows: int, columns: int, unrotated: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Cosines and sines of the class network, each (unrotated + rows·columns, head_dim/2), one angle per pair.
+
+def remembered(compute: Callable[P, Tensor]) -> Callable[P, Tensor]:
+    """Remember what a function makes of plain values, fit for training even if first asked for in inference mode.
+
+    While `torch.export` and its relatives trace a network, tensors are fake: nothing is remembered then.
+    """
+    cached: Any = lru_cache(maxsize=64)(torch.inference_mode(False)(compute))
+
+    @wraps(compute)
+    def recall(*args: P.args, **kwargs: P.kwargs) -> Tensor:
+        real = type(torch.empty(0)) is Tensor
+        return cached(*args, **kwargs) if real else compute(*args, **kwargs)
+
+    return recall
+
+
+@remembered
+def rotary_table(head_dim: int, rows: int, columns: int, unrotated: int, device: torch.device) -> Tensor:
+    """Cosines and sines of the class network (2, unrotated + rows·columns, head_dim/2), one angle per pair.
 
     The first half of a head turns by row, the second by column; positions are 0 … n-1 on each axis. The first
     `unrotated` tokens get angle 0. Tables are remembered, so they must not be changed in place.
     """
     angles = torch.cat(_angles(head_dim, rows, columns), dim=1)
     angles = torch.cat([angles.new_zeros(unrotated, head_dim // 2), angles])
-    return angles.cos().float().to(device), angles.sin().float().to(device)
+    return torch.stack([angles.cos(), angles.sin()]).float().to(device)
 
 
-@lru_cache(maxsize=64)
-@torch.inference_mode(False)
-def alternating_table(
-    head_dim: int, rows: int, columns: int, trained: int, device: torch.device
-) -> tuple[Tensor, Tensor]:
-    """Cosines and sines of the text network, each (rows·columns, head_dim/2), one angle per pair.
+@remembered
+def alternating_table(head_dim: int, rows: int, columns: int, trained: int, device: torch.device) -> Tensor:
+    """Cosines and sines of the text network (2, rows·columns, head_dim/2), one angle per pair.
 
     Pairs turn by column, row, column, row, … Neighbours are n/(n-1) apart in a square of n, as released; in any other
     shape n is `trained`, the side of the training grid. Tables are remembered, so they must not be changed in place.
@@ -34,7 +49,7 @@ def alternating_table(
     side = rows if rows == columns else trained
     by_row, by_column = _angles(head_dim, rows, columns, side / max(side - 1, 1))
     angles = torch.stack([by_column, by_row], dim=-1).flatten(1)
-    return angles.cos().float().to(device), angles.sin().float().to(device)
+    return torch.stack([angles.cos(), angles.sin()]).float().to(device)
 
 
 def _angles(head_dim: int, rows: int, columns: int, spacing: float = 1.0) -> tuple[Tensor, Tensor]:
@@ -48,7 +63,8 @@ def _angles(head_dim: int, rows: int, columns: int, spacing: float = 1.0) -> tup
     return row.flatten()[:, None] * frequency, column.flatten()[:, None] * frequency
 
 
-def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+def rotate(x: Tensor, table: Tensor) -> Tensor:
     """Rotate interleaved pairs: `(a, b) → (a·cos - b·sin, b·cos + a·sin)`; `x` is (B, heads, N, head_dim)."""
     a, b = x.float().unflatten(-1, (-1, 2)).unbind(-1)
+    cos, sin = table.unbind()
     return torch.stack([a * cos - b * sin, b * cos + a * sin], dim=-1).flatten(-2).to(x.dtype)
