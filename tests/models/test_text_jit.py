@@ -5,8 +5,7 @@ import torch
 
 from golden_files import load_golden, section
 from pixelgen.models import TextJiT, text_jit
-from pixelgen.models.layers import position_embedding
-from pixelgen.models.rotary import alternating_table
+from pixelgen.models.rotary import alternating_table, position_embedding
 
 
 def tiny(**options) -> TextJiT:

@@ -53,12 +53,9 @@ class Denoiser(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, x_t: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
-        """Predicted clean images, shaped like `x_t`.
+        """Noisy images (B, C, H, W) and their times (B,) in [0, 1], 0 is noise → predicted clean images.
 
-        Args:
-            x_t: noisy images (B, C, H, W).
-            t: times (B,) in [0, 1]; 0 is noise.
-            condition: class indices (B,), text embeddings (B, L, E), or None for an unconditional network.
+        The condition is class indices (B,), text embeddings (B, L, E), or None for an unconditional network.
         """
 
     def forward_with_features(
@@ -71,14 +68,10 @@ class Denoiser(nn.Module, ABC):
         """
         if layer is not None:
             self.require("the hidden tokens of a block", "forward_with_features")
-        return self(x_t, t, condition), None
+        return self.forward(x_t, t, condition), None
 
     def initialise(self) -> None:
-        """Draw all weights, and fill all buffers, anew; called after the network was built on the meta device.
-
-        Raises:
-            ValueError: if a subclass cannot.
-        """
+        """Draw all weights, and fill all buffers, anew; called after the network was built on the meta device."""
         self.require("a network built on the meta device", "initialise")
 
     @property
@@ -93,14 +86,10 @@ class Denoiser(nn.Module, ABC):
         return None
 
     def require(self, option: str, *names: str) -> None:
-        """Check that the network has what an option of training needs beside `forward`.
-
-        Args:
-            option: the option, such as `objective.repa`.
-            names: attributes and methods of this class that it uses.
+        """Check that the network has those attributes and methods that an option needs beside `forward`.
 
         Raises:
-            ValueError: naming all that are missing, and what they are.
+            ValueError: naming the option and all that is missing.
         """
         missing = [f"`{name}` ({_EXTRAS[name]})" for name in names if self._lacks(name)]
         if missing:
@@ -131,13 +120,9 @@ class Denoiser(nn.Module, ABC):
         return list(self.blocks)
 
     def compile_blocks(self, dynamic: bool | None = None) -> None:
-        """Compile every block on its own. Names in checkpoints stay as they are.
+        """Compile every block on its own, for any batch size if `dynamic`, or once it varies if that is None.
 
-        Args:
-            dynamic: whether the batch size may vary; None: once it does.
-
-        Raises:
-            ValueError: if there are no blocks.
+        Names in checkpoints stay as they are.
         """
         self.require("compile_blocks", "blocks")
         for block in self.every_block():

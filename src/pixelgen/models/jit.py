@@ -5,40 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from pixelgen.models.layers import (
-    Attention,
-    Block,
-    RMSNorm,
-    SwiGLU,
-    TimestepEmbedder,
-    modulate,
-    named,
-    patch_convolutions,
-    patches_to_image,
-)
+from pixelgen.models.layers import Attention, Block, FinalLayer, SwiGLU, TimestepEmbedder, named, patches_to_image
 from pixelgen.models.rotary import rotary_table
 from pixelgen.models.transformer import PatchTransformer
-
-
-class FinalLayer(nn.Module):
-    """Tokens → pixels of their patches, modulated by the conditioning vector.
-
-    Args:
-        dim: width of a token.
-        patch_size: side of a patch in pixels.
-        channels: channels of the image.
-    """
-
-    def __init__(self, dim: int, patch_size: int, channels: int) -> None:
-        super().__init__()
-        self.norm_final = RMSNorm(dim)
-        self.linear = nn.Linear(dim, patch_size * patch_size * channels)
-        self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(dim, 2 * dim))
-
-    def forward(self, x: Tensor, c: Tensor) -> Tensor:
-        """(B, N, D) → (B, N, p·p·C)."""
-        shift, scale = self.adaLN_modulation(c).chunk(2, dim=-1)
-        return self.linear(modulate(self.norm_final(x), shift, scale))
 
 
 class JiT(PatchTransformer):
@@ -79,7 +48,7 @@ class JiT(PatchTransformer):
         attn_drop: float = 0.0,
         proj_drop: float = 0.0,
     ) -> None:
-        super().__init__(input_size, patch_size, in_channels, num_classes, hidden_size, num_heads)
+        super().__init__(input_size, patch_size, in_channels, num_classes, hidden_size=hidden_size, num_heads=num_heads)
         if num_classes is not None and in_context_len and not 0 <= in_context_start < depth:
             raise ValueError(
                 f"in_context_start is {in_context_start}, but there are blocks 0 to {depth - 1}: choose one of them, "
@@ -89,7 +58,11 @@ class JiT(PatchTransformer):
             raise ValueError(f"num_classes is {num_classes}: give at least 1, or null for an unconditional network")
         self.in_context_len = in_context_len if num_classes is not None else 0
         self.in_context_start = in_context_start
-        self.x_embedder = patch_convolutions(patch_size, in_channels, hidden_size, bottleneck_dim)
+        if bottleneck_dim is None:
+            self.x_embedder = named(proj1=nn.Conv2d(in_channels, hidden_size, patch_size, patch_size))
+        else:
+            narrow = nn.Conv2d(in_channels, bottleneck_dim, patch_size, patch_size, bias=False)
+            self.x_embedder = named(proj1=narrow, proj2=nn.Conv2d(bottleneck_dim, hidden_size, 1))
         self.t_embedder = TimestepEmbedder(hidden_size)
         if num_classes is not None:
             self.y_embedder = named(embedding_table=nn.Embedding(num_classes + 1, hidden_size))
@@ -100,7 +73,7 @@ class JiT(PatchTransformer):
             _block(hidden_size, num_heads, mlp_ratio, *(attn_drop, proj_drop) if i in middle else (0.0, 0.0))
             for i in range(depth)
         )
-        self.final_layer = FinalLayer(hidden_size, patch_size, in_channels)
+        self.final_layer = FinalLayer(hidden_size, patch_size**2 * in_channels)
         self.initialise()
 
     def initialise(self) -> None:
@@ -117,7 +90,7 @@ class JiT(PatchTransformer):
         rows, columns = self.grid(x_t)
         x = self.x_embedder(x_t).flatten(2).transpose(1, 2) + self.positions(rows, columns)
         c = self.t_embedder(t)
-        y = self.embed_condition(condition)
+        y = None if self.num_classes is None else self.embed_label(condition)
         c = c if y is None else c + y
         features: Tensor | None = None
         table = rotary_table(self.head_dim, rows, columns, 0, x.device)
@@ -133,10 +106,8 @@ class JiT(PatchTransformer):
         out = self.final_layer(x[:, context:], c)
         return patches_to_image(out, rows, columns, self.patch_size), features
 
-    def embed_condition(self, condition: Tensor | None) -> Tensor | None:
-        """Label embedding (B, D), or None if the network is unconditional."""
-        if self.num_classes is None:
-            return None
+    def embed_label(self, condition: Tensor | None) -> Tensor:
+        """Class indices (B,) → their embeddings (B, D)."""
         if condition is None:
             raise ValueError(
                 f"this network has {self.num_classes} classes: give a label for each image "

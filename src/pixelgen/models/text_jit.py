@@ -23,12 +23,7 @@ from pixelgen.models.transformer import PatchTransformer
 
 
 class JointAttention(nn.Module):
-    """Multi-head attention of the image to itself and to text, with normalised queries and keys.
-
-    Args:
-        dim: width of a token.
-        num_heads: number of heads.
-    """
+    """Multi-head attention of the image to itself and to text, with normalised queries and keys."""
 
     def __init__(self, dim: int, num_heads: int) -> None:
         super().__init__()
@@ -42,11 +37,8 @@ class JointAttention(nn.Module):
     def forward(self, x: Tensor, text: Tensor, mask: Tensor | None, table: Tensor) -> Tensor:
         """Image tokens (B, N, D) → the same.
 
-        Args:
-            x: image tokens.
-            text: text tokens (B, L, D), which have no positions here.
-            mask: false for tokens (B, N + L) that are not looked at.
-            table: cosines and sines (2, N, head_dim/2).
+        Text tokens (B, L, D) have no positions; `mask` (B, N + L) is false for tokens to ignore; the rotary `table`
+        is (2, N, head_dim/2).
         """
         q, k, v = heads(self.qkv_x(x), 3, self.num_heads)
         k_text, v_text = heads(self.kv_y(text), 2, self.num_heads)
@@ -92,10 +84,11 @@ class TextJiT(PatchTransformer):
         bottleneck_dim: int = 256,
         mask_padding: bool = False,
     ) -> None:
-        super().__init__(input_size, patch_size, in_channels, None, hidden_size, num_heads)
+        super().__init__(input_size, patch_size, in_channels, hidden_size=hidden_size, num_heads=num_heads)
         self.text_shape = (text_length, text_dim)
         self.mask_padding = mask_padding
-        narrow = nn.Linear(in_channels * patch_size**2, bottleneck_dim, bias=False)
+        pixels = patch_size**2 * in_channels
+        narrow = nn.Linear(pixels, bottleneck_dim, bias=False)
         self.x_embedder = named(proj1=narrow, proj2=nn.Linear(bottleneck_dim, hidden_size))
         self.t_embedder = TimestepEmbedder(hidden_size, max_period=10.0)
         self.y_embedder = named(proj=nn.Linear(text_dim, hidden_size), norm=RMSNorm(hidden_size))
@@ -105,7 +98,7 @@ class TextJiT(PatchTransformer):
         )
         self.blocks = nn.ModuleList(_block(hidden_size, JointAttention(hidden_size, num_heads)) for _ in range(depth))
         norm = nn.LayerNorm(hidden_size, eps=1e-6, elementwise_affine=False)
-        self.final_layer = named(norm=norm, linear=nn.Linear(hidden_size, patch_size * patch_size * in_channels))
+        self.final_layer = named(norm=norm, linear=nn.Linear(hidden_size, pixels))
         self.initialise()
 
     def initialise(self) -> None:
@@ -126,8 +119,7 @@ class TextJiT(PatchTransformer):
         text, mask = self.refine(condition, c)
         if mask is not None:
             mask = torch.cat([mask.new_ones(x.shape[:2]), mask], dim=1)
-        trained = self.image_size // self.patch_size
-        table = alternating_table(self.head_dim, rows, columns, trained, x.device)
+        table = alternating_table(self.head_dim, rows, columns, self.side, x.device)
         features: Tensor | None = None
         for i, block in enumerate(self.blocks):
             if i == layer:
@@ -137,14 +129,10 @@ class TextJiT(PatchTransformer):
         return patches_to_image(out, rows, columns, self.patch_size, channel_first=True), features
 
     def refine(self, text: Tensor | None, c: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Text tokens (B, L, D) for the image to look at, and which of them (B, L) if padding is masked.
-
-        Args:
-            text: text embeddings (B, L, E).
-            c: conditioning vector (B, D).
+        """Text tokens (B, L, D) of embeddings (B, L, E), and which of them to look at (B, L) if padding is masked.
 
         Raises:
-            ValueError: if there are none, or they have another shape.
+            ValueError: if there are no embeddings, or they have another shape.
         """
         length, width = self.text_shape
         if text is None or text.shape[1:] != (length, width):

@@ -9,22 +9,15 @@ import torch
 from torch import Tensor, nn
 
 from pixelgen.models.denoiser import Denoiser
-from pixelgen.models.layers import RMSNorm, TimestepEmbedder, position_embedding, xavier_linear
-from pixelgen.models.rotary import remembered
+from pixelgen.models.layers import RMSNorm, TimestepEmbedder
+from pixelgen.models.rotary import position_embedding, remembered
 
 
 class PatchTransformer(Denoiser):
     """A denoiser that embeds patches as tokens, adds their positions, and runs them through blocks.
 
-    Subclasses set `x_embedder`, `t_embedder`, `blocks` and `final_layer`, and implement `forward_with_features`.
-
-    Args:
-        image_size: side of the training images in pixels.
-        patch_size: side of a patch in pixels.
-        in_channels: channels of an image.
-        num_classes: number of classes, or None.
-        hidden_size: width D of a token.
-        num_heads: attention heads; D / heads must be a multiple of 4.
+    Beside its width and heads it takes the arguments of `Denoiser`. Subclasses set `t_embedder`, `blocks` and
+    `final_layer`, and implement `forward_with_features`.
     """
 
     blocks: nn.ModuleList
@@ -32,16 +25,8 @@ class PatchTransformer(Denoiser):
     pos_embed: Tensor
     t_embedder: TimestepEmbedder
 
-    def __init__(
-        self,
-        image_size: int,
-        patch_size: int,
-        in_channels: int,
-        num_classes: int | None,
-        hidden_size: int,
-        num_heads: int,
-    ) -> None:
-        super().__init__(image_size, patch_size, in_channels, num_classes)
+    def __init__(self, *sizes: Any, hidden_size: int, num_heads: int) -> None:
+        super().__init__(*sizes)
         if hidden_size % (4 * num_heads):
             raise ValueError(
                 f"hidden size {hidden_size} is not a multiple of 4 x {num_heads} heads, which rotary positions need: "
@@ -49,7 +34,8 @@ class PatchTransformer(Denoiser):
             )
         self.hidden_size = hidden_size
         self.head_dim = hidden_size // num_heads
-        self.register_buffer("pos_embed", torch.empty(1, (image_size // patch_size) ** 2, hidden_size))
+        self.side = self.image_size // self.patch_size  # of the training images, in patches
+        self.register_buffer("pos_embed", torch.empty(1, self.side**2, hidden_size))
 
     def forward(self, x_t: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
         """Predicted clean images, shaped like `x_t`."""
@@ -66,12 +52,8 @@ class PatchTransformer(Denoiser):
         Xavier-uniform linear layers; N(0, 0.02²) for the time embedding and `small`; zero for adaLN, the last layer
         and every bias.
         """
-        self.apply(xavier_linear)
-        for module in self.modules():
-            if isinstance(module, RMSNorm):
-                nn.init.ones_(module.weight)
-        size = self.image_size // self.patch_size
-        self.pos_embed.copy_(position_embedding(self.hidden_size, size, size))
+        self.apply(_draw_layer)
+        self.pos_embed.copy_(position_embedding(self.hidden_size, self.side, self.side))
         for weight in (*(w for w in self.t_embedder.parameters() if w.ndim > 1), *small):
             nn.init.normal_(weight, std=0.02)
         for name, weight in self.named_parameters():
@@ -94,13 +76,22 @@ class PatchTransformer(Denoiser):
 
     def positions(self, rows: int, columns: int) -> Tensor:
         """Position embedding of a grid: the stored one for the training size, else one computed and remembered."""
-        size = self.image_size // self.patch_size
-        if (rows, columns) == (size, size):
+        if (rows, columns) == (self.side, self.side):
             return self.pos_embed
         return _positions(self.hidden_size, rows, columns, self.pos_embed.device, self.pos_embed.dtype)
 
 
+def _draw_layer(module: nn.Module) -> None:
+    """Xavier-uniform weights and zero bias for a Linear, or a patch convolution seen as a matrix; ones for a norm."""
+    if isinstance(module, nn.Linear | nn.Conv2d):
+        nn.init.xavier_uniform_(module.weight.view(module.weight.shape[0], -1))
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+    elif isinstance(module, RMSNorm):
+        nn.init.ones_(module.weight)
+
+
 @remembered
 def _positions(width: int, rows: int, columns: int, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """Remembered, since computing it takes longer than a step of sampling; must not be changed in place."""
+    """Remembered, since computing it takes longer than a step of sampling."""
     return position_embedding(width, rows, columns).to(device, dtype)
