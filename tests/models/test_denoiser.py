@@ -45,7 +45,7 @@ def test_forward_is_enough():
 
 
 def test_everything_missing_is_asked_for_in_one_sentence():
-    with pytest.raises(ValueError, match="objective.repa") as caught:
+    with pytest.raises(ValueError, match=r"^objective\.repa needs") as caught:
         Plain().require("objective.repa", "hidden_size", "blocks", "forward_with_features")
     assert str(caught.value) == (
         "objective.repa needs more of Plain than `forward`: add `hidden_size` (the width of its tokens) and "
