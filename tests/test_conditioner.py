@@ -6,6 +6,7 @@ from lightning import Trainer
 from torch.utils.data import DataLoader
 
 from pixelgen import PixelGen
+from pixelgen.conditioner import Labels, Unconditional
 from pixelgen.encoders import TextEncoder
 from pixelgen.flow import Euler
 from pixelgen.models import JiT, TextJiT
@@ -145,9 +146,9 @@ def test_without_text_encoder_states_serve_but_prompts_do_not(encoder):
     assert model.sample(encoder(["a red circle"]), sampler=plain).shape == (1, 3, 8, 8)
     with pytest.raises(ValueError, match="prompts need a text encoder"):
         model.sample("a red circle", sampler=plain)
-    with pytest.raises(ValueError, match="prompts need a text encoder"):
+    with pytest.raises(ValueError, match="guided away from, needs a text encoder"):
         model.sample(encoder(["a red circle"]), sampler=GUIDED)
-    with pytest.raises(ValueError, match="states of the empty one"):
+    with pytest.raises(ValueError, match="dropped to and guided away from, needs a text encoder"):
         model.denoise({"image": images(1), "text": encoder(["a"])})
     with pytest.raises(ValueError, match="needs batches with `caption`"):
         model.denoise({"image": images(1)})
@@ -156,8 +157,8 @@ def test_without_text_encoder_states_serve_but_prompts_do_not(encoder):
 @pytest.mark.parametrize(
     ("network", "message"),
     [
-        (denoiser(text_dim=8), "gives 6 states of width 16, but the denoiser is built for 6 of width 8"),
-        (denoiser(text_length=5), "gives 6 states of width 16, but the denoiser is built for 5 of width 16"),
+        (denoiser(text_dim=8), "gives 6 embeddings of width 16, but the denoiser is built for 6 of width 8"),
+        (denoiser(text_length=5), "gives 6 embeddings of width 16, but the denoiser is built for 5 of width 16"),
         (denoiser(mask_padding=True), "mask_padding is True, but the text encoder's zero_padding is False"),
         (JiT(8, 4, hidden_size=16, depth=2, num_heads=2, in_context_start=1), "JiT takes no prompts"),
     ],
@@ -172,3 +173,9 @@ def test_masked_padding_trains_and_samples():
     model = PixelGen(denoiser(mask_padding=True), sampler=GUIDED, text_encoder=encoder)
     train(model, {"image": images(2), "caption": ["a red circle", ""]})
     assert model.sample(["a red circle", ""]).isfinite().all()
+
+
+def test_dropped_condition_is_the_null_class():
+    dropped = Labels(3).drop(torch.tensor([0, 1, 2]), torch.tensor([True, False, True]))
+    assert dropped.tolist() == [3, 1, 3]
+    assert Unconditional().drop(None, torch.tensor([True, False])) is None

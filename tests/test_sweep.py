@@ -46,7 +46,7 @@ def expected(folder):
 
 def test_every_set_is_scored_and_the_csv_says_so(swept):
     run, results = swept
-    assert [(result.row.ema, result.row.sampler.guidance.scale) for result in results] == [
+    assert [(result.row.ema, result.row.sampler.guidance) for result in results] == [
         ("0.9999", 1.0), ("0.9999", 2.0), ("raw", 1.0), ("raw", 2.0),
     ]  # fmt: skip
     for result in results:

@@ -1,74 +1,340 @@
-"""What images are made from, as users and batches give it, and as the network takes it: labels or text states."""
+"""Conditioners: what a batch, a request, a command line and "no condition" become for the denoiser."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+import re
+from collections.abc import Callable, Sequence
+from difflib import get_close_matches
+from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from pixelgen.data import ImageData
 from pixelgen.encoders.text import TextEncoder
 from pixelgen.flow import Sampler
 from pixelgen.models import Denoiser
 
-Condition = Tensor | Sequence[int] | Sequence[str] | int | str | None
+Condition = Tensor | Sequence[Any] | int | str | None
+"""What `PixelGen.sample` is given: one entry for each image, or a single one for all."""
+Names = Callable[[], list[str]]
+"""Gives the names of the classes; its ValueError tells why there are none."""
 
 
-def check_text(denoiser: Denoiser, text_encoder: TextEncoder | None) -> None:
-    """Refuse a text encoder that does not fit the denoiser.
+class Conditioner(nn.Module):
+    """Turns what images are made from into the tensor that the denoiser takes.
 
-    Raises:
-        ValueError: naming what differs.
+    A kind of condition of your own is a subclass with `from_batch` and `null`, which is enough for training and for
+    `model.sample` with tensors; `parse`, `from_words` and `examples` give sampling other words for it, the command
+    line, and previews. Nothing in a conditioner trains: embeddings belong into the denoiser.
+
+    Example:
+        class ClassAndColor(Conditioner):
+            def from_batch(self, batch):
+                return torch.stack([batch["label"], batch["color"]], dim=1)
+
+            def null(self, condition, negative=""):
+                return torch.full_like(condition, 10)
     """
-    if text_encoder is None:
-        return
-    if denoiser.text_shape is None:
-        raise ValueError(f"{type(denoiser).__name__} takes no prompts: leave text_encoder out, or choose TextJiT")
-    length, width = denoiser.text_shape
-    if (text_encoder.max_length, text_encoder.width) != (length, width):
+
+    description = "conditions of the data"  # of `examples`, for protocols
+
+    def check(self, denoiser: Denoiser) -> None:
+        """Refuse a denoiser that does not fit.
+
+        Raises:
+            ValueError: naming what differs.
+        """
+
+    def check_data(self, denoiser: Denoiser, data: Any) -> None:
+        """Refuse a data module, already set up, whose batches lack what `from_batch` needs.
+
+        Raises:
+            ValueError: naming what is missing or differs.
+        """
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What images depend on beside the weights of the denoiser (JSON)."""
+        return {}
+
+    # Training
+
+    def from_batch(self, batch: dict[str, Any]) -> Tensor | None:
+        """Conditions (B, …) of a batch, on the device of its images; None where there are none."""
+        raise NotImplementedError
+
+    def null(self, condition: Tensor, negative: str = "") -> Tensor | None:
+        """What stands for "no condition", shaped like `condition` (B, …), or what guidance leads away from."""
+        raise NotImplementedError
+
+    def drop(self, condition: Tensor | None, drop: Tensor) -> Tensor | None:
+        """Conditions, replaced by the null condition where `drop` (B,), on the CPU, is true."""
+        null = None if condition is None else self.null(condition)
+        if condition is None or null is None:
+            return condition
+        where = drop.to(condition.device, non_blocking=True).view(-1, *[1] * (condition.ndim - 1))
+        return torch.where(where, null, condition)
+
+    # Sampling
+
+    def check_negative(self, sampler: Sampler, negative: str) -> None:
+        """Refuse a negative prompt that could do nothing.
+
+        Raises:
+            ValueError: saying why.
+        """
+        if negative:
+            raise ValueError("this network does not take prompts, so there is no negative one: leave it out")
+
+    def parse(self, given: Condition, number: int) -> Tensor | list[Any] | None:
+        """Checked requests, one for each image, from what `PixelGen.sample` is given.
+
+        Args:
+            given: one entry for each image, or a single one for `number` images.
+            number: of images.
+
+        Raises:
+            ValueError: if it is something else.
+        """
+        try:
+            requests = torch.as_tensor(given)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise ValueError(f"{type(self).__name__} takes conditions as a tensor, not {given!r}") from error
+        return requests.expand(number) if requests.ndim == 0 else requests
+
+    def encode(self, requests: Tensor | Sequence[Any] | None, device: torch.device) -> Tensor | None:
+        """Conditions (B, …) on a device from the requests of a batch."""
+        return None if requests is None else torch.as_tensor(requests, device=device)
+
+    def from_words(self, classes: Sequence[str | int] | None, prompts: Sequence[str] | None, names: Names) -> list[Any]:
+        """Requests from the command line's `--classes` and `--prompts`; images take them in turn.
+
+        Raises:
+            ValueError: naming what is wrong.
+        """
+        raise ValueError(f"{type(self).__name__} reads no --classes or --prompts: sample from Python")
+
+    def examples(self, number: int, data: Any) -> list[Any]:
+        """Requests of `number` images for previews and scores in training.
+
+        Raises:
+            ValueError: if there are none.
+        """
         raise ValueError(
-            f"the text encoder gives {text_encoder.max_length} states of width {text_encoder.width}, but the denoiser "
-            f"is built for {length} of width {width}: set text_length and the encoder's max_length to one number, "
-            f"and text_dim to {text_encoder.width}"
-        )
-    if text_encoder.zero_padding != denoiser.mask_padding:
-        raise ValueError(
-            f"the denoiser's mask_padding is {denoiser.mask_padding}, but the text encoder's zero_padding is "
-            f"{text_encoder.zero_padding}: padding is masked with both, and looked at, as released, with neither"
+            f"{type(self).__name__} gives no examples for previews and scores: implement `examples(number, data)`, or "
+            "set callbacks.preview, callbacks.fid and callbacks.geneval to null"
         )
 
 
-def check_captions(denoiser: Denoiser, text_encoder: TextEncoder | None, data: ImageData) -> None:
-    """Refuse data, already set up, without what a denoiser that takes text needs, or with states of other encoders.
+class Unconditional(Conditioner):
+    """Nothing but noise."""
 
-    Raises:
-        ValueError: naming what is missing or differs.
+    description = "no classes"
+
+    def from_batch(self, batch: dict[str, Any]) -> None:
+        """None."""
+
+    def parse(self, given: Condition, number: int) -> None:
+        """None; anything else is refused."""
+        if given is not None:
+            raise ValueError("this network is unconditional: give seeds alone, one for each image")
+
+    def from_words(self, classes: Sequence[str | int] | None, prompts: Sequence[str] | None, names: Names) -> list[Any]:
+        """A request without content."""
+        refuse_prompts(prompts)
+        if classes:
+            raise ValueError("this network has no classes: leave out --classes")
+        return [None]
+
+    def examples(self, number: int, data: Any) -> list[Any]:
+        """As many requests without content."""
+        return [None] * number
+
+
+class Labels(Conditioner):
+    """Classes by number, in the order of the data's `class_names`; the number after the last is the null class.
+
+    Args:
+        num_classes: without the null class.
     """
-    if denoiser.text_shape is None:
-        return
-    if not data.captions:
-        raise ValueError(
-            f"{type(denoiser).__name__} learns from captions, but the data has none: choose data with captions "
-            "(for ShapesData, data.captions true; for others, data.captions Captions), or JiT for images without text"
-        )
-    if text_encoder is None:
-        raise ValueError(f"{type(denoiser).__name__} takes prompts: give the model a text_encoder")
-    if data.text_shape not in (None, denoiser.text_shape):
-        found, own = ("{} text states of width {}".format(*shape) for shape in (data.text_shape, denoiser.text_shape))
-        raise ValueError(
-            f"the shards hold {found}, but the denoiser is built for {own}: encode the shards anew with the model's "
-            "text_encoder (python -m pixelgen.encode)"
-        )
-    for settings in data.text_settings:
-        for name in ("max_length", "width", "zero_padding", "weights"):
-            made, given = settings.get(name), text_encoder.settings[name]
-            if made != given and _kind(made) == _kind(given):
-                raise ValueError(
-                    f"the text states in the shards were made by {settings.get('model')} with {name} {made}, but the "
-                    f"model's text_encoder has {given}: give it the same, or encode the shards anew"
-                )
+
+    description = "each class in turn"
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+
+    def check_data(self, denoiser: Denoiser, data: Any) -> None:
+        """The data must have as many classes."""
+        if self.num_classes != data.num_classes:
+            found = "no labels" if data.num_classes is None else f"{data.num_classes} classes"
+            raise ValueError(
+                f"the data has {found}, but the denoiser is built for num_classes {self.num_classes}: leave "
+                "num_classes out to take the data's, or set it to null to train without labels"
+            )
+
+    def from_batch(self, batch: dict[str, Any]) -> Tensor | None:
+        """Labels (B,)."""
+        return batch.get("label")
+
+    def null(self, condition: Tensor, negative: str = "") -> Tensor:
+        """The null class for each."""
+        return torch.full_like(condition, self.num_classes)
+
+    def parse(self, given: Condition, number: int) -> Tensor:
+        """Class numbers (N,)."""
+        known = f"0 to {self.num_classes - 1}"
+        if given is None:
+            raise ValueError(f"give the class of each image, {known} (or {self.num_classes} for no class)")
+        try:
+            labels = torch.as_tensor(given, dtype=torch.long)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"conditions are class numbers, {known}, not {given!r}") from error
+        if labels.numel() == 0 or int(labels.min()) < 0 or int(labels.max()) > self.num_classes:
+            raise ValueError(
+                f"classes must lie between 0 and {self.num_classes - 1} (or be {self.num_classes} for no class)"
+            )
+        return labels.expand(number) if labels.ndim == 0 else labels
+
+    def from_words(self, classes: Sequence[str | int] | None, prompts: Sequence[str] | None, names: Names) -> list[Any]:
+        """Class numbers: all of them, or those of `--classes`."""
+        refuse_prompts(prompts, ", and give --classes")
+        return parse_classes(classes, self.num_classes, names) if classes else list(range(self.num_classes))
+
+    def examples(self, number: int, data: Any) -> list[Any]:
+        """Image i gets class i mod their number; fewer images than classes are spaced evenly over them."""
+        if number >= self.num_classes:
+            return [i % self.num_classes for i in range(number)]
+        return [i * self.num_classes // number for i in range(number)]
+
+
+class Text(Conditioner):
+    """Prompts, as text embeddings (L, E) of a frozen encoder.
+
+    Args:
+        encoder: the text encoder; without one, a model takes embeddings alone, and no guidance.
+    """
+
+    description = "captions of the data in order"
+
+    def __init__(self, encoder: TextEncoder | None) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+    def check(self, denoiser: Denoiser) -> None:
+        """The encoder's embeddings must have the shape that the denoiser takes."""
+        if denoiser.text_shape is None:
+            raise ValueError(f"{type(denoiser).__name__} takes no prompts: leave text_encoder out, or choose TextJiT")
+        length, width = denoiser.text_shape
+        if self.encoder is None:
+            return
+        if (self.encoder.max_length, self.encoder.width) != (length, width):
+            raise ValueError(
+                f"the text encoder gives {self.encoder.max_length} embeddings of width {self.encoder.width}, but the "
+                f"denoiser is built for {length} of width {width}: set text_length and the encoder's max_length to one "
+                f"number, and text_dim to {self.encoder.width}"
+            )
+        if self.encoder.zero_padding != denoiser.mask_padding:
+            raise ValueError(
+                f"the denoiser's mask_padding is {denoiser.mask_padding}, but the text encoder's zero_padding is "
+                f"{self.encoder.zero_padding}: padding is masked with both, and looked at, as released, with neither"
+            )
+
+    def check_data(self, denoiser: Denoiser, data: Any) -> None:
+        """The data must have captions, and precomputed embeddings those of the same encoder."""
+        if not data.captions:
+            raise ValueError(
+                f"{type(denoiser).__name__} learns from captions, but the data has none: choose data with captions "
+                "(for ShapesData, data.captions true; for others, data.captions Captions), or JiT for images without "
+                "text"
+            )
+        encoder = self._encoder(f"{type(denoiser).__name__} takes prompts")
+        if data.text_shape not in (None, denoiser.text_shape):
+            found, own = (
+                "{} text embeddings of width {}".format(*(s or ())) for s in (data.text_shape, denoiser.text_shape)
+            )
+            raise ValueError(
+                f"the shards hold {found}, but the denoiser is built for {own}: encode the shards anew with the "
+                "model's text_encoder (python -m pixelgen.encode)"
+            )
+        for settings in data.text_settings:
+            for name in ("max_length", "width", "zero_padding", "weights"):
+                made, given = settings.get(name), encoder.settings[name]
+                if made != given and _kind(made) == _kind(given):
+                    raise ValueError(
+                        f"the text embeddings in the shards were made by {settings.get('model')} with {name} {made}, "
+                        f"but the model's text_encoder has {given}: give it the same, or encode the shards anew"
+                    )
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Those of the text encoder, which its weights name."""
+        if self.encoder is None:
+            return {}
+        return {"text_encoder": {name: value for name, value in self.encoder.settings.items() if name != "model"}}
+
+    def from_batch(self, batch: dict[str, Any]) -> Tensor:
+        """Embeddings (B, L, E): those of the batch, or of its captions."""
+        if "text" not in batch and "caption" not in batch:
+            raise ValueError("a network that takes text needs batches with `caption` (prompts) or `text` (embeddings)")
+        found = batch["text"] if "text" in batch else self.encode(batch["caption"], batch["image"].device)
+        assert found is not None
+        return found
+
+    def null(self, condition: Tensor, negative: str = "") -> Tensor:
+        """Embeddings of the empty or the negative prompt for each."""
+        encoder = self._encoder("the empty prompt, which is dropped to and guided away from, needs a text encoder")
+        return encoder.recall(negative).to(condition).expand_as(condition)
+
+    def check_negative(self, sampler: Sampler, negative: str) -> None:
+        """A negative prompt needs guidance."""
+        if negative and sampler.guidance == 1:
+            raise ValueError("a negative prompt does nothing without guidance: give a sampler with guidance above 1")
+
+    def parse(self, given: Condition, number: int) -> Tensor | list[Any]:
+        """Prompts (N), or embeddings (N, L, E)."""
+        if isinstance(given, Tensor) and given.is_floating_point():
+            return given.expand(number, *given.shape) if given.ndim == 2 else given
+        prompts = [given] * number if isinstance(given, str) else given
+        if not isinstance(prompts, Sequence) or not prompts or not all(isinstance(prompt, str) for prompt in prompts):
+            raise ValueError(f"this network takes prompts, such as ['a red circle'], not {given!r}")
+        return [str(prompt) for prompt in prompts]
+
+    def encode(self, requests: Tensor | Sequence[Any] | None, device: torch.device) -> Tensor | None:
+        """Embeddings (B, L, E) of prompts."""
+        if requests is None or isinstance(requests, Tensor):
+            return super().encode(requests, device)
+        found: Tensor = self._encoder("prompts need a text encoder")(requests)
+        return found.to(device)
+
+    def from_words(self, classes: Sequence[str | int] | None, prompts: Sequence[str] | None, names: Names) -> list[Any]:
+        """The prompts of `--prompts`."""
+        if classes or not prompts:
+            raise ValueError("this model takes text: use --prompts, not --classes")
+        return list(parse_prompts(prompts))
+
+    def examples(self, number: int, data: Any) -> list[Any]:
+        """The captions of the first training images, from the first again where there are fewer."""
+        if data is None or not getattr(data, "captions", False):
+            raise ValueError(
+                "there is no data module whose captions could serve as prompts: give prompts to the callback"
+            )
+        prompts: list[Any] = data.prompts(number)
+        return prompts
+
+    def _encoder(self, reason: str) -> TextEncoder:
+        if self.encoder is None:
+            raise ValueError(f"{reason}, which this model has not: give it one as `text_encoder`")
+        return self.encoder
+
+
+def conditioner_of(denoiser: Denoiser, text_encoder: TextEncoder | None) -> Conditioner:
+    """The conditioner that a denoiser asks for: text, classes, or none."""
+    if text_encoder is not None or denoiser.text_shape is not None:
+        return Text(text_encoder)
+    return Unconditional() if denoiser.num_classes is None else Labels(denoiser.num_classes)
 
 
 def _kind(value: object) -> str:
@@ -76,130 +342,68 @@ def _kind(value: object) -> str:
     return str(value).partition(":")[0] if ":" in str(value) else ""
 
 
-def encode(text_encoder: TextEncoder | None, prompts: Sequence[str], device: torch.device) -> Tensor:
-    """Text states (B, L, E) of prompts, on a device.
+# The words of a command line
+
+
+def refuse_prompts(prompts: Sequence[str] | None, instead: str = "") -> None:
+    """Refuse prompts for a network that takes none.
 
     Raises:
-        ValueError: if there is no text encoder.
+        ValueError: if there are any.
     """
-    if text_encoder is None:
-        raise ValueError("prompts need a text encoder, which this model has not: give it one as `text_encoder`")
-    states: Tensor = text_encoder(prompts)
-    return states.to(device)
+    if prompts:
+        raise ValueError(f"this network knows no text: leave out --prompts and --negative{instead}")
 
 
-# Training
+def parse_classes(words: Sequence[str | int], num_classes: int, names: Names) -> list[int]:
+    """Class numbers in the order of `words`: numbers, ranges such as `10-19` (both ends count), or names.
 
-
-def condition_of(
-    denoiser: Denoiser, text_encoder: TextEncoder | None, batch: dict[str, Any], drop: Tensor | None
-) -> Tensor | None:
-    """Labels (B,) or text states (B, L, E) of a batch; the null condition where `drop` (B,), on the CPU, is true.
+    Args:
+        words: as on the command line.
+        num_classes: of the network.
+        names: called when a name must be looked up.
 
     Raises:
-        ValueError: if the network takes text, and the batch has neither `caption` nor `text`.
+        ValueError: naming the word that is no class, and the nearest name.
     """
-    if denoiser.text_shape is not None:
-        return _text_of(denoiser, text_encoder, batch, drop)
-    condition: Tensor | None = batch.get("label")
-    if condition is None or denoiser.num_classes is None:
-        return None
-    return (
-        condition if drop is None else denoiser.drop_condition(condition, drop.to(condition.device, non_blocking=True))
+    numbers: list[int] = []
+    for word in map(str, words):
+        if found := re.fullmatch(r"(\d+)(?:-(\d+))?", word):
+            first, last = int(found[1]), int(found[2] or found[1])
+            if not first <= last <= num_classes:
+                raise ValueError(f"there is no class {word}: classes are 0 to {num_classes - 1} ({num_classes}: none)")
+            numbers += range(first, last + 1)
+        else:
+            numbers.append(_class_of(word, num_classes, names))
+    return numbers
+
+
+def _class_of(name: str, num_classes: int, names: Names) -> int:
+    try:
+        known = [known.casefold() for known in names()]
+    except ValueError as error:
+        raise ValueError(f"{error}: give numbers, 0 to {num_classes - 1}, instead of {name!r}") from error
+    if name.casefold() in known:
+        return known.index(name.casefold())
+    near = get_close_matches(name.casefold(), known, n=1)
+    raise ValueError(
+        f"there is no class {name!r}: " + (f"did you mean {near[0]!r}?" if near else f"one is {known[0]!r}")
     )
 
 
-def _text_of(
-    denoiser: Denoiser, text_encoder: TextEncoder | None, batch: dict[str, Any], drop: Tensor | None
-) -> Tensor | None:
-    device = batch["image"].device
-    if "text" not in batch and "caption" not in batch:
-        raise ValueError("a network that takes text needs batches with `caption` (prompts) or `text` (their states)")
-    states = batch["text"] if "text" in batch else encode(text_encoder, batch["caption"], device)
-    if drop is None:
-        return states
-    if text_encoder is None:
-        raise ValueError("dropping prompts needs the states of the empty one: give the model a text_encoder")
-    null = text_encoder.empty.to(states).expand_as(states)
-    return denoiser.drop_condition(states, drop.to(device, non_blocking=True), null)
-
-
-# Sampling
-
-
-def requests(
-    denoiser: Denoiser, condition: Condition, seeds: Sequence[int] | int, device: torch.device
-) -> tuple[Tensor | list[str] | None, list[int]]:
-    """Labels (N,) or text states (N, L, E) on the device, or prompts, or None; and one seed per image.
+def parse_prompts(words: Sequence[str]) -> list[str]:
+    """The prompts themselves, or those in a text file, one a line (empty lines do not count).
 
     Raises:
-        ValueError: if the network takes other conditions, or there are not as many seeds as conditions.
+        ValueError: if the file has none, or cannot be read.
     """
-    number = 1 if isinstance(seeds, int) else len(seeds)
-    if denoiser.text_shape is None and denoiser.num_classes is None:
-        if condition is not None:
-            raise ValueError("this network is unconditional: give seeds alone, one for each image")
-        return None, [seeds] if isinstance(seeds, int) else list(seeds)
-    wanted: Tensor | list[str]
-    if denoiser.num_classes is not None:
-        wanted = _labels(condition, denoiser.num_classes, device)
-    else:
-        wanted = _prompts(condition, device)
-    if isinstance(wanted, Tensor) and wanted.ndim in (0, 2):
-        wanted = wanted.expand(number, *wanted.shape)
-    elif isinstance(condition, str):
-        wanted = [condition] * number
-    if isinstance(seeds, int):
-        seeds = range(seeds, seeds + len(wanted))
-    if len(seeds) != len(wanted):
-        raise ValueError(f"there are {len(wanted)} conditions but {len(seeds)} seeds: give one seed for each")
-    return wanted, list(seeds)
-
-
-def _labels(condition: Condition, classes: int, device: torch.device) -> Tensor:
-    if condition is None:
-        raise ValueError(f"give the class of each image, 0 to {classes - 1} (or {classes} for no class)")
+    first = words[0]
+    if len(words) != 1 or not (first.endswith(".txt") or os.path.isfile(first)):
+        return list(words)
     try:
-        labels = torch.as_tensor(condition, dtype=torch.long, device=device)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"conditions are class numbers, 0 to {classes - 1}, not {condition!r}") from error
-    if labels.numel() == 0 or int(labels.min()) < 0 or int(labels.max()) > classes:
-        raise ValueError(f"classes must lie between 0 and {classes - 1} (or be {classes} for no class)")
-    return labels
-
-
-def _prompts(condition: Condition, device: torch.device) -> Tensor | list[str]:
-    if isinstance(condition, Tensor) and condition.is_floating_point():
-        return condition.to(device)
-    prompts = [condition] if isinstance(condition, str) else condition
-    if not isinstance(prompts, Sequence) or not prompts or not all(isinstance(prompt, str) for prompt in prompts):
-        raise ValueError(f"this network takes prompts, such as ['a red circle'], not {condition!r}")
-    return [str(prompt) for prompt in prompts]
-
-
-def check_negative(denoiser: Denoiser, sampler: Sampler, negative: str) -> None:
-    """Refuse a negative prompt that could do nothing.
-
-    Raises:
-        ValueError: if the network takes no prompts, or there is no guidance.
-    """
-    if negative and denoiser.text_shape is None:
-        raise ValueError("this network does not take prompts, so there is no negative one: leave it out")
-    if negative and sampler.guidance.scale == 1:
-        raise ValueError("a negative prompt does nothing without guidance: give a sampler with guidance above 1")
-
-
-def null_condition(
-    denoiser: Denoiser, text_encoder: TextEncoder | None, sampler: Sampler, negative: str, device: torch.device
-) -> Tensor | None:
-    """What guidance leads away from: states (1, L, E) of the empty or the negative prompt; None for other networks.
-
-    Raises:
-        ValueError: for a negative prompt that could do nothing.
-    """
-    check_negative(denoiser, sampler, negative)
-    if denoiser.text_shape is None or sampler.guidance.scale == 1:
-        return None
-    if negative or text_encoder is None:
-        return encode(text_encoder, [negative], device)
-    return text_encoder.empty.to(device)[None]
+        lines = [line.strip() for line in Path(first).read_text(encoding="utf-8").splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{first} cannot be read as text ({error}): give a file with one prompt a line") from error
+    if not any(lines):
+        raise ValueError(f"{first} has no prompts: write one a line")
+    return [line for line in lines if line]

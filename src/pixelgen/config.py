@@ -14,9 +14,13 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
-from jsonargparse import ArgumentParser, Namespace
+from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
+
+from pixelgen.flow import Sampler
 
 T = TypeVar("T")
+
+set_parsing_settings(subclasses_enabled=[Sampler])  # else a dataclass stands for itself alone
 
 # lines of a report that only describe how the parser got to the fault
 _FRAME = re.compile(

@@ -1,20 +1,22 @@
-"""PixelGen as a LightningModule: wires denoiser, objective, sampler and optimizer; holds no mathematics."""
+"""PixelGen as a LightningModule: wires denoiser, conditioner, objective, sampler and optimizer; no mathematics."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from lightning import LightningModule, Trainer
+from lightning.fabric.plugins.precision import MixedPrecision
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
+from torch.optim.lr_scheduler import ConstantLR, LRScheduler
 
-from pixelgen.conditioner import Condition, check_text, condition_of, encode, null_condition, requests
+from pixelgen.conditioner import Condition, Conditioner, Unconditional, conditioner_of
 from pixelgen.distributed.fsdp import check_synchronised, refuse_unsupported, shard
 from pixelgen.encoders.text import TextEncoder
 from pixelgen.flow import Heun, LogitNormalTime, Sampler, TimeSampler, draw_noise, interpolate, noise_like, to_float
@@ -22,11 +24,7 @@ from pixelgen.losses import Objective, Prediction, Terms
 from pixelgen.models import Denoiser
 
 Batch = dict[str, Any]
-
-
-def adamw(params: Iterable[Tensor]) -> Optimizer:
-    """The published optimizer: AdamW, lr 1e-4, betas (0.9, 0.999), no weight decay."""
-    return torch.optim.AdamW(params, lr=1e-4, betas=(0.9, 0.999), weight_decay=0.0, fused=True)
+Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
 
 
 def is_logging_step(trainer: Trainer, step: int) -> bool:
@@ -35,19 +33,59 @@ def is_logging_step(trainer: Trainer, step: int) -> bool:
     return every > 0 and step % every == 0
 
 
+class WarmUp(LRScheduler):
+    """Multiplies what another schedule says by a ramp from 0 to 1 over the first steps.
+
+    The rate that is set is the one that is stepped with, so that whoever reads it sees the ramp.
+
+    Args:
+        schedule: the other schedule, of the same optimizer.
+        steps: length of the ramp; the first step has the share 1/steps, the last the whole rate.
+    """
+
+    def __init__(self, schedule: LRScheduler, steps: int) -> None:
+        self.schedule, self.steps, self.optimizer = schedule, steps, schedule.optimizer
+        self._ramp()
+
+    def _ramp(self) -> None:
+        share = min(1.0, (self.schedule.last_epoch + 1) / self.steps)
+        self._last_lr = [share * rate for rate in self.schedule.get_last_lr()]
+        self._set(self._last_lr)
+
+    def _set(self, rates: Sequence[Any]) -> None:
+        for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate
+
+    def step(self, epoch: int | None = None) -> None:
+        """One optimizer step later; the other schedule sees the rates without the ramp."""
+        self._set(self.schedule.get_last_lr())
+        self.schedule.step()
+        self._ramp()
+
+    def state_dict(self) -> dict[str, Any]:
+        """That of the other schedule, which knows the step."""
+        return self.schedule.state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from there."""
+        self.schedule.load_state_dict(state_dict)
+        self._ramp()
+
+
 class PixelGen(LightningModule):
     """Trains a denoiser in pixel space by x-prediction, flow matching and perceptual losses (arXiv 2602.02493).
 
     To change one step of training, subclass and override one of the hooks: `draw_times`, `draw_noise`, `corrupt`,
     `predict`, `combine`. Batches are dicts with `image` (uint8, or float in [-1, 1]; B, C, H, W) and, for a conditional
-    denoiser, `label` (B,), or `caption` (a list of B prompts) or `text` (their states; B, L, E).
+    denoiser, `label` (B,), or `caption` (a list of B prompts) or `text` (their embeddings; B, L, E).
 
     Args:
         denoiser: the network.
         objective: loss terms; null for flow matching alone.
         sampler: how images are made in previews, evaluation and `sample`.
         time: how training times are drawn.
-        optimizer: called with the trainable parameters.
+        optimizer: called with the named parameters that train, as torch's optimizers take them; by default the
+            published AdamW, lr 1e-4, betas (0.9, 0.999), no weight decay.
         scheduler: called with the optimizer and stepped after every step; null keeps the learning rate constant.
         warmup_steps: steps over which the scheduler's learning rate is multiplied by a ramp from 0 to 1.
         condition_dropout: share of labels replaced by the null class, or of prompts by the empty one, for guidance.
@@ -55,16 +93,23 @@ class PixelGen(LightningModule):
         seed: seed of times, noise and dropout; together with the step it decides every random number of a step.
         compile_blocks: compile each block of the denoiser.
         checkpoint_blocks: recompute the blocks' activations in the backward pass, to save memory.
-        text_encoder: turns prompts into text states for a denoiser that takes them.
+        text_encoder: turns prompts into text embeddings for a denoiser that takes them; null for none.
+        conditioner: what images are made from: `auto` for what the denoiser asks for (classes, text or nothing), one of
+            your own by class path, or null for nothing.
+
+    Raises:
+        ValueError: naming the part that is missing, or does not fit another.
     """
+
+    origin = ""  # where the weights came from, for people
 
     def __init__(
         self,
         denoiser: Denoiser,
         objective: Objective | None = None,
-        sampler: Sampler | None = None,
-        time: TimeSampler | None = None,
-        optimizer: OptimizerCallable = adamw,
+        sampler: Sampler = Heun(),
+        time: TimeSampler = LogitNormalTime(),
+        optimizer: OptimizerCallable = lambda params: torch.optim.AdamW(params, lr=1e-4, weight_decay=0.0, fused=True),
         scheduler: LRSchedulerCallable | None = None,
         warmup_steps: int = 0,
         condition_dropout: float = 0.1,
@@ -73,26 +118,51 @@ class PixelGen(LightningModule):
         compile_blocks: bool = False,
         checkpoint_blocks: bool = False,
         text_encoder: TextEncoder | None = None,
+        conditioner: Conditioner | Literal["auto"] | None = "auto",
     ) -> None:
         super().__init__()
-        check_text(denoiser, text_encoder)
+        for name, part in (("denoiser", denoiser), ("sampler", sampler), ("time", time), ("optimizer", optimizer)):
+            if part is None:
+                raise ValueError(f"model.{name} cannot be null: leave it out for the default, or name another")
         if not 0 <= condition_dropout <= 1:
             raise ValueError(f"condition_dropout is {condition_dropout}: choose a share between 0 and 1")
+        if text_encoder is not None and conditioner != "auto":
+            raise ValueError("model.text_encoder and model.conditioner are both given: a conditioner holds its own")
         self.denoiser = denoiser
-        self.text_encoder = text_encoder
-        self.objective = objective or Objective()
-        self.objective.connect(denoiser.hidden_size, len(denoiser.blocks), denoiser.patch_size)
-        self.sampler = sampler or Heun()
-        self.time = time or LogitNormalTime()
+        if conditioner == "auto":
+            conditioner = conditioner_of(denoiser, text_encoder)
+        self.conditioner = Unconditional() if conditioner is None else conditioner
+        self.conditioner.check(denoiser)
+        self.objective = Objective() if objective is None else objective
+        self.objective.connect(denoiser, time)
+        self.sampler = sampler
+        self.time = time
         self.optimizer = optimizer
         self.scheduler = scheduler
         self.warmup_steps = warmup_steps
         self.condition_dropout = condition_dropout
         self.noise_scale = noise_scale
         self.seed = seed
+        if checkpoint_blocks:
+            self.denoiser.require("checkpoint_blocks", "blocks")
         self.denoiser.checkpoint_blocks = checkpoint_blocks
         if compile_blocks:
             self.denoiser.compile_blocks()
+
+    def __repr__(self) -> str:
+        """What one wants to know of a model, in a few lines; `model.denoiser` prints its layers."""
+        network, million = self.denoiser, sum(p.numel() for p in self.denoiser.parameters()) / 1e6
+        condition = type(self.conditioner).__name__.lower()
+        if network.num_classes is not None:
+            condition = f"{network.num_classes} classes"
+        lines = [
+            f"{type(self).__name__}: {type(network).__name__}, {million:.1f} M parameters, {network.image_size} px, "
+            f"{condition}",
+            f"  sampler: {self.sampler}",
+            *([f"  weights: {self.origin}"] if self.origin else []),
+            *([f"  losses: {', '.join(self.objective.terms)}"] if self._trainer is not None else []),
+        ]
+        return "\n".join(lines)
 
     # Hooks for subclasses
 
@@ -117,7 +187,8 @@ class PixelGen(LightningModule):
 
     def combine(self, terms: Terms) -> Tensor:
         """Total loss (scalar) from the terms."""
-        return self.objective.combine(terms, self.global_step, self.denoiser.last_layer.weight)
+        last = None if self.objective.adaptive is None else self.denoiser.last_layer.weight
+        return self.objective.combine(terms, self.global_step, last)
 
     # Training
 
@@ -169,7 +240,9 @@ class PixelGen(LightningModule):
         torch.manual_seed(own ^ rank)
         t_device = t.to(x.device, non_blocking=True)
         x_t = self.corrupt(x, self.draw_noise(x, seeds[rank::world_size]), t_device)
-        condition = condition_of(self.denoiser, self.text_encoder, batch, drop if self.training else None)
+        condition = self.conditioner.from_batch(batch)
+        if self.training:
+            condition = self.conditioner.drop(condition, drop)
         x_hat, hidden = self.predict(x_t, t_device, condition)
         return Prediction(x, x_t, t, x_hat, hidden)
 
@@ -181,8 +254,9 @@ class PixelGen(LightningModule):
         """Under FSDP2, split what trains over the processes (once: Lightning calls this before each of its runs)."""
         if self.device_mesh is None or any(isinstance(p, DTensor) for p in self.denoiser.parameters()):
             return
-        projector = [] if self.objective.repa is None else [self.objective.repa.proj]
-        shard(self.denoiser, projector, self.device_mesh["data_parallel"])
+        terms = [term for term in self.objective.terms.values() if isinstance(term, torch.nn.Module)]
+        others = [module for term in terms for module in term.children() if any(True for _ in module.parameters())]
+        shard(self.denoiser, others, self.device_mesh["data_parallel"])
 
     def on_train_start(self) -> None:
         """See to it that no parameter is left to drift apart between processes."""
@@ -190,20 +264,13 @@ class PixelGen(LightningModule):
 
     def configure_optimizers(self) -> Any:
         """Optimizer over everything that trains, and the scheduler, stepped after every step."""
-        optimizer = self.optimizer(p for p in self.parameters() if p.requires_grad)
-        if self.scheduler is None:
+        optimizer = self.optimizer([(name, p) for name, p in self.named_parameters() if p.requires_grad])
+        if self.scheduler is None and not self.warmup_steps:
             return optimizer
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": self.scheduler(optimizer), "interval": "step"}}
-
-    def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
-        """During warm-up, step with a share of the learning rate that the scheduler has set."""
-        rates = [group["lr"] for group in optimizer.param_groups]
-        ramp = min(1.0, (self.global_step + 1) / max(1, self.warmup_steps))
-        for group, rate in zip(optimizer.param_groups, rates, strict=True):
-            group["lr"] = rate * ramp
-        super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
-        for group, rate in zip(optimizer.param_groups, rates, strict=True):
-            group["lr"] = rate
+        schedule: Any = ConstantLR(optimizer, factor=1.0) if self.scheduler is None else self.scheduler(optimizer)
+        if self.warmup_steps:
+            schedule = WarmUp(schedule, self.warmup_steps)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def configure_gradient_clipping(
         self,
@@ -233,48 +300,76 @@ class PixelGen(LightningModule):
         size: tuple[int, int] | None = None,
         progress: Callable[[int], None] | None = None,
         negative: str = "",
+        precision: Precision | None = None,
     ) -> Tensor:
-        """Generate images (N, C, H, W) in about [-1, 1], on this module's device.
+        """Generate images (N, C, H, W), float32 in about [-1, 1], on this module's device.
 
         An image depends on its own seed, condition and the sampler only, never on the batch it is made in.
 
         Args:
             condition: number of each image's class, in the order of the data's `class_names`; for a network that takes
-                text, prompts or their states (N, L, E); a single one for one image per seed; None for an unconditional
-                network.
+                text, prompts or their embeddings (N, L, E); a single one for one image per seed; None for an
+                unconditional network.
             seeds: seed of each image; a single number s stands for s, s+1, … one for each condition.
             sampler: other than the module's own.
             batch_size: images made at a time.
             size: (height, width) in pixels, if not the training size.
             progress: called after each batch with the number of images made so far.
             negative: prompt that guidance leads away from; the empty one if not given.
+            precision: of the network: `bf16-mixed` is what `python -m pixelgen.sample` uses. If not given, the
+                trainer's while one is attached, else that of the weights, under the caller's autocast if there is one.
 
         Raises:
             ValueError: if the network takes other conditions, or there are not as many seeds as conditions.
+
+        Example:
+            model = pixelgen.load("runs/demo")
+            images = model.sample([0, 11, 22, 33], seeds=24)
         """
-        wanted, seeds = requests(self.denoiser, condition, seeds, self.device)
-        height, width = size or (self.denoiser.image_size, self.denoiser.image_size)
-        shape = (self.denoiser.in_channels, height, width)
+        requests = self.conditioner.parse(condition, 1 if isinstance(seeds, int) else len(seeds))
+        seeds = _seeds(seeds, requests)
         sampler, training = sampler or self.sampler, self.denoiser.training
-        empty = null_condition(self.denoiser, self.text_encoder, sampler, negative, self.device)
+        self.conditioner.check_negative(sampler, negative)
         self.denoiser.eval()
         images = []
         try:
             for i in range(0, len(seeds), batch_size):
-                noise = draw_noise(seeds[i : i + batch_size], shape, self.device, self.noise_scale)
-                part = None if wanted is None else wanted[i : i + batch_size]
-                part = encode(self.text_encoder, part, self.device) if isinstance(part, list) else part
-                null = self.denoiser.null_condition(part)
-                if empty is not None and part is not None:
-                    null = empty.to(part).expand_as(part)
-                with self._precision():
-                    images.append(sampler(self.denoiser, noise, part, null))
+                part = None if requests is None else requests[i : i + batch_size]
+                with self._precision(precision):
+                    images.append(self._sample(part, seeds[i : i + batch_size], sampler, size, negative))
                 if progress is not None:
                     progress(min(i + batch_size, len(seeds)))
         finally:
             self.denoiser.train(training)
         return torch.cat(images)
 
-    def _precision(self) -> AbstractContextManager[Any]:
-        """The trainer's precision while one is attached; else the caller's."""
-        return nullcontext() if self._trainer is None else self._trainer.precision_plugin.forward_context()
+    def _sample(
+        self, requests: Any, seeds: Sequence[int], sampler: Sampler, size: tuple[int, int] | None, negative: str
+    ) -> Tensor:
+        height, width = size or (self.denoiser.image_size, self.denoiser.image_size)
+        noise = draw_noise(seeds, (self.denoiser.in_channels, height, width), self.device, self.noise_scale)
+        condition, null = self.conditioner.encode(requests, self.device), None
+        if condition is not None and getattr(sampler, "guidance", 1) != 1:
+            null = self.conditioner.null(condition, negative)
+        return sampler(self.denoiser, noise, condition, null)
+
+    def _precision(self, precision: Precision | None) -> AbstractContextManager[Any]:
+        """What was asked for; else the trainer's precision while one is attached; else the caller's."""
+        if precision is not None:
+            device = self.device.type
+            return nullcontext() if precision == "32-true" else MixedPrecision(precision, device).forward_context()
+        if self._trainer is not None:
+            return self._trainer.precision_plugin.forward_context()
+        kind = next(self.denoiser.parameters()).dtype  # of a model in bfloat16: mixed, as noise stays in float32
+        if kind in (torch.bfloat16, torch.float16):
+            return torch.autocast(self.device.type, kind)
+        return nullcontext()
+
+
+def _seeds(seeds: Sequence[int] | int, requests: Sequence[Any] | Tensor | None) -> list[int]:
+    """One seed for each request."""
+    number = 1 if requests is None and isinstance(seeds, int) else len(seeds if requests is None else requests)  # type: ignore[arg-type]
+    found = list(range(seeds, seeds + number)) if isinstance(seeds, int) else list(seeds)
+    if len(found) != number:
+        raise ValueError(f"there are {number} conditions but {len(found)} seeds: give one seed for each")
+    return found

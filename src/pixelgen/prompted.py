@@ -9,12 +9,12 @@ from typing import Any
 
 from lightning import Fabric
 
-from pixelgen.conditioner import check_negative
+from pixelgen.conditioner import Text
 from pixelgen.distributed.launch import Precision
 from pixelgen.flow import Sampler
 from pixelgen.runs.run import load
 from pixelgen.runs.sources import Source, fingerprint
-from pixelgen.sample import folder_name, text_settings
+from pixelgen.sample import folder_name
 from pixelgen.samples.generate import Request, generate
 from pixelgen.samples.sampling import Average
 
@@ -65,12 +65,12 @@ def make_prompted(
         ValueError: if the model knows no text, or as `generate`.
     """
     model = load(source, manner.ema, fabric.device)
-    if getattr(model, "text_encoder", None) is None:
+    if not isinstance(model.conditioner, Text):
         raise ValueError(
             f"the model of {source} knows no text, and the images are made from prompts: give a text model"
         )
     where, sampler, denoiser = Source(source), manner.sampler, model.denoiser
-    check_negative(denoiser, sampler or model.sampler, manner.negative)
+    model.conditioner.check_negative(sampler or model.sampler, manner.negative)
     settings = {
         **where.identity(manner.ema),
         "weights": fingerprint(denoiser),
@@ -80,7 +80,7 @@ def make_prompted(
         "size": manner.size or (denoiser.image_size, denoiser.image_size),
         "negative": manner.negative,
         "seeds": list(seeds),
-        **text_settings(model),
+        **model.conditioner.settings,
         **about,
     }
     folder = place(where.home, folder_name(settings))

@@ -18,14 +18,12 @@ from lightning.fabric.utilities import rank_zero_only
 from rich.console import Console
 
 from pixelgen.cli.training import stop_on_bad_input
-from pixelgen.conditioner import check_negative
 from pixelgen.config import one_sentence
 from pixelgen.distributed.launch import Precision, launch
-from pixelgen.flow import Sampler
+from pixelgen.flow import Heun, Sampler
 from pixelgen.module import PixelGen
 from pixelgen.runs.averages import load_average
 from pixelgen.runs.sources import Source, fingerprint
-from pixelgen.samples.classes import parse_classes, parse_prompts
 from pixelgen.samples.generate import Request, file_name, generate
 from pixelgen.samples.grid import grid
 from pixelgen.samples.npz import read_image, write_npz
@@ -148,7 +146,7 @@ def make(
         raise ValueError(
             f"size {wanted.size[0]} {wanted.size[1]} does not divide into patches: use multiples of {patch}"
         )
-    check_negative(model.denoiser, sampler or model.sampler, wanted.negative)
+    model.conditioner.check_negative(sampler or model.sampler, wanted.negative)
     settings = {
         **how,
         "weights": fingerprint(model.denoiser),
@@ -158,7 +156,7 @@ def make(
         "seed": wanted.seed,
         "conditions": named,
         "negative": wanted.negative,
-        **text_settings(model),
+        **model.conditioner.settings,
     }
     folder = to or source.home / "samples" / folder_name(settings)
     requests = [Request(file_name(i), wanted.seed + i, conditions[i % len(conditions)]) for i in range(number)]
@@ -168,14 +166,6 @@ def make(
         _finish(folder, requests, npz)
     fabric.barrier()
     return folder
-
-
-def text_settings(model: PixelGen) -> dict[str, Any]:
-    """What images depend on of the text encoder, which its weights name; nothing for a model without text."""
-    encoder = getattr(model, "text_encoder", None)
-    if encoder is None:
-        return {}
-    return {"text_encoder": {name: value for name, value in encoder.settings.items() if name != "model"}}
 
 
 def folder_name(settings: Mapping[str, Any]) -> str:
@@ -192,18 +182,11 @@ def folder_name(settings: Mapping[str, Any]) -> str:
 
 def _conditions(wanted: Wanted, model: PixelGen, source: Source) -> tuple[list[Any], Any]:
     """The conditions that the images take in turn, and how `settings.json` names them."""
-    num_classes = model.denoiser.num_classes
-    if getattr(model, "text_encoder", None) is not None:
-        if wanted.classes or not wanted.prompts:
-            raise ValueError("this network is asked by text: give --prompts, and no --classes")
-        found: list[Any] = parse_prompts(wanted.prompts)
-    elif wanted.prompts or wanted.negative:
-        instead = "" if num_classes is None else ", and give --classes"
-        raise ValueError(f"this network knows no text: leave out --prompts and --negative{instead}")
-    elif wanted.classes:
-        found = parse_classes(wanted.classes, num_classes, source.class_names)
-    else:
-        return ([None], None) if num_classes is None else (list(range(num_classes)), IN_TURN)
+    if wanted.negative:
+        model.conditioner.check_negative(Heun(guidance=2.0), wanted.negative)
+    found = model.conditioner.from_words(wanted.classes, wanted.prompts, source.class_names)
+    if not (wanted.classes or wanted.prompts):
+        return found, None if found == [None] else IN_TURN
     digest = hashlib.sha256(json.dumps(found).encode()).hexdigest()[:16]
     return found, found if len(found) <= LONGEST else {"number": len(found), "sha256": digest}
 

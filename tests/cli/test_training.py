@@ -189,7 +189,7 @@ def test_init_from_takes_weights_and_nothing_else(finished_run, tmp_path):
         (["--model.denoiser.num_classes", "7"], "the data has 40 classes, but the denoiser is built for num_classes 7"),
         (["--model.denoiser.input_size", "64"], "images of 32 px, but the denoiser is built for 64 px"),
         (["--model.denoiser.patch_size", "5"], "image size 32 is not divisible by patch size 5"),
-        (["--model.objective.pdino.weight", "0.1"], "pdino and repa need an encoder"),
+        (["--model.objective.pdino.weight", "0.1"], "need an encoder"),
         (["--config", "nothing.yaml"], "config: File does not exist"),
         (["--data", "ImageFolderData"], "--data.root must be given"),
         (["--init_from", "nowhere"], "nowhere does not exist"),

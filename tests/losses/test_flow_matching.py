@@ -1,6 +1,6 @@
 import torch
 
-from pixelgen.losses import FlowMatching, velocity_loss
+from pixelgen.losses import FlowMatching, Prediction, velocity_loss
 
 
 def test_weights_the_x_error_by_the_clamped_distance():
@@ -9,7 +9,7 @@ def test_weights_the_x_error_by_the_clamped_distance():
     x_hat = torch.tensor([1.0, 2.0]).view(2, 1, 1, 1)
     loss = velocity_loss(x_hat, x, x_t, torch.tensor([0.5, 0.99]))
     assert torch.allclose(loss, torch.tensor((4 + 1600) / 2), rtol=1e-5)
-    assert torch.equal(FlowMatching(t_eps=0.05)(x_hat, x, x_t, torch.tensor([0.5, 0.99])), loss)
+    assert torch.equal(FlowMatching(0.05).compute(Prediction(x, x_t, torch.tensor([0.5, 0.99]), x_hat)), loss)
 
 
 def test_is_float32_whatever_comes_in():

@@ -5,8 +5,10 @@ from torch import nn
 
 from pixelgen.encoders import VGG16, FeaturePyramid
 from pixelgen.encoders.vgg import vgg16_features
+from pixelgen.flow import LogitNormalTime
 from pixelgen.losses import LPIPS, FeatureDistance, Objective
 from pixelgen.losses.lpips import lpips_heads, unit_distance, unit_length
+from pixelgen.models import JiT
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +36,8 @@ def test_agrees_with_the_lpips_package(vgg_file, monkeypatch):
 
 def test_other_patch_sizes_resize_as_released(vgg_file):
     loss = LPIPS(VGG16(vgg_file))
-    Objective(lpips=loss).connect(hidden_size=8, depth=1, patch_size=32)
+    network = JiT(32, 32, hidden_size=8, depth=1, num_heads=2, in_context_len=0)
+    Objective(lpips=loss).connect(network, LogitNormalTime())
     assert loss.prepare(torch.zeros(1, 3, 64, 64)).shape == (1, 3, 32, 32)
     assert LPIPS(VGG16(vgg_file)).prepare(x := torch.zeros(1, 3, 64, 64)) is x
     corner = torch.zeros(1, 3, 64, 64)

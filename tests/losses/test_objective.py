@@ -5,8 +5,9 @@ from torch.nn import functional as F
 
 from golden_files import load_golden, section
 from pixelgen.encoders import FeaturePyramid, PatchEncoder
-from pixelgen.flow import interpolate
+from pixelgen.flow import LogitNormalTime, TimeSampler, interpolate
 from pixelgen.losses import PDINO, REPA, AdaptiveWeight, NoiseGate, Objective, PerceptualLoss, Prediction
+from pixelgen.models import JiT
 
 
 def patches(images):
@@ -39,6 +40,10 @@ class SquaredStandIn(PerceptualLoss):
         return (x_hat - x).square().flatten(1).mean(1)
 
 
+def network(patch_size=4, hidden_size=8, depth=1):
+    return JiT(32, patch_size, hidden_size=hidden_size, depth=depth, num_heads=2, in_context_len=0)
+
+
 def golden_case(case, gated):
     tensors, settings = load_golden("loss")
     settings = settings[case]
@@ -51,7 +56,7 @@ def golden_case(case, gated):
         encoder=PatchStandIn(),
         gate=NoiseGate(settings["percept_t_threshold"]),
     )
-    objective.connect(hidden_size=48, depth=1, patch_size=4)
+    objective.connect(network(hidden_size=48, depth=1), LogitNormalTime())
     repa.load_state_dict(section({k: v for k, v in tensors.items() if k.startswith(case)}, case), strict=False)
     noise = inputs["noise"] * settings.get("noise_scale", 1.0)
     x_t = interpolate(inputs["x"], noise, inputs["t"])
@@ -109,15 +114,43 @@ def test_empty_slots_leave_no_trace():
 
 
 def test_expected_normalisation_does_not_depend_on_the_batch():
-    gate = NoiseGate(normalise="expected", expected_fraction=0.5)
-    assert float(gate.mean(torch.tensor([2.0, 4.0]), 8)) == 6 / 4
-    assert float(NoiseGate().mean(torch.tensor([2.0, 4.0]), 8)) == 3
-    assert float(gate.mean(torch.tensor([]), 8)) == 0
+    gate = NoiseGate(normalise="expected")
+    assert float(gate.mean(torch.tensor([2.0, 4.0]), 8, 0.5)) == 6 / 4
+    assert float(NoiseGate().mean(torch.tensor([2.0, 4.0]), 8, 0.5)) == 3
 
 
-def test_expected_fraction_is_that_of_the_published_times():
-    z = (torch.logit(torch.tensor(0.3, dtype=torch.float64)) + 0.8) / 0.8
-    assert float(1 - torch.special.ndtr(z)) == pytest.approx(0.5236, abs=1e-4)
+@pytest.mark.parametrize(
+    ("threshold", "shift", "expected"), [(0.3, 1.0, 0.5236), (0.6, 1.0, 0.0660), (0.3, 2.0, 0.2097)]
+)
+def test_the_expected_fraction_is_that_of_the_training_times(threshold, shift, expected):
+    time = LogitNormalTime(shift=shift)
+    objective = Objective(lpips=SquaredStandIn(), gate=NoiseGate(threshold, "expected"))
+    objective.connect(network(), time)
+    assert objective.expected == pytest.approx(expected, abs=1e-4)
+    assert float((time(200_000) >= threshold).float().mean()) == pytest.approx(expected, abs=5e-3)
+    assert TimeSampler.fraction_above(time, threshold) == pytest.approx(expected, abs=5e-3)
+
+
+@pytest.mark.parametrize("threshold", [30, -0.1, 1])
+def test_thresholds_out_of_range_are_refused(threshold):
+    with pytest.raises(ValueError, match="from 0 to below 1"):
+        NoiseGate(threshold)
+
+
+def test_a_null_gate_lets_every_sample_pass():
+    objective, prediction, _ = golden_case("case00", gated=True)
+    objective.gate = None
+    terms = objective(prediction)
+    assert terms.passed == 1
+    assert len(objective.lpips.seen[0]) == len(prediction.x)
+    assert torch.allclose(terms.values["lpips"], (prediction.x_hat - prediction.x).square().mean())
+
+
+def test_weights_of_zero_are_refused():
+    with pytest.raises(ValueError, match=r"set objective\.lpips to null"):
+        Objective(lpips=SquaredStandIn(weight=0.0))
+    with pytest.raises(ValueError, match="flow_matching cannot be null"):
+        Objective(flow_matching=None)
 
 
 @pytest.mark.parametrize(
@@ -135,10 +168,12 @@ def test_inconsistent_slots_are_refused(slots, message):
 def test_repa_refuses_a_layer_that_does_not_exist_and_other_grids():
     objective = Objective(repa=REPA(layer=8), encoder=PatchStandIn())
     with pytest.raises(ValueError, match="blocks 0 to 5"):
-        objective.connect(hidden_size=8, depth=6, patch_size=4)
-    objective.connect(hidden_size=8, depth=9, patch_size=4)
+        objective.connect(network(depth=6), LogitNormalTime())
+    objective.connect(network(depth=9), LogitNormalTime())
+    p = Prediction(*[torch.zeros(1, 3, 8, 8)] * 2, torch.zeros(1), torch.zeros(1, 3, 8, 8), torch.zeros(1, 16, 8))
+    p.encoder = objective.encoder
     with pytest.raises(ValueError, match="16 patches and the encoder gives 4 tokens"):
-        objective.repa(torch.zeros(1, 16, 8), torch.zeros(1, 4, 48))
+        objective.repa.compute(p)
 
 
 def test_adaptive_weight_follows_the_ratio_of_gradients():
@@ -153,7 +188,7 @@ def test_adaptive_weight_follows_the_ratio_of_gradients():
     assert float(adaptive.weight) == pytest.approx(0.8 * ratio + 0.2 * 100)
     before = adaptive.weight.clone()
     adaptive.update((float("nan") * weight).sum(), weight.sum(), weight, step=200)
-    adaptive.update(weight.sum(), torch.zeros(()), weight, step=250)
+    adaptive.update(weight.sum(), (0.0 * weight).sum(), weight, step=250, active=False)
     assert torch.allclose(adaptive.weight, before)  # neither a bad gradient nor an empty gate has a vote
     restored = AdaptiveWeight()
     restored.load_state_dict(adaptive.state_dict())
@@ -164,7 +199,7 @@ def test_an_encoder_for_other_patches_is_refused():
     encoder = PatchStandIn()
     encoder.patch_size = 16
     with pytest.raises(ValueError, match=r"encoder\.patch_size is 16, but the denoiser's is 32"):
-        Objective(pdino=PDINO(), encoder=encoder).connect(hidden_size=8, depth=9, patch_size=32)
+        Objective(pdino=PDINO(), encoder=encoder).connect(network(patch_size=32), LogitNormalTime())
 
 
 def test_adaptive_weight_multiplies_only_perceptual_terms():

@@ -67,8 +67,8 @@ def network(seed=0, **options):
 
 def projector(width=32, features=8):
     torch.manual_seed(5)
-    repa = REPA()
-    repa.connect(width, features)
+    repa = REPA(layer=0)
+    repa.connect(network(hidden_size=width), PatchEncoder(torch.nn.Identity(), features))
     return repa.proj
 
 
@@ -234,7 +234,7 @@ def test_a_published_text_checkpoint_loads_and_converts(tmp_path, monkeypatch):
     models = [PixelGen(average, text_encoder=encoder), pixelgen.load(out, device="cpu")]
     images = [model.sample(["a red circle"], seeds=2, sampler=sampler) for model in models]
     assert torch.equal(*images)
-    assert (models[1].sampler.guidance.scale, models[1].text_encoder.width) == (4.0, 16)
+    assert (models[1].sampler.guidance, models[1].conditioner.encoder.width) == (4.0, 16)
     model = PixelGen(text_network(2))
     start_from(model, path)
     assert same(model.denoiser.state_dict(), average.state_dict())

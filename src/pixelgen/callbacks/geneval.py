@@ -9,6 +9,7 @@ from lightning.pytorch import LightningModule, Trainer
 from pixelgen.callbacks.evaluator import Evaluator, record
 from pixelgen.callbacks.log import log
 from pixelgen.callbacks.periodic import find_ema, interlude
+from pixelgen.conditioner import Text
 from pixelgen.data import ImageData
 from pixelgen.evaluation.geneval import Detector, GenEvalScore, Prompt, prompts_sha256, spread
 from pixelgen.evaluation.geneval.sets import find_prompts
@@ -65,7 +66,7 @@ class GenEval(Evaluator):
             ValueError: if there are no such prompts, the detector does not know their objects, or the model does not
                 take prompts.
         """
-        if getattr(pl_module, "text_encoder", None) is None:
+        if not isinstance(getattr(pl_module, "conditioner", None), Text):
             raise ValueError("callbacks.geneval makes images from prompts: give the model a text_encoder, or null here")
         prompts = find_prompts(self.prompts, data)
         self.detector.check(prompts)

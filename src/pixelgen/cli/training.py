@@ -32,7 +32,6 @@ from pixelgen.cli.arguments import (
     with_config_of_run,
     with_nulls,
 )
-from pixelgen.conditioner import check_captions
 from pixelgen.config import one_sentence
 from pixelgen.data import ImageData
 from pixelgen.distributed.fsdp import FSDP, refuse_shards, refuse_unsupported
@@ -258,13 +257,7 @@ def check(model: PixelGen, data: ImageData) -> None:
             f"the data has images of {data.image_size} px, but the denoiser is built for {denoiser.image_size} px: "
             "set data.image_size and the denoiser's input_size to the same number, or leave the latter out"
         )
-    if denoiser.num_classes is not None and denoiser.num_classes != data.num_classes:
-        found = "no labels" if data.num_classes is None else f"{data.num_classes} classes"
-        raise ValueError(
-            f"the data has {found}, but the denoiser is built for num_classes {denoiser.num_classes}: "
-            "leave num_classes out to take the data's, or set it to null to train without labels"
-        )
-    check_captions(denoiser, model.text_encoder, data)
+    model.conditioner.check_data(denoiser, data)
 
 
 def default_loggers(folder: Path) -> list[Logger]:

@@ -66,7 +66,7 @@ class TextEncoder(FrozenEncoder):
     def forward(self, prompts: Sequence[str]) -> Tensor:
         """Prompts (B) → text states (B, L, E) in the network's precision, on its device."""
         if self.remember:
-            return torch.stack([self._recall(prompt) for prompt in prompts])
+            return torch.stack([self.recall(prompt) for prompt in prompts])
         return self._encode(prompts)
 
     @cached_property
@@ -84,9 +84,9 @@ class TextEncoder(FrozenEncoder):
     @property
     def empty(self) -> Tensor:
         """States (L, E) of the empty prompt."""
-        return self._recall("")
+        return self.recall("")
 
-    def _recall(self, prompt: str) -> Tensor:
+    def recall(self, prompt: str) -> Tensor:
         """States (L, E) of a prompt, kept."""
         if prompt not in self._known:
             if len(self._known) > max(self.remember, 1):

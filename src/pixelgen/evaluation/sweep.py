@@ -34,26 +34,24 @@ class Row:
     @property
     def guided(self) -> tuple[bool, ...]:
         """At which steps the sampler is guided."""
-        guidance, closed = self.sampler.guidance, self.sampler.closed_interval
-        return tuple(guidance.active(t, closed) for t in self.sampler.times[:-1])
+        return tuple(self.sampler.active(t) for t in self.sampler.times[:-1])
 
     @property
     def key(self) -> tuple[Any, ...]:
         """Equal for rows that make the same images: intervals matter only by the steps in them, guidance if any is."""
         settings = {k: v for k, v in self.sampler.settings().items() if not k.startswith("guidance")}
-        return self.ema, self.guided, self.sampler.guidance.scale, *settings.values()
+        return self.ema, self.guided, self.sampler.guidance, *settings.values()
 
     def columns(self) -> dict[str, Any]:
         """What tells the row from others."""
         settings = self.sampler.settings()
-        guidance = self.sampler.guidance
-        interval = f"{guidance.t_min:g}-{guidance.t_max:g}" if any(self.guided) else ""
+        interval = f"{self.sampler.guidance_min:g}-{self.sampler.guidance_max:g}" if any(self.guided) else ""
         return {
             "ema": "first" if self.ema is True else str(self.ema),
             "sampler": settings["class"],
             "num_steps": settings["num_steps"],
             "shift": settings["shift"],
-            "guidance": guidance.scale,
+            "guidance": self.sampler.guidance,
             "interval": interval,
         }
 

@@ -1,6 +1,5 @@
-"""The linear path, training times, guidance and samplers."""
+"""The linear path, training times and samplers."""
 
-from pixelgen.flow.guidance import Guidance
 from pixelgen.flow.path import (
     draw_noise,
     expand,
@@ -17,7 +16,6 @@ from pixelgen.flow.time import LogitNormalTime, TimeSampler, shift_time
 __all__ = [
     "AdamsBashforth",
     "Euler",
-    "Guidance",
     "Heun",
     "LogitNormalTime",
     "Sampler",

@@ -1,69 +1,85 @@
-"""Samplers: a solver, its time grid and guidance, as one configurable part."""
+"""Samplers: an ODE solver, its time grid and classifier-free guidance, as one frozen set of options."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from pixelgen.flow.guidance import Guidance
 from pixelgen.flow.path import velocity_from_x
-from pixelgen.flow.solvers import (
-    Progress,
-    Velocity,
-    adams_bashforth,
-    cheap_heun,
-    euler,
-    heun,
-    time_grid,
-)
 
 Predict = Callable[[Tensor, Tensor, Tensor | None], Tensor]  # x_t, t (B,), condition → x_hat
+Velocity = Callable[[Tensor, float, float], Tensor]
+"""(x, t, start) → velocity; `start` is the time at the start of the step, which decides about guidance."""
+Progress = Callable[[int, Tensor], None]
 
 
+def time_grid(num_steps: int, shift: float = 1.0) -> list[float]:
+    """N+1 times from 0 to 1: `u = i/N`, `t = u / (u + (1-u)·shift)`, computed in float64."""
+    u = torch.arange(num_steps + 1, dtype=torch.float64) / num_steps
+    return [float(t) for t in u / (u + (1 - u) * shift)]
+
+
+@dataclass(frozen=True)
 class Sampler:
     """Turns noise into images by integrating the velocity that a network's prediction of x implies.
 
-    When guidance is 1 or inactive at a step, the unconditional branch is not computed; when it is active, both
-    branches go through the network in one batch.
+    Guidance is `v = v_uncond + guidance·(v_cond - v_uncond)` inside an interval of times, and `v_cond` outside. Where
+    it is 1 or inactive, the unconditional branch is not computed; where it is active, both branches go through the
+    network in one batch. Subclasses are frozen dataclasses too and implement `solve`.
 
     Args:
         num_steps: number of steps N.
         shift: time shift of the grid; above 1 spends more steps near noise.
-        guidance: strength of classifier-free guidance; 1 is none.
-        guidance_min: guidance is off at times up to this one.
+        guidance: scale of classifier-free guidance; 1 is none.
+        guidance_min: guidance is off at times up to this one (0: the first step, at t = 0, is unguided, as published).
         guidance_max: guidance is off above this time.
         t_eps: smallest distance to the clean image that velocities are divided by.
+
+    Raises:
+        ValueError: for no steps, a shift that is not positive, or an empty interval.
     """
 
-    closed_interval = True  # whether guidance is still on at exactly `guidance_max`
+    num_steps: int = 50
+    shift: float = 1.0
+    guidance: float = 1.0
+    guidance_min: float = 0.0
+    guidance_max: float = 1.0
+    t_eps: float = 0.05
 
-    def __init__(
-        self,
-        num_steps: int = 50,
-        shift: float = 1.0,
-        guidance: float = 1.0,
-        guidance_min: float = 0.0,
-        guidance_max: float = 1.0,
-        t_eps: float = 0.05,
-    ) -> None:
-        if num_steps < 1 or shift <= 0:
-            raise ValueError(f"a sampler needs at least one step and a positive shift, not {num_steps} and {shift}")
-        self.times = time_grid(num_steps, shift)
-        self.shift = shift
-        self.guidance = Guidance(guidance, guidance_min, guidance_max)
-        self.t_eps = t_eps
+    closed_interval: ClassVar[bool] = True  # whether guidance is still on at exactly `guidance_max`
+
+    def __post_init__(self) -> None:
+        if self.num_steps < 1 or self.shift <= 0:
+            raise ValueError(
+                f"a sampler needs at least one step and a positive shift, not {self.num_steps} and {self.shift}"
+            )
+        if not self.guidance_min < self.guidance_max:
+            raise ValueError(
+                f"the guidance interval {self.guidance_min} to {self.guidance_max} is empty: guidance_min must be "
+                "below guidance_max"
+            )
+
+    @property
+    def times(self) -> list[float]:
+        """N+1 times from 0 (noise) to 1 (image)."""
+        return time_grid(self.num_steps, self.shift)
+
+    def active(self, t: float) -> bool:
+        """Whether a step that starts at `t` is guided."""
+        below = t <= self.guidance_max if self.closed_interval else t < self.guidance_max
+        return self.guidance != 1 and self.guidance_min < t and below
 
     def settings(self) -> dict[str, Any]:
-        """Name of the class and its arguments, for records; of subclasses the attributes that are numbers or text."""
-        interval = {"guidance_min": self.guidance.t_min, "guidance_max": self.guidance.t_max}
-        own = {"num_steps": len(self.times) - 1, "guidance": self.guidance.scale, **interval}
-        more = {key: value for key, value in vars(self).items() if isinstance(value, bool | int | float | str)}
-        return {"class": type(self).__name__, **own, **more}
+        """Name of the class and its arguments, for records."""
+        return {"class": type(self).__name__, **asdict(self)}
 
-    def solve(self, velocity: Velocity, noise: Tensor, progress: Progress | None = None) -> Tensor:
+    def solve(self, velocity: Velocity, x: Tensor, progress: Progress | None = None) -> Tensor:
         """Integrate `velocity` from noise to image over `self.times`."""
         raise NotImplementedError
 
@@ -85,66 +101,101 @@ class Sampler:
             null_condition: what "no condition" looks like; None: guidance is ignored.
             progress: called after each step with its number (from 1) and the state.
         """
-        guided = condition is not None and null_condition is not None
 
         def velocity(x: Tensor, t: float, start: float) -> Tensor:
-            if not guided or not self.guidance.active(start, self.closed_interval):
+            if condition is None or null_condition is None or not self.active(start):
                 return self._velocity(predict, x, t, condition)
-            assert condition is not None
-            assert null_condition is not None
             both = self._velocity(predict, torch.cat([x, x]), t, torch.cat([condition, null_condition]))
             v_cond, v_uncond = both.chunk(2)
-            return v_uncond + self.guidance.scale * (v_cond - v_uncond)
+            return v_uncond + self.guidance * (v_cond - v_uncond)
 
         return self.solve(velocity, noise, progress)
 
     def _velocity(self, predict: Predict, x: Tensor, t: float, condition: Tensor | None) -> Tensor:
         time = torch.full((len(x),), t, device=x.device, dtype=torch.float32)
-        x_hat = predict(x, time, condition)
-        return velocity_from_x(x_hat, x, time, self.t_eps).to(x.dtype)
+        return velocity_from_x(predict(x, time, condition), x, time, self.t_eps).to(x.dtype)
 
 
+@dataclass(frozen=True)
 class Euler(Sampler):
-    """Euler's method: N network evaluations an image."""
+    """Euler's method, `x += dt·v(t)`: N network evaluations an image."""
 
-    def solve(self, velocity: Velocity, noise: Tensor, progress: Progress | None = None) -> Tensor:
+    def solve(self, velocity: Velocity, x: Tensor, progress: Progress | None = None) -> Tensor:
         """Integrate from noise to image."""
-        return euler(velocity, noise, self.times, progress)
+        for i, (t, t_next) in enumerate(pairwise(self.times)):
+            x = x + (t_next - t) * velocity(x, t, t)
+            _tell(progress, i + 1, x)
+        return x
 
 
+@dataclass(frozen=True)
 class Heun(Sampler):
     """Heun's method, second order; the last step is Euler: 2N - 1 network evaluations an image.
 
+    A corrector, and a velocity that is reused, keeps the guidance decision of the step that computed it.
+
     Args:
         exact: false reuses each corrector's velocity in the next step: N evaluations instead of 2N - 1.
-        options: arguments of `Sampler`.
     """
 
-    def __init__(self, exact: bool = True, **options: Any) -> None:
-        super().__init__(**options)
-        self.exact = exact
+    exact: bool = True
 
-    def solve(self, velocity: Velocity, noise: Tensor, progress: Progress | None = None) -> Tensor:
+    def solve(self, velocity: Velocity, x: Tensor, progress: Progress | None = None) -> Tensor:
         """Integrate from noise to image."""
-        return (heun if self.exact else cheap_heun)(velocity, noise, self.times, progress)
+        corrector: Tensor | None = None
+        for i, (t, t_next) in enumerate(pairwise(self.times)):
+            v = velocity(x, t, t) if self.exact or corrector is None else corrector
+            if i < self.num_steps - 1:
+                corrector = velocity(x + (t_next - t) * v, t_next, t)
+                v = (v + corrector) / 2
+            x = x + (t_next - t) * v
+            _tell(progress, i + 1, x)
+        return x
 
 
+@dataclass(frozen=True)
 class AdamsBashforth(Sampler):
-    """Adams–Bashforth multistep method: N network evaluations an image.
+    """Adams–Bashforth multistep method on a grid of any spacing: N network evaluations an image.
+
+    The velocity over a step is the mean, over the step, of the Lagrange polynomial through the last velocities.
+    Guidance is off from `guidance_max` on, not only above it.
 
     Args:
         order: number of velocities combined, 1 to 4.
-        options: arguments of `Sampler`; guidance is off from `guidance_max` on, not only above it.
     """
 
-    closed_interval = False
+    order: int = 2
 
-    def __init__(self, order: int = 2, **options: Any) -> None:
-        super().__init__(**options)
-        if order not in range(1, 5):
-            raise ValueError(f"Adams-Bashforth of order {order} is not supported: choose 1, 2, 3 or 4")
-        self.order = order
+    closed_interval: ClassVar[bool] = False
 
-    def solve(self, velocity: Velocity, noise: Tensor, progress: Progress | None = None) -> Tensor:
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.order not in range(1, 5):
+            raise ValueError(f"Adams-Bashforth of order {self.order} is not supported: choose 1, 2, 3 or 4")
+
+    def solve(self, velocity: Velocity, x: Tensor, progress: Progress | None = None) -> Tensor:
         """Integrate from noise to image."""
-        return adams_bashforth(velocity, noise, self.times, progress, self.order)
+        history: list[tuple[float, Tensor]] = []
+        for i, (t, t_next) in enumerate(pairwise(self.times)):
+            history = [*history, (t, velocity(x, t, t))][-self.order :]
+            weights = lagrange_means([time for time, _ in history], t, t_next)
+            x = x + (t_next - t) * sum(w * v for w, (_, v) in zip(weights, history, strict=True))
+            _tell(progress, i + 1, x)
+        return x
+
+
+def lagrange_means(nodes: Sequence[float], start: float, end: float) -> list[float]:
+    """Mean over [start, end] of each Lagrange basis polynomial through `nodes`; the means sum to 1."""
+    width = end - start
+    scaled = [(node - start) / width for node in nodes]  # the step becomes [0, 1], which keeps the numbers tame
+    means = []
+    for j, node in enumerate(scaled):
+        others = [other for k, other in enumerate(scaled) if k != j]
+        basis = np.polynomial.Polynomial.fromroots(others) if others else np.polynomial.Polynomial([1.0])
+        means.append(float(basis.integ()(1.0) / basis(node)))
+    return means
+
+
+def _tell(progress: Progress | None, step: int, x: Tensor) -> None:
+    if progress is not None:
+        progress(step, x)

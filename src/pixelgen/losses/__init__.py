@@ -4,8 +4,10 @@ from pixelgen.losses.adaptive import AdaptiveWeight
 from pixelgen.losses.flow_matching import FlowMatching, velocity_loss
 from pixelgen.losses.gate import NoiseGate
 from pixelgen.losses.lpips import LPIPS, FeatureDistance, PerceptualLoss
-from pixelgen.losses.objective import Objective, Prediction, Terms
-from pixelgen.losses.pdino import PDINO, REPA, cosine_distance
+from pixelgen.losses.objective import Objective, Terms
+from pixelgen.losses.pdino import PDINO, cosine_distance
+from pixelgen.losses.repa import REPA
+from pixelgen.losses.term import Prediction, Term
 
 __all__ = [
     "LPIPS",
@@ -18,6 +20,7 @@ __all__ = [
     "Objective",
     "PerceptualLoss",
     "Prediction",
+    "Term",
     "Terms",
     "cosine_distance",
     "velocity_loss",

@@ -34,15 +34,20 @@ class AdaptiveWeight(nn.Module):
         """Whether the weight is updated in this step: once, also where gradients of several batches accumulate."""
         return step != self._updated and step >= self.start_step and (step - self.start_step) % self.interval == 0
 
-    def update(self, flow_matching: Tensor, perceptual: Tensor, last_weight: Tensor, step: int) -> None:
+    def update(
+        self, flow_matching: Tensor, perceptual: Tensor, last_weight: Tensor, step: int, active: bool = True
+    ) -> None:
         """Move the weight towards the ratio of gradient norms at `last_weight`, gradients averaged over ranks.
 
-        Where nothing passed the gate on any rank, or the ratio is not finite, the weight stays.
+        Every process makes the same calls, whatever passed its gate: under FSDP2 taking a gradient exchanges weights.
+        Where nothing passed the gate on any rank (`active` false), or the ratio is not finite, the weight stays.
         """
         self._updated = step
-        passed = perceptual.new_full((), float(perceptual.requires_grad))
-        gradients = [_gradient(loss, last_weight) for loss in (flow_matching, perceptual)]
-        sums = torch.cat([*gradients, passed.float().view(1)])
+        gradients = [
+            torch.autograd.grad(loss, last_weight, retain_graph=True)[0].float().flatten()
+            for loss in (flow_matching, perceptual)
+        ]
+        sums = torch.cat([*gradients, gradients[0].new_full((1,), float(active))])
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             torch.distributed.all_reduce(sums)
             sums /= torch.distributed.get_world_size()
@@ -50,10 +55,3 @@ class AdaptiveWeight(nn.Module):
         ratio = (ours / (theirs + 1e-4)).clamp(0, 100)
         ratio = torch.where(ratio.isfinite() & (sums[-1] > 0), ratio, self.weight)
         self.weight.mul_(self.momentum).add_((1 - self.momentum) * ratio)
-
-
-def _gradient(loss: Tensor, weight: Tensor) -> Tensor:
-    """Gradient of a loss, flat and float32; zeros if it has none."""
-    if not loss.requires_grad:
-        return torch.zeros_like(weight, dtype=torch.float32).flatten()
-    return torch.autograd.grad(loss, weight, retain_graph=True)[0].float().flatten()

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from dataclasses import dataclass
+
+from torch import Tensor
 
 from pixelgen.flow import velocity_from_x
+from pixelgen.losses.term import Prediction, Term
 
 
 def velocity_loss(x_hat: Tensor, x: Tensor, x_t: Tensor, t: Tensor, t_eps: float = 0.05) -> Tensor:
@@ -16,17 +19,22 @@ def velocity_loss(x_hat: Tensor, x: Tensor, x_t: Tensor, t: Tensor, t_eps: float
     return difference.square().mean()
 
 
-class FlowMatching(nn.Module):
+@dataclass(frozen=True)
+class FlowMatching(Term):
     """Flow-matching loss with x-prediction and v-loss.
 
     Args:
         t_eps: smallest distance to the clean image that velocities are divided by.
     """
 
-    def __init__(self, t_eps: float = 0.05) -> None:
-        super().__init__()
-        self.t_eps = t_eps
+    t_eps: float = 0.05
 
-    def forward(self, x_hat: Tensor, x: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
-        """Images (B, C, H, W) and times (B,) → scalar."""
-        return velocity_loss(x_hat, x, x_t, t, self.t_eps)
+    name = "flow_matching"
+
+    def __post_init__(self) -> None:
+        if not 0 < self.t_eps <= 1:
+            raise ValueError(f"flow_matching.t_eps is {self.t_eps}: give a number above 0, and at most 1")
+
+    def compute(self, p: Prediction) -> Tensor:
+        """Mean squared error of the velocity (scalar)."""
+        return velocity_loss(p.x_hat, p.x, p.x_t, p.t.to(p.x.device), self.t_eps)

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pixelgen.encoders import VGG16, FeaturePyramid
+from pixelgen.encoders import VGG16, FeaturePyramid, PatchEncoder
+from pixelgen.losses.term import Prediction, Term
+from pixelgen.models import Denoiser
 
 
-class PerceptualLoss(nn.Module):
-    """Compares two images by the feature maps of a frozen network; one value per sample.
-
-    The objective sets `patch_size` to the denoiser's, for losses that prepare images by it.
+class PerceptualLoss(nn.Module, Term):
+    """Compares two images by the feature maps of a frozen network, on samples that pass the noise gate.
 
     Args:
         encoder: the frozen network.
@@ -24,12 +24,22 @@ class PerceptualLoss(nn.Module):
     """
 
     name = "perceptual"
-    patch_size = 16
+    gated = True
+    perceptual = True
+    patch_size = 16  # the denoiser's, for losses that prepare images by it
 
     def __init__(self, encoder: FeaturePyramid, weight: float = 0.1) -> None:
         super().__init__()
         self.encoder = encoder
         self.weight = weight
+
+    def connect(self, denoiser: Denoiser, encoder: PatchEncoder | None) -> None:
+        """Take over the denoiser's patch size."""
+        self.patch_size = denoiser.patch_size
+
+    def compute(self, p: Prediction) -> Tensor:
+        """Distance of each sample (B,)."""
+        return self(p.x_hat, p.x)
 
     def forward(self, x_hat: Tensor, x: Tensor) -> Tensor:
         """Images (B, 3, H, W) in [-1, 1] → (B,), float32; gradients reach `x_hat` only."""

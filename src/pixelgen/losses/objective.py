@@ -1,50 +1,40 @@
-"""The training objective: named slots for the loss terms, their weights and the noise gate."""
+"""The training objective: a sum of weighted terms, some of which see only samples that pass the noise gate."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-import torch
 from torch import Tensor, nn
 
 from pixelgen.encoders import PatchEncoder
+from pixelgen.flow import TimeSampler
 from pixelgen.losses.adaptive import AdaptiveWeight
 from pixelgen.losses.flow_matching import FlowMatching
 from pixelgen.losses.gate import NoiseGate
 from pixelgen.losses.lpips import PerceptualLoss
-from pixelgen.losses.pdino import PDINO, REPA
-
-
-@dataclass
-class Prediction:
-    """One training batch, corrupted and predicted.
-
-    Args:
-        x: clean images (B, C, H, W) in [-1, 1].
-        x_t: noisy images.
-        t: times (B,); on the CPU, so that the gate needs no synchronisation with the device.
-        x_hat: predicted clean images.
-        hidden: patch tokens (B, N, D) entering the block that REPA aligns, or None.
-    """
-
-    x: Tensor
-    x_t: Tensor
-    t: Tensor
-    x_hat: Tensor
-    hidden: Tensor | None = None
+from pixelgen.losses.pdino import PDINO
+from pixelgen.losses.repa import REPA
+from pixelgen.losses.term import Prediction, Term
+from pixelgen.models import Denoiser
 
 
 @dataclass
 class Terms:
-    """What the objective computed: unweighted scalars by name, their weights, and what is worth logging beside them.
+    """What the objective computed for a batch.
 
-    `perceptual` names the terms that the adaptive weight multiplies.
+    Args:
+        values: unweighted scalars by name.
+        weights: weight of each.
+        perceptual: names of those that the adaptive weight multiplies.
+        passed: share of samples that passed the gate.
+        active: whether any perceptual term saw a sample.
     """
 
     values: dict[str, Tensor]
     weights: dict[str, float]
     perceptual: tuple[str, ...]
-    passed: float
+    passed: float = 1.0
+    active: bool = True
 
     def sum(self, *names: str) -> Tensor:
         """Weighted sum of some terms; 0 if none is there."""
@@ -61,90 +51,113 @@ class Objective(nn.Module):
     of the clean image are computed once, without gradient, and shared by P-DINO and REPA.
 
     Args:
-        flow_matching: the flow-matching term.
+        flow_matching: the flow-matching term; it cannot be null.
         lpips: perceptual term for local texture, gated; or null.
         pdino: perceptual term for global structure, on the encoder's tokens; or null.
         repa: alignment of hidden states with the encoder's tokens, never gated; or null.
         encoder: frozen network that P-DINO and REPA share; null if both are.
-        gate: the noise gate.
-        adaptive: adaptive weight of lpips and pdino; null keeps it at 1.
+        gate: the noise gate; null lets every sample pass.
+        adaptive: adaptive weight of the perceptual terms; null keeps it at 1.
+        more: terms of your own, by class path; null for none.
 
     Raises:
-        ValueError: if pdino or repa is on without an encoder, or an encoder is there that nothing uses.
+        ValueError: if a weight is 0, or a term needs an encoder that is not there, or an encoder is there that nothing
+            uses.
     """
 
     def __init__(
         self,
-        flow_matching: FlowMatching | None = None,
+        flow_matching: FlowMatching = FlowMatching(),
         lpips: PerceptualLoss | None = None,
         pdino: PDINO | None = None,
         repa: REPA | None = None,
         encoder: PatchEncoder | None = None,
-        gate: NoiseGate | None = None,
+        gate: NoiseGate | None = NoiseGate(),
         adaptive: AdaptiveWeight | None = None,
+        more: list[Term] | None = None,
     ) -> None:
         super().__init__()
-        used = pdino is not None or repa is not None
-        if used and encoder is None:
-            raise ValueError("pdino and repa need an encoder: give objective.encoder, or set both to null")
-        if encoder is not None and not used:
+        if flow_matching is None:
+            raise ValueError("objective.flow_matching cannot be null: every sample learns from it; leave it out")
+        self.flow_matching, self.lpips, self.pdino, self.repa = flow_matching, lpips, pdino, repa
+        self.encoder, self.gate, self.adaptive = encoder, gate, adaptive
+        self._more = list(more or ())
+        self.more = nn.ModuleList(term for term in self._more if isinstance(term, nn.Module))
+        self.expected = 1.0  # share of samples expected to pass the gate
+        self._check()
+
+    def _check(self) -> None:
+        used = [name for name, term in self.terms.items() if term.uses_encoder]
+        if used and self.encoder is None:
+            raise ValueError(f"{' and '.join(used)} need an encoder: give objective.encoder, or set them to null")
+        if self.encoder is not None and not used:
             raise ValueError("objective.encoder is given, but pdino and repa are null: set the encoder to null too")
-        self.flow_matching = flow_matching or FlowMatching()
-        self.lpips = lpips
-        self.pdino = pdino
-        self.repa = repa
-        self.encoder = encoder
-        self.gate = gate or NoiseGate()
-        self.adaptive = adaptive
+        for name, term in self.terms.items():
+            if term.weight == 0:
+                raise ValueError(f"the weight of objective.{name} is 0: set objective.{name} to null to switch it off")
+        if len({term.layer for term in self.terms.values() if term.layer is not None}) > 1:
+            raise ValueError("terms of the objective ask for hidden states of different layers: give one layer to all")
+
+    @property
+    def terms(self) -> dict[str, Term]:
+        """The terms that are on, by name; a number is appended to a name that is taken."""
+        named: dict[str, Term] = {}
+        for term in (self.flow_matching, self.lpips, self.pdino, self.repa, *self._more):
+            if term is not None:
+                taken = sum(other.name == term.name for other in named.values())
+                named[f"{term.name}{taken + 1}" if taken else term.name] = term
+        return named
 
     @property
     def hidden_layer(self) -> int | None:
-        """The block whose incoming tokens the objective wants to see, if any."""
-        return None if self.repa is None else self.repa.layer
+        """The block whose incoming tokens a term wants to see, if any."""
+        return next((term.layer for term in self.terms.values() if term.layer is not None), None)
 
-    def connect(self, hidden_size: int, depth: int, patch_size: int) -> None:
-        """Fit the parts to a denoiser of this width, number of blocks and patch size.
+    def connect(self, denoiser: Denoiser, time: TimeSampler) -> None:
+        """Fit the terms to a denoiser, and the gate to the training times.
 
         Raises:
-            ValueError: if the encoder expects another patch size, or REPA a block that is not there.
+            ValueError: if the encoder expects another patch size, or a term something that the denoiser has not.
         """
-        if self.lpips is not None:
-            self.lpips.patch_size = patch_size
-        expected = getattr(self.encoder, "patch_size", patch_size)
-        if expected != patch_size:
+        expected = getattr(self.encoder, "patch_size", denoiser.patch_size)
+        if expected != denoiser.patch_size:
             raise ValueError(
-                f"objective.encoder.patch_size is {expected}, but the denoiser's is {patch_size}: set both to the same"
+                f"objective.encoder.patch_size is {expected}, but the denoiser's is {denoiser.patch_size}: set both to "
+                "the same"
             )
-        if self.repa is None:
-            return
-        if not 0 <= self.repa.layer < depth:
-            raise ValueError(f"repa.layer is {self.repa.layer}, but the denoiser has blocks 0 to {depth - 1}")
-        assert self.encoder is not None
-        self.repa.connect(hidden_size, self.encoder.num_features)
+        for term in self.terms.values():
+            term.connect(denoiser, self.encoder)
+        if self.gate is not None and self.gate.normalise == "expected":
+            self.expected = time.fraction_above(self.gate.threshold)
+        if self.adaptive is not None:
+            denoiser.require("objective.adaptive", "last_layer")
 
     def forward(self, p: Prediction) -> Terms:
         """All terms that are on, unweighted."""
-        values = {"flow_matching": self.flow_matching(p.x_hat, p.x, p.x_t, p.t.to(p.x.device))}
-        weights = {"flow_matching": 1.0}
-        selected = self.gate.select(p.t)
-        passed = len(selected) / len(p.t)
-        index = None if passed == 1 else selected.to(p.x.device)
-        perceptual = []
-        if self.lpips is not None:
-            values[self.lpips.name] = self._lpips(p, index, bool(passed))
-            weights[self.lpips.name] = self.lpips.weight
-            perceptual.append(self.lpips.name)
-        clean = self._clean_tokens(p, index, bool(passed))
-        if self.pdino is not None:
-            values[self.pdino.name] = self._pdino(p, clean, index, bool(passed))
-            weights[self.pdino.name] = self.pdino.weight
-            perceptual.append(self.pdino.name)
-        if self.repa is not None:
-            assert p.hidden is not None
-            assert clean is not None
-            values[self.repa.name] = self.repa(p.hidden, clean).mean()
-            weights[self.repa.name] = self.repa.weight
-        return Terms(values, weights, tuple(perceptual), passed)
+        whole, terms = replace(p, encoder=self.encoder), self.terms
+        selected = None if self.gate is None else self.gate.select(p.t)
+        passed = 1.0 if selected is None else len(selected) / len(p.t)
+        kept = whole if selected is None or passed == 1 else self._select(whole, selected)
+        values = {name: self._mean(term, kept if term.gated else whole, len(p.t)) for name, term in terms.items()}
+        perceptual = tuple(name for name, term in terms.items() if term.perceptual)
+        active = passed > 0 or any(not terms[name].gated for name in perceptual)
+        return Terms(values, {name: term.weight for name, term in terms.items()}, perceptual, passed, active)
+
+    def _select(self, whole: Prediction, selected: Tensor) -> Prediction:
+        """What gated terms see; the tokens of clean images are taken from those of all where these are needed too."""
+        terms = self.terms.values()
+        kept = whole.select(selected, hidden=any(term.gated and term.layer is not None for term in terms))
+        if {term.gated for term in terms if term.uses_encoder} == {True, False}:
+            kept.tokens = whole.tokens[selected.to(whole.x.device)]
+        return kept
+
+    def _mean(self, term: Term, view: Prediction, batch_size: int) -> Tensor:
+        if not len(view.x):  # nothing passed: a zero that every process can take a gradient of
+            return 0 * view.x_hat.float().sum()
+        values = term.compute(view)
+        if term.gated and self.gate is not None:
+            return self.gate.mean(values, batch_size, self.expected)
+        return values.mean()
 
     def combine(self, terms: Terms, step: int = 0, last_weight: Tensor | None = None) -> Tensor:
         """Total loss; updates the adaptive weight when it is due at this step."""
@@ -152,37 +165,6 @@ class Objective(nn.Module):
             return terms.sum(*terms.values)
         perceptual = terms.sum(*terms.perceptual)
         if last_weight is not None and last_weight.requires_grad and terms.perceptual and self.adaptive.due(step):
-            self.adaptive.update(terms.values["flow_matching"], perceptual, last_weight, step)
+            self.adaptive.update(terms.values["flow_matching"], perceptual, last_weight, step, terms.active)
         others = [name for name in terms.values if name not in terms.perceptual]
         return terms.sum(*others) + self.adaptive.weight * perceptual
-
-    def _lpips(self, p: Prediction, index: Tensor | None, any_passed: bool) -> Tensor:
-        assert self.lpips is not None
-        if not any_passed:
-            return p.x_hat.new_zeros(())
-        distances = self.lpips(_pick(p.x_hat, index), _pick(p.x, index))
-        return self.gate.mean(distances, len(p.x))
-
-    def _clean_tokens(self, p: Prediction, index: Tensor | None, any_passed: bool) -> Tensor | None:
-        """Tokens of the clean images: of all, or only of those that passed if nothing else is looked at."""
-        if self.encoder is None:
-            return None
-        with torch.no_grad():
-            if self.repa is not None or (self.pdino is not None and not self.pdino.gated):
-                return self.encoder(p.x)
-            return self.encoder(_pick(p.x, index)) if any_passed else None
-
-    def _pdino(self, p: Prediction, clean: Tensor | None, index: Tensor | None, any_passed: bool) -> Tensor:
-        assert self.pdino is not None
-        assert self.encoder is not None
-        if not self.pdino.gated:
-            return self.pdino(self.encoder(p.x_hat), clean).mean()
-        if not any_passed:
-            return p.x_hat.new_zeros(())
-        target = clean if self.repa is None or clean is None else _pick(clean, index)
-        return self.gate.mean(self.pdino(self.encoder(_pick(p.x_hat, index)), target), len(p.x))
-
-
-def _pick(values: Tensor, index: Tensor | None) -> Tensor:
-    """The selected samples; all of them without a copy if `index` is None."""
-    return values if index is None else values[index]

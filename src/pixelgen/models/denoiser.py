@@ -102,19 +102,6 @@ class Denoiser(nn.Module, ABC):
         value = getattr(self, name)
         return not value or getattr(value, "__func__", None) is getattr(Denoiser, name)
 
-    def null_condition(self, condition: Tensor | None) -> Tensor | None:
-        """The null class for every sample, or None if the network has no classes."""
-        if self.num_classes is None or condition is None:
-            return None
-        return torch.full_like(condition, self.num_classes)
-
-    def drop_condition(self, condition: Tensor | None, drop: Tensor, null: Tensor | None = None) -> Tensor | None:
-        """Replace the condition by the null condition, or `null` if given, where `drop` (B,) is true."""
-        null = self.null_condition(condition) if null is None else null
-        if condition is None or null is None:
-            return None
-        return torch.where(drop.view(-1, *[1] * (condition.ndim - 1)), null, condition)
-
     def every_block(self) -> list[nn.Module]:
         """What is compiled, recomputed and split over processes one by one: `blocks`, and others a subclass has."""
         return list(self.blocks)
