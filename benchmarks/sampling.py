@@ -88,7 +88,7 @@ def measure(setting: Setting, fabric: Fabric, args: argparse.Namespace) -> list[
     side, batch = denoiser.image_size, args.batch
     noise = torch.randn(batch, 3, side, side, device=fabric.device)
     wanted = condition(denoiser, batch).to(fabric.device)
-    unwanted = torch.zeros_like(wanted) if wanted.ndim > 1 else denoiser.null_condition(wanted)
+    unwanted = torch.zeros_like(wanted) if wanted.ndim > 1 else torch.full_like(wanted, denoiser.num_classes)
     rows = 0
 
     def predict(x: Tensor, t: Tensor, c: Tensor | None) -> Tensor:
