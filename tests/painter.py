@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import numpy as np
 import torch
 
+from pixelgen.conditioner import Text
 from pixelgen.data.drawing import PALETTE, paint
 from pixelgen.evaluation.geneval.prompts import Prompt
 from pixelgen.evaluation.geneval.shapes import shapes_prompts
-from tiny_run import TinyDenoiser, TinyModule
+from tiny_run import TinyModule, tiny_jit
 
 PROMPTS = {prompt.text: prompt for prompt in shapes_prompts()}
 PLACES = {
@@ -39,27 +38,27 @@ def painted(prompt: Prompt, size: int = 32) -> torch.Tensor:
     return torch.from_numpy(image.round().astype(np.uint8))
 
 
+class Prompts(Text):
+    """Prompts for a network that never sees them."""
+
+    @property
+    def settings(self):
+        return {"text_encoder": {}}
+
+    def from_batch(self, batch):
+        return None
+
+
 class Painter(TinyModule):
     """Paints the prompt for even seeds, an empty picture for odd ones."""
 
-    text_encoder = SimpleNamespace(settings={"model": "painter"})
-
     def __init__(self):
-        super().__init__(num_classes=None)
-        self.denoiser = PainterDenoiser(None)
-        self.noise_scale = 1.0
+        super().__init__(denoiser=tiny_jit(None, size=32, patch_size=8))
+        self.conditioner = Prompts(None)
         self.asked = []
 
-    def sample(self, condition, seeds, sampler=None, *, batch_size=64, size=None, negative=""):
+    def sample(self, condition, seeds, *args, **options):
         self.asked += zip(condition, seeds, strict=True)
         empty = torch.full((3, 32, 32), 135, dtype=torch.uint8)
         images = [painted(PROMPTS[t]) if s % 2 == 0 else empty for t, s in zip(condition, seeds, strict=True)]
         return torch.stack(images).float() / 127.5 - 1
-
-
-class PainterDenoiser(TinyDenoiser):
-    patch_size = 8
-
-    def __init__(self, num_classes):
-        super().__init__(num_classes)
-        self.image_size = 32

@@ -5,6 +5,7 @@ from pixelgen.callbacks.ema import EMA
 from pixelgen.callbacks.evaluator import Evaluator
 from pixelgen.callbacks.fid import FID
 from pixelgen.callbacks.geneval import GenEval
+from pixelgen.callbacks.periodic import Periodic
 from pixelgen.callbacks.preview import Preview
 from pixelgen.callbacks.progress import Progress
 from pixelgen.callbacks.skip_nonfinite import SkipNonFinite
@@ -20,6 +21,7 @@ __all__ = [
     "Checkpoint",
     "Evaluator",
     "GenEval",
+    "Periodic",
     "Preview",
     "Progress",
     "SkipNonFinite",

@@ -14,6 +14,7 @@ from torchmetrics import Metric
 
 from pixelgen.callbacks.evaluator import Evaluator, record
 from pixelgen.callbacks.periodic import find_ema, log, sampling_mode
+from pixelgen.conditioner import Text
 from pixelgen.data import ImageData
 from pixelgen.data.folder import ImageFolderDataset, list_images
 from pixelgen.data.sets import ARRAY, arrays
@@ -158,7 +159,7 @@ class FID(Evaluator):
         # equally many on every rank, as sharded networks need; those past the end are made and dropped
         indices = [rank + world_size * i for i in range(math.ceil(self.num_samples / world_size))]
         prompts = None
-        if pl_module.denoiser.text_shape is not None:
+        if isinstance(pl_module.conditioner, Text):
             data = trainer.datamodule  # type: ignore[attr-defined]
             prompts = pl_module.conditioner.examples(world_size * len(indices), data)
         for start in range(0, len(indices), self.batch_size):
@@ -209,9 +210,7 @@ class FID(Evaluator):
         if statistics.features is not None or ARRAY not in arrays(path):  # else its images will be measured
             self.metrics.possible(self.extractor, self.num_samples, statistics)
 
-    def _record(
-        self, trainer: Trainer, pl_module: Any, average: str | None, scores: dict[str, float]
-    ) -> None:
+    def _record(self, trainer: Trainer, pl_module: Any, average: str | None, scores: dict[str, float]) -> None:
         """Append the numbers and all that they depend on."""
         if self._statistics is None:
             return
