@@ -6,7 +6,7 @@ from lightning import Trainer
 from torch.utils.data import DataLoader
 
 from pixelgen import PixelGen
-from pixelgen.conditioner import Labels, Unconditional
+from pixelgen.conditioner import Labels, Text, Unconditional
 from pixelgen.encoders import TextEncoder
 from pixelgen.flow import Euler
 from pixelgen.models import JiT, TextJiT
@@ -175,7 +175,23 @@ def test_masked_padding_trains_and_samples():
     assert model.sample(["a red circle", ""]).isfinite().all()
 
 
-def test_dropped_condition_is_the_null_class():
-    dropped = Labels(3).drop(torch.tensor([0, 1, 2]), torch.tensor([True, False, True]))
-    assert dropped.tolist() == [3, 1, 3]
-    assert Unconditional().drop(None, torch.tensor([True, False])) is None
+def test_dropped_labels_are_the_null_class():
+    labels, drop = Labels(3), torch.tensor([True, False, True])
+    assert labels.drop(torch.tensor([0, 1, 2]), drop).tolist() == [3, 1, 3]
+    assert Unconditional().drop(None, drop) is None
+
+
+def test_examples_take_classes_in_turn_or_evenly():
+    assert Labels(3).examples(5, None) == [0, 1, 2, 0, 1]
+    assert Labels(1000).examples(4, None) == [0, 250, 500, 750]
+    assert Unconditional().examples(2, None) == [None, None]
+    with pytest.raises(ValueError, match="give prompts to the callback"):
+        Text(None).examples(2, None)
+
+
+def test_null_is_no_condition():
+    network = JiT(8, 4, hidden_size=16, depth=2, num_heads=2, num_classes=None)
+    assert isinstance(PixelGen(network, conditioner=None).conditioner, Unconditional)
+    assert isinstance(PixelGen(network).conditioner, Unconditional)
+    with pytest.raises(ValueError, match="are both given"):
+        PixelGen(denoiser(), text_encoder=encoder, conditioner=None)
