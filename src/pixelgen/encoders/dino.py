@@ -40,7 +40,6 @@ class VisionTransformerPatches(PatchEncoder):
         network.blocks = network.blocks[: layer + 1]
         super().__init__(network, network.embed_dim)
         self.patch_size = patch_size
-        self._positions: dict[tuple[int, int, torch.device], Tensor] = {}
 
     def forward(self, images: Tensor) -> Tensor:
         """Images (B, 3, H, W) in [-1, 1] → tokens (B, N, num_features), row by row.
@@ -57,19 +56,7 @@ class VisionTransformerPatches(PatchEncoder):
         height, width = self.network.patch_embed.patch_size
         x = normalise(images, IMAGENET_MEAN, IMAGENET_STD)
         x = F.interpolate(x, (rows * height, columns * width), mode="bicubic", antialias=False, align_corners=False)
-        return _tokens(self.network, x, self.position_embedding(rows, columns))[:, 1:]
-
-    def position_embedding(self, rows: int, columns: int) -> Tensor:
-        """Position embedding (1, 1 + rows·columns, D) of a grid, class token first; remembered between calls."""
-        pos_embed = self.network.pos_embed
-        key = (rows, columns, pos_embed.device)
-        if key in self._positions:
-            return self._positions[key]
-        with torch.inference_mode(False), torch.no_grad():
-            positions = resample_positions(pos_embed, rows, columns)
-        if type(positions) is Tensor:  # neither the network's own nor fake, as in `torch.export`
-            self._positions[key] = positions
-        return positions
+        return _tokens(self.network, x, resample_positions(self.network.pos_embed, rows, columns))[:, 1:]
 
 
 class DINOv2Features(FeatureExtractor):

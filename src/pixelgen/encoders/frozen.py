@@ -17,9 +17,6 @@ class FrozenEncoder(nn.Module):
     The network is held outside of the module tree: it has no entry in `parameters()` or `state_dict()`, so
     optimizers, EMA, DDP, FSDP and checkpoints pass it by. `.to()` and its relatives still move it, it stays in
     evaluation mode, and gradients flow through it into its input.
-
-    Args:
-        network: the network to freeze, with its weights loaded.
     """
 
     def __init__(self, network: nn.Module) -> None:
@@ -40,14 +37,9 @@ class FrozenEncoder(nn.Module):
 class FeatureExtractor(FrozenEncoder):
     """A frozen network that turns images into one vector each, for Fréchet distances and relatives.
 
-    `forward` takes uint8 images (B, 3, H, W) and returns features (B, num_features), float32. A network that has more
-    to tell in the same pass overrides `sizes` and `outputs`.
-
-    Args:
-        network: the frozen network.
-        name: what to call the features beside every number computed from them.
-        num_features: length of one feature vector.
-        weights_sha256: SHA-256 of the weights, when they came from a file.
+    `forward` takes uint8 images (B, 3, H, W) and returns features (B, num_features), float32. `name` and the SHA-256 of
+    the weights stand beside every number computed from them. A network with more than one vector overrides `sizes` and
+    `outputs`.
     """
 
     def __init__(self, network: nn.Module, name: str, num_features: int, weights_sha256: str | None = None) -> None:
@@ -74,10 +66,6 @@ class PatchEncoder(FrozenEncoder):
     """A frozen network that turns images into one feature vector per patch, for P-DINO and REPA.
 
     `forward` takes images (B, 3, H, W) in [-1, 1] and returns tokens (B, N, num_features), row by row.
-
-    Args:
-        network: the frozen network.
-        num_features: length of one token.
     """
 
     def __init__(self, network: nn.Module, num_features: int) -> None:
@@ -88,11 +76,7 @@ class PatchEncoder(FrozenEncoder):
 class FeaturePyramid(FrozenEncoder):
     """A frozen network that turns images into feature maps at several depths, for perceptual losses.
 
-    `forward` takes images (B, 3, H, W) in [-1, 1] and returns one map (B, C, h, w) per depth.
-
-    Args:
-        network: the frozen network.
-        channels: channels of each map.
+    `forward` takes images (B, 3, H, W) in [-1, 1] and returns one map (B, C, h, w) per depth, C being its `channels`.
     """
 
     def __init__(self, network: nn.Module, channels: list[int]) -> None:

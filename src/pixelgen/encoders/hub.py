@@ -98,11 +98,7 @@ def timm_file(model: str, weights: str | Path | None) -> Path | None:
 def load_timm(model: str, weights: str | Path | None = None, expected: str | None = None, **options: Any) -> Any:
     """A timm model with its trained weights: from a file, from the package of EfficientNet-Lite0, or from the hub.
 
-    Args:
-        model: name of the timm model.
-        weights: local file; None for the package or the hub.
-        expected: SHA-256 of the local file; None skips the check.
-        options: of `timm.create_model`.
+    `expected` is the SHA-256 of the file, None skips the check; `options` are those of `timm.create_model`.
 
     Raises:
         ValueError: if the model is unknown, or weights are missing, differ in hash, or cannot be downloaded.
@@ -112,11 +108,9 @@ def load_timm(model: str, weights: str | Path | None = None, expected: str | Non
     file = timm_file(model, weights)
     if file is not None:
         check_weights(file, expected, model)
-    if file is not None and weights is None:
+    if file is not None and weights is None:  # the same tensors in the same order, under other names
         network = timm.create_model(model, **options)
-        # the package has the same tensors in the same order, under other names
-        packaged = zip(network.state_dict(), read_weights(file, model).values(), strict=True)
-        network.load_state_dict(dict(packaged))
+        network.load_state_dict(dict(zip(network.state_dict(), read_weights(file, model).values(), strict=True)))
         return network
     overlay = None if file is None else {"file": str(file)}
     try:
@@ -149,13 +143,9 @@ def load_network(
 
 
 def load_from(kind: str, source: str | Path, revision: str | None = None, **options: Any) -> Any:
-    """Call `from_pretrained` of a transformers class; the hub is asked only for what its cache here lacks.
+    """Call `from_pretrained` of a transformers class (`kind`, such as "CLIPModel"), on a folder or a hub's repository.
 
-    Args:
-        kind: name of the class in transformers, such as "CLIPModel".
-        source: a folder, or the name of a repository on the hub.
-        revision: branch, tag or commit on the hub.
-        options: of `from_pretrained`.
+    The hub is asked only for what its cache on this machine lacks.
 
     Raises:
         ValueError: if transformers, the files or the network are missing, or weights do not fit.
@@ -168,9 +158,6 @@ def load_from(kind: str, source: str | Path, revision: str | None = None, **opti
         ) from error
     load, folder = getattr(transformers, kind).from_pretrained, Path(source).is_dir()
     options["revision"] = revision or "main"
-    advice = "download it on a machine with network and give the folder, or set HF_HOME to a cache that holds it"
-    if folder:
-        advice = "give a folder with its files"
     try:
         try:
             return load(str(source), local_files_only=True, **options)
@@ -180,6 +167,8 @@ def load_from(kind: str, source: str | Path, revision: str | None = None, **opti
             return load(str(source), **options)
     except (OSError, ValueError, RuntimeError) as error:
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        advice = "download it on a machine with network and give the folder, or set HF_HOME to a cache that holds it"
+        advice = "give a folder with its files" if folder else advice
         raise ValueError(f"cannot load {kind} from {source}: {advice} ({first})") from error
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torchvision.ops import masks_to_boxes
 
 from pixelgen.encoders.frozen import IMAGENET_MEAN, IMAGENET_STD, FrozenEncoder, normalise
 from pixelgen.encoders.hub import load_network, weights_name
@@ -93,11 +94,6 @@ def instances(
         inside = mask > 0
         confidence = score * float((mask.sigmoid() * inside).sum() / (inside.sum() + 1e-6))
         if math.isfinite(confidence) and confidence > least:
-            found.append(Instance(label, confidence, enclosing(inside), inside))
+            left, upper, right, lower = masks_to_boxes(inside[None])[0].tolist()  # centres of pixels
+            found.append(Instance(label, confidence, (left, upper, right + 1, lower + 1), inside))
     return found
-
-
-def enclosing(mask: Tensor) -> tuple[float, float, float, float]:
-    """Left, upper, right and lower edge of the pixels of a mask (H, W) that is not empty."""
-    rows, columns = (mask.any(axis).nonzero()[:, 0] for axis in (1, 0))
-    return float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1)
