@@ -23,7 +23,7 @@ def test_weights_are_the_real_ones():
 
     from pixelgen.encoders.hub import load_timm
 
-    network = load_timm("tf_efficientnet_lite0").eval()
+    network = load_timm("tf_efficientnet_lite0")[0].eval()
     photo = torch.from_numpy(load_sample_image("flower.jpg").copy()).permute(2, 0, 1)[None].float() / 127.5 - 1
     photo = torch.nn.functional.interpolate(photo[..., 0:427, 100:527], (224, 224), mode="bilinear", antialias=True)
     assert int(network(photo).argmax()) == 985

@@ -14,7 +14,6 @@ from torch.nn import functional as F
 
 from pixelgen.encoders.frozen import IMAGENET_MEAN, IMAGENET_STD, FeatureExtractor, PatchEncoder, normalise
 from pixelgen.encoders.hub import load_timm
-from pixelgen.files import sha256 as file_sha256
 
 VIT_L14 = "vit_large_patch14_dinov2.lvd142m"
 
@@ -77,13 +76,12 @@ class DINOv2Features(FeatureExtractor):
     def __init__(
         self, weights: str | Path | None = None, model: str = VIT_L14, size: int = 224, sha256: str | None = None
     ) -> None:
-        network = load_timm(model, weights, sha256, num_classes=0)
+        network, found = load_timm(model, weights, sha256, num_classes=0)
         _refuse_registers(network)
         patch = network.patch_embed.patch_size[0]
         if size % patch:
             raise ValueError(f"size {size} is no multiple of the patch size {patch}")
-        found = _tensors_sha256(network) if weights is None else file_sha256(Path(weights))
-        super().__init__(network, f"{model}-{size}px", network.embed_dim, found)
+        super().__init__(network, f"{model}-{size}px", network.embed_dim, found or _tensors_sha256(network))
         self.size, self.standard = size, (model, size) == (VIT_L14, 224)
         network.pos_embed.data = resample_positions(network.pos_embed.data, size // patch, size // patch)
 
@@ -118,7 +116,8 @@ def dinov2(
     Raises:
         ValueError: if the weights are missing, have another hash, or cannot be downloaded.
     """
-    return VisionTransformerPatches(load_timm(model, weights, sha256, num_classes=0), layer, patch_size)
+    network, _ = load_timm(model, weights, sha256, num_classes=0)
+    return VisionTransformerPatches(network, layer, patch_size)
 
 
 def resample_positions(pos_embed: Tensor, rows: int, columns: int) -> Tensor:

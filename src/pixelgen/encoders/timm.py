@@ -9,8 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pixelgen.encoders.frozen import FeatureExtractor, FeaturePyramid, PatchEncoder, normalise
-from pixelgen.encoders.hub import PACKAGED, load_timm, timm_file
-from pixelgen.files import sha256
+from pixelgen.encoders.hub import PACKAGED, load_timm
 
 
 class Backbone(FeaturePyramid):
@@ -36,13 +35,14 @@ class Backbone(FeaturePyramid):
         weights: str | Path | None = None,
         weights_sha256: str | None = None,
     ) -> None:
-        network = load_timm(model, weights, weights_sha256)
+        network, found = load_timm(model, weights, weights_sha256)
         channels = [level["num_chs"] for level in network.feature_info]
         if not levels or not all(0 <= level < len(channels) for level in levels):
             raise ValueError(f"{model} has feature levels 0 to {len(channels) - 1}, not all of {list(levels)}")
-        self.mean, self.std = network.pretrained_cfg["mean"], network.pretrained_cfg["std"]
         network.prune_intermediate_layers(list(levels), prune_head=True)
         super().__init__(network.to(memory_format=torch.channels_last), [channels[level] for level in levels])
+        self.mean, self.std = network.pretrained_cfg["mean"], network.pretrained_cfg["std"]
+        self.weights_sha256 = found
         self.levels = list(levels)
         self.upsample = upsample
 
@@ -103,9 +103,8 @@ class BackboneFeatures(FeatureExtractor):
         weights_sha256: str | None = None,
     ) -> None:
         pyramid = Backbone(model, (level,), 1.0, weights, weights_sha256)
-        file = timm_file(model, weights)
-        found = None if file is None else sha256(file)
-        super().__init__(pyramid, f"{model}-level{level}-{size}px", pyramid.channels[0], found)
+        name = f"{model}-level{level}-{size}px"
+        super().__init__(pyramid, name, pyramid.channels[0], pyramid.weights_sha256)
         self.size = size
 
     def forward(self, images: Tensor) -> Tensor:
