@@ -165,7 +165,8 @@ def refusal(capsys, *arguments):
          "Adams-Bashforth of order 9 is not supported: choose 1, 2, 3 or 4"),
         (["--size", "30", "32"], "size 30 32 does not divide into patches: use multiples of 16"),
         (["--num_images", "0"], "num_images is 0: give at least 1"),
-        (["--devices", "0"], "seed is 0, batch_size 64, devices 0, num_nodes 1: give a seed from 0, and at least 1 of the others"),
+        (["--devices", "0"],
+         "seed is 0, batch_size 64, devices 0, num_nodes 1: give a seed from 0, and at least 1 of the others"),
         (["--clases", "3"], "there is no option --clases: did you mean --classes?"),
     ],
 )  # fmt: skip
