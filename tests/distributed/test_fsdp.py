@@ -239,7 +239,7 @@ def test_buffers_that_would_stay_empty_are_refused_under_fsdp(group):
 
 
 def test_a_gate_that_passes_on_some_processes_only_does_not_stop_the_others(tmp_path):
-    """The adaptive weight takes gradients, for which FSDP2 exchanges weights: every process must make the same calls."""
+    """The adaptive weight takes gradients, for which FSDP2 exchanges weights: all processes must make them."""
     gated = ["--model.objective.pdino.gated", "true", "--model.objective.gate.threshold", "0.5"]
     only = ["--model.objective.lpips", "null", "--callbacks.fid", "null", "--callbacks.preview", "null"]
     length = ["--trainer.max_steps", "60", "--trainer.accumulate_grad_batches", "1"]
