@@ -8,8 +8,7 @@ import numpy as np
 import torch
 
 from pixelgen.data.drawing import PALETTE, paint
-from pixelgen.evaluation.geneval.prompts import Prompt
-from pixelgen.evaluation.geneval.shapes import shapes_prompts
+from pixelgen.evaluation.geneval.prompts import Prompt, shapes_prompts
 from tiny_run import TinyDenoiser, TinyModule
 
 PROMPTS = {prompt.text: prompt for prompt in shapes_prompts()}

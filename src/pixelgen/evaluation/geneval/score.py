@@ -12,12 +12,12 @@ from lightning import Fabric
 from rich.progress import track
 from rich.table import Table
 
-from pixelgen.distributed.processes import of_all
+from pixelgen.distributed.processes import agree, gather
 from pixelgen.evaluation.geneval.detectors import Detector, ShapesDetector, find_detector
 from pixelgen.evaluation.geneval.folder import VerdictLog, find_images, judge_images
 from pixelgen.evaluation.geneval.prompts import Prompt, geneval_prompts, prompts_sha256
 from pixelgen.files import write_text
-from pixelgen.samples.generate import SETTINGS, agreement
+from pixelgen.samples.settings import SETTINGS
 
 SCORES, RESULTS = "geneval.json", "results.jsonl"
 NOTE = (
@@ -54,13 +54,13 @@ def score_folder(folder: Path, detector: Detector | None, fabric: Fabric, batch_
     Raises:
         ValueError: if the folder or an image cannot be read or written, or the detector does not know its objects.
     """
-    with agreement(fabric):
+    with agree(fabric):
         images = find_images(folder)
         prompts = [image.prompt for image in images]
         detector = find_detector(detector, prompts).to(fabric.device)
         log = VerdictLog(folder, detector, fabric.global_rank)
         verdicts = {record["filename"]: record for record in log.known(images)}
-    with agreement(fabric):  # by now all processes have read the same log, and begin to add to it
+    with agree(fabric):  # by now all processes have read the same log, and begin to add to it
         missing = [image for image in images if image.path not in verdicts]
         share = missing[fabric.global_rank :: fabric.world_size]
         records = judge_images(detector, folder, share, fabric.device, batch_size)
@@ -68,10 +68,10 @@ def score_folder(folder: Path, detector: Detector | None, fabric: Fabric, batch_
         for record in track(records, "verdicts", len(share), disable=fabric.global_rank != 0):
             log.add(record)
             judged.append(record)
-    verdicts |= {record["filename"]: record for record in of_all(judged)}
+    verdicts |= {record["filename"]: record for record in gather(judged)}
     correct = [verdicts[image.path]["correct"] for image in images]
     report = {"scores": geneval_scores(prompts, correct), "protocol": geneval_protocol(folder, prompts, detector)}
-    with agreement(fabric):
+    with agree(fabric):
         if fabric.global_rank == 0:
             write_text(folder / RESULTS, "".join(json.dumps(verdicts[image.path]) + "\n" for image in images))
             write_text(folder / SCORES, json.dumps(report, indent=2) + "\n")
