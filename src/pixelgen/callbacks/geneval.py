@@ -57,7 +57,7 @@ class GenEval(Evaluator):
         self.seeds = range(seed, seed + images_per_prompt)
         self._chosen: list[Prompt] = []
 
-    def check(self, pl_module: PixelGen, data: Any) -> None:
+    def check(self, pl_module: Any, data: Any) -> None:
         """Choose the prompts, and check what evaluation will need.
 
         Raises:
@@ -70,7 +70,7 @@ class GenEval(Evaluator):
         self.detector.check(prompts)
         self._chosen = subset_by_task(prompts, self.num_prompts)
 
-    def run(self, trainer: Trainer, pl_module: PixelGen) -> None:
+    def evaluate(self, trainer: Trainer, pl_module: Any) -> dict[str, float]:
         """Generate, judge and log; the same values on every process."""
         ema = find_ema(trainer)
         with interlude(trainer, pl_module, eager=pl_module.device.type == "cpu"):
@@ -87,6 +87,7 @@ class GenEval(Evaluator):
         record(trainer, values | protocol)
         log(trainer, values)
         self.history.append({"step": trainer.global_step, **values})
+        return values
 
     def _score(self, model: PixelGen, rank: int, world_size: int) -> dict[str, float]:
         images = [(prompt, seed) for prompt in self._chosen for seed in self.seeds]

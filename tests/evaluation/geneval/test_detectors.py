@@ -4,7 +4,7 @@ from PIL import Image
 
 from pixelgen.data.shapes import DEFAULT_COLORS, DEFAULT_SHAPES, draw
 from pixelgen.encoders.mask2former import Instance
-from pixelgen.evaluation.geneval.detectors import OTHER_NAMES, CocoDetector, ShapesDetector, cut_out
+from pixelgen.evaluation.geneval.detectors import OTHER_NAMES, CocoDetector, ShapesDetector, cut_out, find_detector
 from pixelgen.evaluation.geneval.prompts import (
     COCO,
     COLORS,
@@ -172,3 +172,11 @@ def test_foreign_prompts_are_refused():
         detector.check(shapes_prompts(["circle"], ["blue"]))
     with pytest.raises(ValueError, match="knows no object"):
         ShapesDetector().check(geneval_prompts())
+
+
+def test_detector_that_prompts_belong_to():
+    assert isinstance(find_detector(None, shapes_prompts()), ShapesDetector)
+    detector = CocoDetector(str(tiny_mask2former()), str(tiny_clip()))
+    assert find_detector(detector, geneval_prompts()) is detector
+    with pytest.raises(ValueError, match="CocoDetector knows no object 'triangle'"):
+        find_detector(detector, shapes_prompts())
