@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from pixelgen.runs.profiles import power_function_gamma
+from pixelgen.runs.averages import power_function_gamma
 
 Weights = dict[str, Tensor]  # by parameter name
 
