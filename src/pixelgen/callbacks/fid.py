@@ -209,9 +209,7 @@ class FID(Evaluator):
         if statistics.features is not None or ARRAY not in arrays(path):  # else its images will be measured
             self.metrics.possible(self.extractor, self.num_samples, statistics)
 
-    def _record(
-        self, trainer: Trainer, pl_module: Any, average: str | None, scores: dict[str, float]
-    ) -> None:
+    def _record(self, trainer: Trainer, pl_module: Any, average: str | None, scores: dict[str, float]) -> None:
         """Append the numbers and all that they depend on."""
         if self._statistics is None:
             return
