@@ -10,7 +10,6 @@ from PIL import Image
 from torch import nn
 from torchmetrics import Metric
 
-from painter import Prompts
 from pixelgen.callbacks.checkpoint import Checkpoint
 from pixelgen.callbacks.ema import EMA
 from pixelgen.callbacks.fid import FID
@@ -19,7 +18,7 @@ from pixelgen.evaluation.extract import Evaluation, Metrics
 from pixelgen.evaluation.frechet import frechet_distance
 from pixelgen.evaluation.statistics import Statistics
 from pixelgen.flow import to_uint8
-from tiny_run import Means, TinyData, TinyImages, TinyModule, tiny_trainer
+from tiny_run import Means, Prompts, TinyData, TinyImages, TinyModule, tiny_trainer
 from toy_features import Toy
 
 NAME = "frechet/means"
@@ -258,7 +257,7 @@ def test_captions_of_the_data_are_prompts_in_their_order(tmp_path):
             return torch.rand(len(condition), 3, 8, 8)
 
     module = Prompted(num_classes=None)
-    module.conditioner = Prompts(None)
+    module.conditioner = Prompts()
     tiny_trainer(tmp_path, [FID(Means(), num_samples=5, batch_size=3, seed=7)]).fit(module, Captioned())
     assert module.asked == [(f"shape {i}", 7 + i) for i in range(5)]
     assert json.loads((tmp_path / "evaluations.jsonl").read_text())["conditions"] == "captions of the data in order"

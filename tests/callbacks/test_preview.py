@@ -4,12 +4,11 @@ import torch
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from PIL import Image
 
-from painter import Prompts
 from pixelgen.callbacks.checkpoint import Checkpoint
 from pixelgen.callbacks.ema import EMA
 from pixelgen.callbacks.preview import Preview
 from pixelgen.flow import to_uint8
-from tiny_run import TinyData, TinyModule, tiny_trainer
+from tiny_run import Prompts, TinyData, TinyModule, tiny_trainer
 
 
 def fit(folder, *callbacks, module=None, ckpt_path=None, **options):
@@ -129,7 +128,7 @@ class Prompted(TinyModule):
 
     def __init__(self):
         super().__init__(num_classes=None)
-        self.conditioner = Prompts(None)
+        self.conditioner = Prompts()
         self.asked = []
 
     def sample(self, condition=None, *args, **options):
