@@ -208,7 +208,8 @@ class EMA(Callback):
         """Full tensors and primitives, copied to the CPU so that later steps cannot change them.
 
         They are the optimizer `step` of the last update and the `averages` by name, as `pixelgen.runs.run` reads them
-        from `callbacks`, `EMA` of a checkpoint. Where the averages are in shards, all ranks must call this; only rank 0 keeps what is gathered.
+        under `callbacks`, `EMA` of a checkpoint. Where the averages are in shards, all ranks must call this; only rank
+        0 keeps what is gathered.
         """
         averages = self._shadows if self._loaded is None else self._loaded
         copies: dict[str, Weights] = {name: {} for name in averages}
