@@ -81,7 +81,7 @@ def test_scores_of_one_protocol_are_replaced(folders, tmp_path):
 def test_reference_images_are_cropped_to_the_others(folders, tmp_path):
     real = write_folder(draw(40, size=20, seed=1), tmp_path / "real")
     large = score(folders[0], real)
-    from pixelgen.data.sets import open_images
+    from pixelgen.evaluation.images import open_images
 
     crops = open_images(real, 8)
     small = write_folder([crops[i]["image"] for i in range(40)], tmp_path / "small")

@@ -7,6 +7,7 @@ from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
+from pixelgen.conditioner import Labels, Unconditional
 from pixelgen.encoders.frozen import FeatureExtractor
 
 
@@ -28,6 +29,7 @@ class TinyModule(LightningModule):
         super().__init__()
         torch.manual_seed(0)
         self.denoiser = TinyDenoiser(num_classes)
+        self.conditioner = Unconditional() if num_classes is None else Labels(num_classes)
         self.sampler = object.__new__(TinySampler)
         self.lr = lr
         self.global_noise = global_noise

@@ -19,14 +19,15 @@ from pixelgen.cli.training import stop_on_bad_input
 from pixelgen.config import one_sentence
 from pixelgen.data import ImageData
 from pixelgen.data.images import Item
-from pixelgen.data.sets import open_images
 from pixelgen.distributed.launch import Precision, launch
 from pixelgen.encoders import DINOv2Features, FeatureExtractor  # noqa: F401, the command line finds it by name
 from pixelgen.encoders.inception import Inception
 from pixelgen.evaluation import protocol
-from pixelgen.evaluation.extract import ONLY_FRECHET, Metrics, warn_of_few
-from pixelgen.evaluation.measure import Scores, Work, check_reference, expect_inception, scores_file
-from pixelgen.evaluation.reference import refuse_stream, spread
+from pixelgen.evaluation.images import open_images
+from pixelgen.evaluation.job import EvaluationJob, evenly_spaced, refuse_stream
+from pixelgen.evaluation.reference import Reference
+from pixelgen.evaluation.score_set import Scores, score_set
+from pixelgen.evaluation.scores import ONLY_FRECHET, Metrics, warn_of_few
 from pixelgen.evaluation.statistics import Statistics
 from pixelgen.flow import Sampler
 from pixelgen.runs.run import find_weights
@@ -96,21 +97,23 @@ def evaluate(
     if images and (sampler is not None or prompts is not None or compile):
         raise ValueError(f"the images in {source} are made already: leave out the sampler, prompts and compile")
     if extractor is None:
-        expect_inception(Path(reference))
-    seers = [part for part in (extractor or Inception(), dinov2) if part is not None]
-    references = [Path(reference), Path(dinov2_reference or reference)]
-    for path, seer in zip(references, seers, strict=False):
-        check_reference(path, seer, ONLY_FRECHET if images else metrics, num_images or PUBLISHED)
+        Reference(Path(reference)).expect_inception()
+    pairs = [(extractor or Inception(), Reference(Path(reference)))]
+    if dinov2 is not None:
+        pairs.append((dinov2, Reference(Path(dinov2_reference or reference))))
+    for part, real in pairs:
+        real.check(part, ONLY_FRECHET if images else metrics, num_images or PUBLISHED)
     fabric = launch(devices, precision, num_nodes)
     if not images:
         num_images = num_images or PUBLISHED
         how: dict[str, Any] = {"precision": precision, "devices": devices, "num_nodes": num_nodes, "compile": compile}
         options: dict[str, Any] = {"prompts": prompts, "seed": seed, "sampler": sampler, "ema": ema}
         source = sample(source, num_images=num_images, batch_size=batch_size, **options, **how)
-    work = Work(fabric, metrics, batch_size, num_workers, skip_corrupt)
-    scores = work.scores(Path(source), num_images, [seer.to(fabric.device) for seer in seers], references)
+    job = EvaluationJob(metrics, batch_size, num_workers, skip_corrupt, fabric)
+    pairs = [(part.to(fabric.device), real) for part, real in pairs]
+    scores = score_set(Path(source), num_images, pairs, job)
     if fabric.global_rank == 0:
-        protocol.add(scores_file(source) if to is None else Path(to), scores, scores.protocol)
+        protocol.add(protocol.scores_file(source) if to is None else Path(to), scores, scores.protocol)
     fabric.barrier()
     return scores
 
@@ -183,10 +186,10 @@ def write_reference(
         raise ValueError("give either a folder or npz of images, or a data module with --data or --config")
     images = _training_images(data) if data is not None else open_images(str(source), image_size)
     fabric = launch(devices, "32-true", num_nodes)
-    seer = (extractor or Inception()).to(fabric.device)
-    chosen = spread(images, num_images)
-    warn_of_few(len(chosen), seer)
-    statistics = Work(fabric, metrics, batch_size, num_workers, skip_corrupt).measure(images, chosen, seer)
+    features = (extractor or Inception()).to(fabric.device)
+    warn_of_few(len(evenly_spaced(images, num_images)), features)
+    job = EvaluationJob(metrics, batch_size, num_workers, skip_corrupt, fabric)
+    statistics = job.measure(images, features, num_images)
     if fabric.global_rank == 0:
         statistics.save(Path(to))
     fabric.barrier()
@@ -217,7 +220,7 @@ def main(args: Sequence[str] | None = None) -> Path:
         scores = evaluate(**options)
     assert isinstance(scores, Scores)
     if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
-        protocol.show(scores, scores.protocol)
+        protocol.print_scores(scores, scores.protocol)
     return Path(scores.protocol["source"])
 
 

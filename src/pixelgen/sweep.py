@@ -14,15 +14,18 @@ from lightning import Fabric
 from lightning.fabric.utilities import rank_zero_only
 from rich.console import Console
 
+from pixelgen.callbacks.scores import reference_file
 from pixelgen.cli.training import stop_on_bad_input
 from pixelgen.config import one_sentence
-from pixelgen.data.sets import arrays, open_images
 from pixelgen.distributed.launch import Precision, launch
 from pixelgen.encoders import FeatureExtractor
 from pixelgen.evaluation import protocol
-from pixelgen.evaluation.compare import Result, command, numbers, plot, ranked, table_of, write_csv
-from pixelgen.evaluation.extract import ONLY_FRECHET, Metrics
-from pixelgen.evaluation.measure import Work, check_reference, scores_file
+from pixelgen.evaluation.compare import Result, plot, ranked, sample_command, table_of, write_csv
+from pixelgen.evaluation.images import open_images
+from pixelgen.evaluation.job import EvaluationJob
+from pixelgen.evaluation.reference import Reference
+from pixelgen.evaluation.score_set import score_set
+from pixelgen.evaluation.scores import ONLY_FRECHET, Metrics
 from pixelgen.evaluation.statistics import Statistics
 from pixelgen.evaluation.sweep import Row, rows
 from pixelgen.runs.averages import average_weights, check_average, load_average
@@ -74,7 +77,7 @@ class Scorer:
     """Scores the first images of folders as `evaluate` does, once: their `evaluation.json` is looked into first.
 
     Args:
-        work: of the processes.
+        job: of the processes.
         extractor: of features.
         reference: npz of statistics, npz or folder of images; None for what the run's own FID callback left.
         source: of the weights.
@@ -87,51 +90,53 @@ class Scorer:
 
     def __init__(
         self,
-        work: Work,
+        job: EvaluationJob,
         extractor: FeatureExtractor,
         reference: Path | None,
         source: Source,
         folder: Path,
         num_images: int | None = None,
     ) -> None:
-        self.work, self.extractor = work, extractor.to(work.fabric.device)
-        self.path = reference or source.home / f"reference_{extractor.name.replace('/', '_')}.npz"
-        if reference is None and not self.path.exists():
-            raise ValueError(f"there is no {self.path}: give --reference, an npz of statistics or a folder of images")
-        check_reference(self.path, extractor, work.metrics, num_images)
+        assert job.fabric is not None
+        self.job, self.fabric, self.extractor = job, job.fabric, extractor.to(job.fabric.device)
+        path = reference or source.home / reference_file(extractor)
+        if reference is None and not path.exists():
+            raise ValueError(f"there is no {path}: give --reference, an npz of statistics or a folder of images")
+        self.reference = Reference(path)
+        self.reference.check(extractor, job.metrics, num_images)
         self.folder = folder
         self.real: Statistics | None = None
 
-    def _reference(self, images: Path) -> Statistics:
+    def _real(self, images: Path) -> Statistics:
         """Statistics of the reference, of the size of the images; those of other images are written to a file, once."""
         if self.real is None:
-            self.real = self.work.reference(self.path, self.extractor, open_images(images).size)
-            kept = set() if self.path.is_dir() else arrays(self.path)
-            if "mu" not in kept or (self.real.features is not None and "features" not in kept):
-                self.path = self.folder / "reference.npz"
-                if self.work.fabric.global_rank == 0:
-                    self.real.save(self.path)
-                self.work.fabric.barrier()
+            self.real = self.reference.statistics(self.extractor, self.job, open_images(images).size)
+            stored = self.reference.stored
+            if "mu" not in stored or (self.real.features is not None and "features" not in stored):
+                self.reference = Reference(self.folder / "reference.npz")
+                if self.fabric.global_rank == 0:
+                    self.real.save(self.reference.path)
+                self.fabric.barrier()
         return self.real
 
     def __call__(self, folder: Path, num_images: int) -> dict[str, float]:
         """The scores by name."""
-        reference = self._reference(folder)
-        found = self.work.fabric.broadcast(self._find(folder, num_images, reference))
+        real = self._real(folder)
+        found = self.fabric.broadcast(self._find(folder, num_images, real))
         if found is None:
-            found = self.work.scores(folder, num_images, [self.extractor], [self.path])
-            if self.work.fabric.global_rank == 0:
-                protocol.add(scores_file(folder), found, found.protocol)
+            found = score_set(folder, num_images, [(self.extractor, self.reference)], self.job)
+            if self.fabric.global_rank == 0:
+                protocol.add(protocol.scores_file(folder), found, found.protocol)
         return dict(found)
 
-    def _find(self, folder: Path, num_images: int, reference: Statistics) -> dict[str, float] | None:
+    def _find(self, folder: Path, num_images: int, real: Statistics) -> dict[str, float] | None:
         """Scores of the same images by the same measure."""
-        path = scores_file(folder)
+        path, metrics = protocol.scores_file(folder), self.job.metrics
         wanted = {
             "extractor": self.extractor.name,
             "weights_sha256": self.extractor.weights_sha256,
-            "reference_fingerprint": reference.fingerprint,
-            "settings": self.work.metrics.possible(self.extractor, num_images, reference).protocol(),
+            "reference_fingerprint": real.fingerprint,
+            "settings": metrics.settings(metrics.possible(self.extractor, num_images, real)),
         }
         for record in json.loads(path.read_text()) if path.is_file() else []:
             about = record["protocol"]
@@ -207,7 +212,8 @@ def sweep(
         check_average(where, row.ema)
     fabric = launch(devices, precision, num_nodes)
     folder = Path(to) if to is not None else where.home / "sweep"
-    score = Scorer(Work(fabric, metrics, batch_size, 0, False), extractor, reference, where, folder, num_images)
+    job = EvaluationJob(metrics, batch_size, 0, False, fabric)
+    score = Scorer(job, extractor, reference, where, folder, num_images)
     results: list[Result] = []
     for number, result in enumerate(
         run(plan, wanted, where, fabric, score, {"precision": precision, "compiled": compile}, batch_size), 1
@@ -216,7 +222,8 @@ def sweep(
         if fabric.global_rank == 0:
             write_csv(results, folder / "sweep.csv")
             said = ", ".join(f"{name} {value}" for name, value in result.row.columns().items())
-            Console().print(f"{number}/{len(plan)}: {said}: {numbers(result.scores)}", soft_wrap=True, highlight=False)
+            scores = ", ".join(f"{name} {value:.4g}" for name, value in result.scores.items())
+            Console().print(f"{number}/{len(plan)}: {said}: {scores}", soft_wrap=True, highlight=False)
     if fabric.global_rank == 0:
         plot(results, folder / "sweep.png")
     fabric.barrier()
@@ -237,7 +244,7 @@ def main(args: Sequence[str] | None = None) -> list[Result]:
         console.print(table_of(results))
         best = ranked(results)[0]
         same = {name: options[name] for name in SAME if options[name]}
-        line = command(options["source"], best.row, same)
+        line = sample_command(options["source"], best.row, same)
         console.print(f"best, in {best.folder}:\n{line}", soft_wrap=True, highlight=False)
     return results
 

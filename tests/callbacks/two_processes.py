@@ -14,13 +14,13 @@ from torch.distributed.tensor import DTensor
 
 from pixelgen.callbacks.checkpoint import Checkpoint
 from pixelgen.callbacks.ema import EMA
-from pixelgen.callbacks.fid import FID
 from pixelgen.callbacks.geneval import GenEval
 from pixelgen.callbacks.preview import Preview
+from pixelgen.callbacks.scores import FID
 from pixelgen.callbacks.skip_nonfinite import Guard
 from pixelgen.callbacks.summary import Summary
 from pixelgen.callbacks.throughput import Throughput
-from pixelgen.evaluation.extract import Metrics
+from pixelgen.evaluation import Metrics
 from pixelgen.evaluation.geneval import Detector, Found, Prompt, Wanted, to_lines
 from tiny_run import TinyData, TinyModule, tiny_trainer
 from toy_features import Toy

@@ -6,9 +6,8 @@ import math
 
 from lightning.pytorch import LightningModule, Trainer
 
-from pixelgen.callbacks.evaluator import Evaluator, record
-from pixelgen.callbacks.log import log
 from pixelgen.callbacks.periodic import find_ema, interlude
+from pixelgen.callbacks.scores import Evaluator
 from pixelgen.conditioner import Text
 from pixelgen.data import ImageData
 from pixelgen.evaluation.geneval import Detector, GenEvalScore, Prompt, prompts_sha256, spread
@@ -72,7 +71,7 @@ class GenEval(Evaluator):
         self.detector.check(prompts)
         self._chosen = spread(prompts, self.num_prompts or len(prompts))
 
-    def evaluate(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, float]:
+    def run(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Generate, judge and log; the same values on every rank."""
         ema = find_ema(trainer)
         with interlude(trainer, pl_module, eager=pl_module.device.type == "cpu"):
@@ -87,10 +86,8 @@ class GenEval(Evaluator):
             "sampler": pl_module.sampler.settings(),  # type: ignore[union-attr, operator]
             **self.detector.protocol,
         }
-        record(trainer, about)
-        log(trainer, values)
-        self.history.append({"step": trainer.global_step, **values})
-        return values
+        self.record(trainer, about)
+        self.keep(trainer, values)
 
     def _score(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, float]:
         self.detector.to(pl_module.device)

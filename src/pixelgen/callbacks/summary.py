@@ -10,7 +10,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from rich.console import Console
 from rich.table import Table
 
-from pixelgen.callbacks.evaluator import Evaluator
+from pixelgen.callbacks.scores import Evaluator
 from pixelgen.callbacks.throughput import Throughput
 
 
