@@ -56,8 +56,8 @@ def network(name: str, published: bool) -> Denoiser:
     if published:
         return text_jit() if name == "XXL" else jit(f"{name}/16")
     if name == "XXL":
-        return TextJiT(64, hidden_size=64, num_blocks=2, num_groups=2, num_text_blocks=1, txt_embed_dim=32,
-                       txt_max_length=16, bottleneck_dim=32)  # fmt: skip
+        return TextJiT(64, hidden_size=64, depth=2, num_heads=2, text_depth=1, text_dim=32,
+                       text_length=16, bottleneck_dim=32)  # fmt: skip
     return JiT(64, hidden_size=64, depth=2, num_heads=2, bottleneck_dim=32, in_context_len=8, in_context_start=1)
 
 
@@ -88,7 +88,7 @@ def measure(setting: Setting, fabric: Fabric, args: argparse.Namespace) -> list[
     side, batch = denoiser.image_size, args.batch
     noise = torch.randn(batch, 3, side, side, device=fabric.device)
     wanted = condition(denoiser, batch).to(fabric.device)
-    unwanted = torch.zeros_like(wanted) if wanted.ndim > 1 else denoiser.null_condition(wanted)
+    unwanted = torch.zeros_like(wanted) if wanted.ndim > 1 else torch.full_like(wanted, denoiser.num_classes)
     rows = 0
 
     def predict(x: Tensor, t: Tensor, c: Tensor | None) -> Tensor:

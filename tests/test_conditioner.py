@@ -6,6 +6,7 @@ from lightning import Trainer
 from torch.utils.data import DataLoader
 
 from pixelgen import PixelGen
+from pixelgen.conditioner import Labels, Text, Unconditional
 from pixelgen.encoders import TextEncoder
 from pixelgen.flow import Euler
 from pixelgen.models import JiT, TextJiT
@@ -21,8 +22,8 @@ def encoder():
 
 def denoiser(**options):
     torch.manual_seed(0)
-    sizes = dict(patch_size=4, hidden_size=16, num_blocks=2, num_groups=2, num_text_blocks=1, bottleneck_dim=4)
-    network = TextJiT(8, **{**sizes, "txt_embed_dim": 16, "txt_max_length": 6, **options})
+    sizes = dict(patch_size=4, hidden_size=16, depth=2, num_heads=2, text_depth=1, bottleneck_dim=4)
+    network = TextJiT(8, **{**sizes, "text_dim": 16, "text_length": 6, **options})
     for parameter in network.parameters():
         torch.nn.init.normal_(parameter, std=0.1)
     return network
@@ -156,8 +157,8 @@ def test_without_text_encoder_states_serve_but_prompts_do_not(encoder):
 @pytest.mark.parametrize(
     ("network", "message"),
     [
-        (denoiser(txt_embed_dim=8), "gives 6 embeddings of width 16, but the denoiser is built for 6 of width 8"),
-        (denoiser(txt_max_length=5), "gives 6 embeddings of width 16, but the denoiser is built for 5 of width 16"),
+        (denoiser(text_dim=8), "gives 6 embeddings of width 16, but the denoiser is built for 6 of width 8"),
+        (denoiser(text_length=5), "gives 6 embeddings of width 16, but the denoiser is built for 5 of width 16"),
         (denoiser(mask_padding=True), "mask_padding is True, but the text encoder's zero_padding is False"),
         (JiT(8, 4, hidden_size=16, depth=2, num_heads=2, in_context_start=1), "JiT takes no prompts"),
     ],
@@ -172,3 +173,25 @@ def test_masked_padding_trains_and_samples():
     model = PixelGen(denoiser(mask_padding=True), sampler=GUIDED, text_encoder=encoder)
     train(model, {"image": images(2), "caption": ["a red circle", ""]})
     assert model.sample(["a red circle", ""]).isfinite().all()
+
+
+def test_dropped_labels_are_the_null_class():
+    labels, drop = Labels(3), torch.tensor([True, False, True])
+    assert labels.drop(torch.tensor([0, 1, 2]), drop).tolist() == [3, 1, 3]
+    assert Unconditional().drop(None, drop) is None
+
+
+def test_examples_take_classes_in_turn_or_evenly():
+    assert Labels(3).examples(5, None) == [0, 1, 2, 0, 1]
+    assert Labels(1000).examples(4, None) == [0, 250, 500, 750]
+    assert Unconditional().examples(2, None) == [None, None]
+    with pytest.raises(ValueError, match="give prompts to the callback"):
+        Text(None).examples(2, None)
+
+
+def test_null_is_no_condition():
+    network = JiT(8, 4, hidden_size=16, depth=2, num_heads=2, num_classes=None)
+    assert isinstance(PixelGen(network, conditioner=None).conditioner, Unconditional)
+    assert isinstance(PixelGen(network).conditioner, Unconditional)
+    with pytest.raises(ValueError, match="are both given"):
+        PixelGen(denoiser(), text_encoder=encoder, conditioner=None)

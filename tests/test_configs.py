@@ -65,8 +65,8 @@ def text_files(digits, tmp_path_factory):
             (folder / "caption").write_text(f"a photo of a {image.parent.name}")
             tar.add(image, f"{image.stem}.png")
             tar.add(folder / "caption", f"{image.stem}.txt")
-    sizes = {"patch_size": 16, "hidden_size": 16, "num_blocks": 9, "num_groups": 2, "num_text_blocks": 1}
-    sizes |= {"bottleneck_dim": 4, "txt_embed_dim": 16, "txt_max_length": 8}
+    sizes = {"patch_size": 16, "hidden_size": 16, "depth": 9, "num_heads": 2, "text_depth": 1}
+    sizes |= {"bottleneck_dim": 4, "text_dim": 16, "text_length": 8}
     return [
         *("--data.shards", str(folder / "*.tar"), "--data.image_size", "32", "--data.min_side", "0"),
         *("--model.denoiser", "TextJiT"),

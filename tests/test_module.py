@@ -1,12 +1,15 @@
 import pytest
 import torch
 from lightning import Callback, Trainer
+from lightning.pytorch.callbacks import LearningRateMonitor
 from torch.utils.data import DataLoader
 
 from pixelgen import PixelGen
+from pixelgen.encoders import PatchEncoder
 from pixelgen.flow import Euler, draw_noise
-from pixelgen.losses import Objective
-from pixelgen.models import JiT
+from pixelgen.losses import REPA, AdaptiveWeight, Objective
+from pixelgen.models import Denoiser, JiT
+from pixelgen.module import WarmUp
 
 
 def tiny(num_classes=3, **options):
@@ -94,25 +97,133 @@ def test_published_optimizer():
     assert (group["lr"], group["betas"], group["weight_decay"]) == (1e-4, (0.9, 0.999), 0.0)
 
 
+def test_the_optimizer_is_given_named_parameters():
+    named = []
+
+    def groups(parameters):
+        named.extend(parameters)
+        biases = [p for name, p in named if name.endswith("bias")]
+        others = [p for name, p in named if not name.endswith("bias")]
+        return torch.optim.AdamW([{"params": biases, "weight_decay": 0.0}, {"params": others}], lr=1e-3)
+
+    model = PixelGen(tiny().denoiser, optimizer=groups)
+    train(model, 1)
+    assert dict(named).keys() == {name for name, p in model.named_parameters() if p.requires_grad}
+
+
 @pytest.mark.parametrize("warmup_steps", [0, 4])
 def test_warm_up_multiplies_whatever_the_scheduler_says(warmup_steps):
-    rates = []
+    rates, seen = [], []
 
     class Recording(torch.optim.SGD):
         def step(self, closure=None):
             rates.append(self.param_groups[0]["lr"])
             return super().step(closure)
 
+    class Monitor(LearningRateMonitor):
+        def on_train_batch_start(self, trainer, *args):
+            seen.extend(self._extract_stats(trainer, "step").values())
+
+        def on_train_start(self, trainer, *args):
+            self.lrs = {name: [] for name in self._find_names_from_schedulers(trainer.lr_scheduler_configs)[0][0]}
+
     def decay(optimizer):
         return torch.optim.lr_scheduler.PolynomialLR(optimizer, total_iters=10)
 
-    train(
-        PixelGen(tiny().denoiser, optimizer=lambda p: Recording(p, lr=1.0), scheduler=decay, warmup_steps=warmup_steps),
-        12,
+    model = PixelGen(
+        tiny().denoiser, optimizer=lambda p: Recording(p, lr=1.0), scheduler=decay, warmup_steps=warmup_steps
     )
+    train(model, 12, callbacks=[Monitor()])
     decayed = [max(0.0, 1 - step / 10) for step in range(12)]
     ramp = [min(1.0, (step + 1) / max(1, warmup_steps)) for step in range(12)]
     assert rates == pytest.approx([a * b for a, b in zip(decayed, ramp, strict=True)])
+    assert seen == pytest.approx(rates)
+
+
+def test_warm_up_alone_and_resumed():
+    def schedule():
+        optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=2.0)
+        return optimizer, WarmUp(torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0), 4)
+
+    (optimizer, warm_up), rates = schedule(), []
+    for step in range(6):
+        if step == 2:
+            state, (optimizer, warm_up) = warm_up.state_dict(), schedule()
+            warm_up.load_state_dict(state)
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        warm_up.step()
+    assert rates == [0.5, 1.0, 1.5, 2.0, 2.0, 2.0]
+
+
+@pytest.mark.parametrize("name", ["denoiser", "sampler", "time", "optimizer"])
+def test_what_cannot_be_off_refuses_null(name):
+    with pytest.raises(ValueError, match=rf"model\.{name} cannot be null"):
+        PixelGen(**({"denoiser": tiny().denoiser} | {name: None}))
+
+
+def test_precision_of_samples_is_a_choice():
+    model = tiny()
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = model.sample([0, 1])
+    assert torch.equal(model.sample([0, 1], precision="bf16-mixed"), mixed)
+    assert torch.equal(model.sample([0, 1], precision="32-true"), model.sample([0, 1]))
+    assert not torch.equal(mixed, model.sample([0, 1]))
+
+
+def test_a_model_in_bfloat16_samples():
+    model = tiny()
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    whole = model.sample([0, 1])
+    small = model.bfloat16().sample([0, 1])
+    assert small.dtype == torch.float32
+    assert torch.allclose(small, whole, atol=0.1)
+
+
+def test_a_model_says_what_it_is():
+    text = repr(tiny())
+    assert "PixelGen: JiT, 0.0 M parameters, 8 px, 3 classes" in text
+    assert "sampler: Euler(num_steps=3, shift=1.0, guidance=1.0" in text
+    assert len(text.splitlines()) <= 4
+
+
+class Smallest(Denoiser):
+    """A denoiser of one's own, with `forward` alone."""
+
+    def __init__(self):
+        super().__init__(image_size=8)
+        self.mix = torch.nn.Conv2d(3, 3, 1)
+
+    def forward(self, x_t, t, condition=None):
+        return self.mix(x_t)
+
+
+def test_a_denoiser_needs_forward_alone():
+    model = PixelGen(Smallest(), sampler=Euler(num_steps=2))
+    train(model, 2, labels=False)
+    assert model.sample(seeds=[0, 1]).shape == (2, 3, 8, 8)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"objective": dict(repa=REPA(), encoder=PatchEncoder(torch.nn.Identity(), 3))},
+            r"objective\.repa needs more of",
+        ),
+        ({"objective": dict(adaptive=AdaptiveWeight())}, r"objective\.adaptive needs more of Smallest .*last_layer"),
+        ({"checkpoint_blocks": True}, r"model\.checkpoint_blocks needs more of Smallest .*blocks"),
+        ({"compile_blocks": True}, r"compile_blocks needs more of Smallest .*blocks"),
+    ],
+)
+def test_what_options_need_more_is_asked_for_in_one_sentence(options, message):
+    if "objective" in options:
+        options = {"objective": Objective(**options["objective"])}
+    with pytest.raises(ValueError, match=message):
+        PixelGen(Smallest(), **options)
 
 
 def test_fixed_positions_are_not_optimised():

@@ -19,8 +19,8 @@ from pixelgen.sample import main as sample
 from shard_files import picture, write_tar
 from tiny_transformers import tiny_qwen3
 
-SIZES = {"patch_size": 8, "hidden_size": 16, "num_blocks": 2, "num_groups": 2, "num_text_blocks": 1}
-SIZES |= {"bottleneck_dim": 4, "txt_embed_dim": 16, "txt_max_length": 12}
+SIZES = {"patch_size": 8, "hidden_size": 16, "depth": 2, "num_heads": 2, "text_depth": 1}
+SIZES |= {"bottleneck_dim": 4, "text_dim": 16, "text_length": 12}
 QUIET = [
     *("--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false", "--trainer.precision", "32"),
     *("--trainer.enable_model_summary", "false", "--callbacks.summary", "null", "--trainer.limit_val_batches", "1"),

@@ -11,14 +11,12 @@ from difflib import get_close_matches
 from importlib import import_module
 from inspect import isfunction
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import yaml
 from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 
 from pixelgen.flow import Sampler
-
-T = TypeVar("T")
 
 set_parsing_settings(subclasses_enabled=[Sampler])  # else a dataclass stands for itself alone
 
@@ -29,7 +27,7 @@ _FRAME = re.compile(
 )
 
 
-def build(kind: type[T], config: Any, what: str = "value") -> T:
+def build(kind: Any, config: Any, what: str = "value") -> Any:
     """Build an object of a type from a config, as the command line does.
 
     Args:
@@ -44,10 +42,9 @@ def build(kind: type[T], config: Any, what: str = "value") -> T:
     parser.add_argument(f"--{what}", type=kind)
     try:
         found = config if isinstance(config, Namespace) else parser.parse_object({what: config})[what]
-        built: T = parser.instantiate(Namespace(**{what: found}))[what]
+        return parser.instantiate(Namespace(**{what: found}))[what]
     except (ArgumentError, ValueError, OSError, ModuleNotFoundError) as error:
         raise ValueError(one_sentence(error)) from error
-    return built
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:

@@ -144,7 +144,7 @@ class PixelGen(LightningModule):
         self.noise_scale = noise_scale
         self.seed = seed
         if checkpoint_blocks:
-            self.denoiser.require("blocks", "model.checkpoint_blocks")
+            self.denoiser.require("model.checkpoint_blocks", "blocks")
         self.denoiser.checkpoint_blocks = checkpoint_blocks
         if compile_blocks:
             self.denoiser.compile_blocks()

@@ -236,3 +236,13 @@ def test_buffers_that_would_stay_empty_are_refused_under_fsdp(group):
     denoiser.register_buffer("table", torch.ones(2), persistent=False)
     with pytest.raises(ValueError, match=r"every buffer must be persistent, but table is not in the state dict"):
         shard(denoiser, [], group)
+
+
+def test_a_gate_that_passes_on_some_processes_only_does_not_stop_the_others(tmp_path):
+    """The adaptive weight takes gradients, for which FSDP2 exchanges weights: all processes must make them."""
+    gated = ["--model.objective.pdino.gated", "true", "--model.objective.gate.threshold", "0.5"]
+    only = ["--model.objective.lpips", "null", "--callbacks.fid", "null", "--callbacks.preview", "null"]
+    length = ["--trainer.max_steps", "60", "--trainer.accumulate_grad_batches", "1"]
+    fit("fsdp", tmp_path / "run", *gated, *only, *length)
+    passed = {float(value) for (_, name), value in logged(tmp_path / "run").items() if name == "gate/passed"}
+    assert 0.125 in passed  # one sample of eight: it is on one of the two processes

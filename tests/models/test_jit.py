@@ -72,12 +72,6 @@ def test_unconditional_network_takes_no_label():
     model = awake(tiny(num_classes=None))
     assert not any("y_embedder" in name or "in_context" in name for name in model.state_dict())
     assert model(torch.randn(2, 3, 8, 8), torch.rand(2)).shape == (2, 3, 8, 8)
-    assert model.drop_condition(None, torch.tensor([True, False])) is None
-
-
-def test_dropped_condition_is_the_null_class():
-    dropped = tiny().drop_condition(torch.tensor([0, 1, 2]), torch.tensor([True, False, True]))
-    assert dropped.tolist() == [3, 1, 3]
 
 
 def test_other_sizes_and_shapes_get_their_own_positions():

@@ -5,14 +5,12 @@ import torch
 
 from golden_files import load_golden, section
 from pixelgen.models import TextJiT, text_jit
-from pixelgen.models.layers import position_embedding
-from pixelgen.models.memory import training_memory
-from pixelgen.models.rotary import alternating_table
+from pixelgen.models.rotary import alternating_table, position_embedding
 
 
 def tiny(**options) -> TextJiT:
-    settings = dict(input_size=8, patch_size=4, hidden_size=16, num_blocks=2, num_groups=2, num_text_blocks=1)
-    return TextJiT(**{**settings, "txt_embed_dim": 6, "txt_max_length": 5, "bottleneck_dim": 4, **options})
+    settings = dict(input_size=8, patch_size=4, hidden_size=16, depth=2, num_heads=2, text_depth=1)
+    return TextJiT(**{**settings, "text_dim": 6, "text_length": 5, "bottleneck_dim": 4, **options})
 
 
 def awake(model: TextJiT) -> TextJiT:
@@ -30,9 +28,13 @@ def states(batch=2, padded=0):
     return text
 
 
+NAMES = dict(num_blocks="depth", num_groups="num_heads", num_text_blocks="text_depth", txt_embed_dim="text_dim")
+NAMES |= {"txt_max_length": "text_length"}  # of the release → ours
+
+
 def test_agrees_with_the_release():
     tensors, settings = load_golden("text")
-    model = TextJiT(**settings["config"]).eval()
+    model = TextJiT(**{NAMES.get(name, name): value for name, value in settings["config"].items()}).eval()
     computed_positions = model.pos_embed.clone()
     model.load_state_dict(section(tensors, "weights"))
     assert torch.allclose(computed_positions, model.pos_embed, atol=1e-6)
@@ -131,7 +133,7 @@ def test_positions_of_another_size_are_computed_once(monkeypatch):
         return position_embedding(*arguments)
 
     model = tiny()
-    monkeypatch.setattr("pixelgen.models.denoiser.position_embedding", counted)
+    monkeypatch.setattr("pixelgen.models.transformer.position_embedding", counted)
     with torch.inference_mode():
         first = model.positions(2, 7)
     assert torch.equal(first, position_embedding(16, 2, 7))
@@ -196,11 +198,6 @@ def test_other_conditions_are_refused(text):
 
 def test_impossible_sizes_say_what_to_change():
     with pytest.raises(ValueError, match="hidden size 16 is not a multiple"):
-        tiny(num_groups=3)
+        tiny(num_heads=3)
     with pytest.raises(ValueError, match="do not divide into patches"):
         tiny()(torch.randn(1, 3, 8, 10), torch.rand(1), states(1))
-
-
-def test_memory_counts_text_too():
-    plain, deeper = (training_memory(tiny(num_text_blocks=n), 2).activations for n in (0, 1))
-    assert 0 < plain < deeper

@@ -46,11 +46,11 @@ TINY_TEXT = {
     "patch_size": 4,
     "in_channels": 3,
     "hidden_size": 16,
-    "num_blocks": 2,
-    "num_groups": 2,
-    "num_text_blocks": 1,
-    "txt_embed_dim": 16,
-    "txt_max_length": 6,
+    "depth": 2,
+    "num_heads": 2,
+    "text_depth": 1,
+    "text_dim": 16,
+    "text_length": 6,
     "bottleneck_dim": 4,
 }
 WITH_TOKENS = TINY | {"in_context_len": 2, "in_context_start": 1}

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 import torch
-from jsonargparse import ArgumentParser, Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import RichModelSummary
@@ -32,7 +31,7 @@ from pixelgen.cli.arguments import (
     with_config_of_run,
     with_nulls,
 )
-from pixelgen.config import one_sentence
+from pixelgen.config import build, one_sentence
 from pixelgen.data import ImageData
 from pixelgen.distributed.fsdp import FSDP, refuse_shards, refuse_unsupported
 from pixelgen.models import Denoiser
@@ -140,7 +139,7 @@ class CLI(LightningCLI):
         fill(self.config, given, "data.init_args.seed", self.config.seed_everything)
         fill(self.config, given, "model.init_args.seed", self.config.seed_everything)
         fill_schedule(self.config, given)
-        data = build_data(self.config)
+        data: ImageData = build(ImageData, self.config.data, "data")
         for side, value in (("input_size", data.image_size), ("num_classes", data.num_classes)):
             fill(self.config, given, f"model.init_args.denoiser.init_args.{side}", value)
 
@@ -149,11 +148,9 @@ class CLI(LightningCLI):
         rank: int = rank_zero_only.rank  # type: ignore[attr-defined]
         if rank and strategy_name(self.config).endswith("FSDP"):
             arguments = self.config.model.init_args
-            parser = ArgumentParser(exit_on_error=False)
-            parser.add_argument("--denoiser", type=Denoiser)
             warnings.filterwarnings("ignore", message=r"\s*Unable to serialize instance")  # nothing of it is saved
             with torch.device("meta"):
-                arguments.denoiser = parser.instantiate(Namespace(denoiser=arguments.denoiser)).denoiser
+                arguments.denoiser = build(Denoiser, arguments.denoiser, "denoiser")
         super().instantiate_classes()
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
@@ -231,14 +228,6 @@ def stop_on_bad_input() -> Iterator[None]:
     except ValueError as error:
         sys.stderr.write(f"error: {error}\n")
         raise SystemExit(2) from error
-
-
-def build_data(config: Namespace) -> ImageData:
-    """The data module of a config, on its own."""
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_argument("--data", type=ImageData)
-    data: ImageData = parser.instantiate(Namespace(data=config.data)).data
-    return data
 
 
 def check(model: PixelGen, data: ImageData) -> None:

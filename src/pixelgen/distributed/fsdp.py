@@ -63,8 +63,9 @@ def shard(denoiser: Denoiser, others: Iterable[nn.Module], mesh: DeviceMesh) -> 
     whole of it. If it is on the meta device on rank 0 too, its weights are drawn there.
 
     Raises:
-        ValueError: if a parameter is frozen, or a buffer is not in the state dict.
+        ValueError: if a parameter is frozen, a buffer is not in the state dict, or the denoiser knows no blocks.
     """
+    denoiser.require("FSDP2", "blocks", "initialise")
     modules = [denoiser, *others]
     buffers = [name for module in modules for name, _ in module.named_buffers() if name not in module.state_dict()]
     if buffers:  # the other processes would never get its values

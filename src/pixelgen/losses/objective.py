@@ -130,7 +130,7 @@ class Objective(nn.Module):
         if self.gate is not None and self.gate.normalise == "expected":
             self.expected = time.fraction_above(self.gate.threshold)
         if self.adaptive is not None:
-            denoiser.require("last_layer", "objective.adaptive")
+            denoiser.require("objective.adaptive", "last_layer")
 
     def forward(self, p: Prediction) -> Terms:
         """All terms that are on, unweighted."""

@@ -35,7 +35,8 @@ class REPA(nn.Module, Term):
             ValueError: if the denoiser has no such block.
         """
         assert encoder is not None
-        depth, hidden_size = len(denoiser.require("blocks", "repa")), denoiser.require("hidden_size", "repa")
+        denoiser.require("objective.repa", "hidden_size", "blocks", "forward_with_features")
+        depth, hidden_size = len(denoiser.blocks), denoiser.hidden_size
         if not 0 <= self.layer < depth:
             raise ValueError(f"repa.layer is {self.layer}, but the denoiser has blocks 0 to {depth - 1}")
         width = self.projector_dim or hidden_size

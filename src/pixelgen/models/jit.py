@@ -5,71 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from pixelgen.models.denoiser import Denoiser
-from pixelgen.models.layers import (
-    Block,
-    LabelEmbedder,
-    PatchEmbed,
-    RMSNorm,
-    SwiGLU,
-    TimestepEmbedder,
-    attention,
-    modulate,
-    patches_to_image,
-)
-from pixelgen.models.rotary import rotary_table, rotate
+from pixelgen.models.layers import Attention, Block, FinalLayer, SwiGLU, TimestepEmbedder, named, patches_to_image
+from pixelgen.models.rotary import rotary_table
+from pixelgen.models.transformer import PatchTransformer
 
 
-class Attention(nn.Module):
-    """Multi-head self-attention with normalised queries and keys and rotary positions.
-
-    Args:
-        dim: width of a token.
-        num_heads: number of heads.
-        attn_drop: dropout of attention weights.
-        proj_drop: dropout of the output.
-    """
-
-    def __init__(self, dim: int, num_heads: int, attn_drop: float, proj_drop: float) -> None:
-        super().__init__()
-        self.num_heads = num_heads
-        self.qkv = nn.Linear(dim, 3 * dim)
-        self.q_norm = RMSNorm(dim // num_heads)
-        self.k_norm = RMSNorm(dim // num_heads)
-        self.proj = nn.Linear(dim, dim)
-        self.attn_drop = attn_drop
-        self.proj_drop = nn.Dropout(proj_drop)
-
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        """(B, N, D) → (B, N, D); `cos` and `sin` are (N, head_dim/2)."""
-        q, k, v = self.qkv(x).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
-        q, k = rotate(self.q_norm(q), cos, sin), rotate(self.k_norm(k), cos, sin)
-        out = attention(q, k, v, self.attn_drop if self.training else 0.0)
-        return self.proj_drop(self.proj(out.transpose(1, 2).flatten(2)))
-
-
-class FinalLayer(nn.Module):
-    """Tokens → pixels of their patches, modulated by the conditioning vector.
-
-    Args:
-        dim: width of a token.
-        patch_size: side of a patch in pixels.
-        channels: channels of the image.
-    """
-
-    def __init__(self, dim: int, patch_size: int, channels: int) -> None:
-        super().__init__()
-        self.norm_final = RMSNorm(dim)
-        self.linear = nn.Linear(dim, patch_size * patch_size * channels)
-        self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(dim, 2 * dim))
-
-    def forward(self, x: Tensor, c: Tensor) -> Tensor:
-        """(B, N, D) → (B, N, p·p·C)."""
-        shift, scale = self.adaLN_modulation(c).chunk(2, dim=-1)
-        return self.linear(modulate(self.norm_final(x), shift, scale))
-
-
-class JiT(Denoiser):
+class JiT(PatchTransformer):
     """Class-conditional pixel diffusion transformer with x-prediction (JiT, arXiv 2511.13720; PixelGen's network).
 
     Conditions are class indices (B,) in [0, num_classes]; index `num_classes` is the null class. With `num_classes`
@@ -107,12 +48,7 @@ class JiT(Denoiser):
         attn_drop: float = 0.0,
         proj_drop: float = 0.0,
     ) -> None:
-        super().__init__(input_size, patch_size, in_channels, num_classes)
-        if hidden_size % (4 * num_heads):
-            raise ValueError(
-                f"hidden size {hidden_size} is not a multiple of 4 x {num_heads} heads, which rotary positions need: "
-                "choose another hidden size or number of heads"
-            )
+        super().__init__(input_size, patch_size, in_channels, num_classes, hidden_size=hidden_size, num_heads=num_heads)
         if num_classes is not None and in_context_len and not 0 <= in_context_start < depth:
             raise ValueError(
                 f"in_context_start is {in_context_start}, but there are blocks 0 to {depth - 1}: choose one of them, "
@@ -120,63 +56,44 @@ class JiT(Denoiser):
             )
         if num_classes is not None and num_classes < 1:
             raise ValueError(f"num_classes is {num_classes}: give at least 1, or null for an unconditional network")
-        self.hidden_size = hidden_size
-        self.head_dim = hidden_size // num_heads
         self.in_context_len = in_context_len if num_classes is not None else 0
         self.in_context_start = in_context_start
-        self.x_embedder = PatchEmbed(patch_size, in_channels, hidden_size, bottleneck_dim)
-        tokens = (input_size // patch_size) ** 2
-        self.register_buffer("pos_embed", torch.empty(1, tokens, hidden_size))
+        if bottleneck_dim is None:
+            self.x_embedder = named(proj1=nn.Conv2d(in_channels, hidden_size, patch_size, patch_size))
+        else:
+            narrow = nn.Conv2d(in_channels, bottleneck_dim, patch_size, patch_size, bias=False)
+            self.x_embedder = named(proj1=narrow, proj2=nn.Conv2d(bottleneck_dim, hidden_size, 1))
         self.t_embedder = TimestepEmbedder(hidden_size)
         if num_classes is not None:
-            self.y_embedder = LabelEmbedder(num_classes, hidden_size)
+            self.y_embedder = named(embedding_table=nn.Embedding(num_classes + 1, hidden_size))
         if self.in_context_len:
             self.in_context_posemb = nn.Parameter(torch.empty(1, in_context_len, hidden_size))
         middle = range(depth // 4, depth // 4 * 3)
         self.blocks = nn.ModuleList(
-            self._block(num_heads, mlp_ratio, *(attn_drop, proj_drop) if i in middle else (0.0, 0.0))
+            _block(hidden_size, num_heads, mlp_ratio, *(attn_drop, proj_drop) if i in middle else (0.0, 0.0))
             for i in range(depth)
         )
-        self.final_layer = FinalLayer(hidden_size, patch_size, in_channels)
+        self.final_layer = FinalLayer(hidden_size, patch_size**2 * in_channels)
         self.initialise()
-
-    def _block(self, num_heads: int, mlp_ratio: float, attn_drop: float, proj_drop: float) -> Block:
-        width = self.hidden_size
-        attn = Attention(width, num_heads, attn_drop, proj_drop)
-        mlp = SwiGLU(width, int(int(width * mlp_ratio) * 2 / 3), proj_drop)
-        return Block(width, attn, mlp, nn.Sequential(nn.SiLU(), nn.Linear(width, 6 * width)))
 
     def initialise(self) -> None:
         """Published initialisation: Xavier, N(0, 0.02²) for labels and time, zero for adaLN and the last layer."""
-        small: list[Tensor] = []
-        if self.num_classes is not None:
-            small.append(self.y_embedder.embedding_table.weight)
+        small = [] if self.num_classes is None else list(self.y_embedder.parameters())
         if self.in_context_len:
             small.append(self.in_context_posemb)
         self.draw_weights(small)
-
-    @property
-    def last_layer(self) -> nn.Linear:
-        """The last linear layer, whose weight the adaptive perceptual weight looks at."""
-        return self.final_layer.linear
-
-    def null_condition(self, condition: Tensor | None) -> Tensor | None:
-        """The null class for every sample, or None if the network is unconditional."""
-        if self.num_classes is None or condition is None:
-            return None
-        return torch.full_like(condition, self.num_classes)
 
     def forward_with_features(
         self, x_t: Tensor, t: Tensor, condition: Tensor | None = None, layer: int | None = None
     ) -> tuple[Tensor, Tensor | None]:
         """Prediction like `x_t`, and the patch tokens (B, N, D) entering block `layer`."""
         rows, columns = self.grid(x_t)
-        x = self.x_embedder(x_t) + self.positions(rows, columns)
+        x = self.x_embedder(x_t).flatten(2).transpose(1, 2) + self.positions(rows, columns)
         c = self.t_embedder(t)
-        y = self.embed_condition(condition)
+        y = None if self.num_classes is None else self.embed_label(condition)
         c = c if y is None else c + y
         features: Tensor | None = None
-        cos, sin = rotary_table(self.head_dim, rows, columns, 0, x.device)
+        table = rotary_table(self.head_dim, rows, columns, 0, x.device)
         context = 0
         for i, block in enumerate(self.blocks):
             if i == layer:
@@ -184,19 +101,22 @@ class JiT(Denoiser):
             if y is not None and i == self.in_context_start and self.in_context_len:
                 context = self.in_context_len
                 x = torch.cat([(y.unsqueeze(1) + self.in_context_posemb).to(x.dtype), x], dim=1)
-                cos, sin = rotary_table(self.head_dim, rows, columns, context, x.device)
-            x = self.run_block(block, x, c, cos, sin)
+                table = rotary_table(self.head_dim, rows, columns, context, x.device)
+            x = self.run_block(block, x, c, table)
         out = self.final_layer(x[:, context:], c)
         return patches_to_image(out, rows, columns, self.patch_size), features
 
-    def embed_condition(self, condition: Tensor | None) -> Tensor | None:
-        """Label embedding (B, D), or None if the network is unconditional."""
-        if self.num_classes is None:
-            return None
+    def embed_label(self, condition: Tensor | None) -> Tensor:
+        """Class indices (B,) → their embeddings (B, D)."""
         if condition is None:
             raise ValueError(
                 f"this network has {self.num_classes} classes: give a label for each image "
                 f"({self.num_classes} is the null class)"
             )
-        embedding: Tensor = self.y_embedder(condition)
-        return embedding
+        return self.y_embedder(condition)
+
+
+def _block(width: int, num_heads: int, mlp_ratio: float, attn_drop: float, proj_drop: float) -> Block:
+    attn = Attention(width, num_heads, attn_drop=attn_drop, proj_drop=proj_drop)
+    mlp = SwiGLU(width, int(int(width * mlp_ratio) * 2 / 3), proj_drop)
+    return Block(width, attn, mlp, nn.Sequential(nn.SiLU(), nn.Linear(width, 6 * width)))

@@ -1,19 +1,18 @@
-"""Layers shared by the denoisers. Parameter names are those of the published checkpoints."""
+"""Layers of the denoisers, with the parameter names of the published checkpoints; `dim` is the width D of a token."""
 
 from __future__ import annotations
+
+from collections import OrderedDict
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pixelgen.models.rotary import rotate
+
 
 class RMSNorm(nn.Module):
-    """Root-mean-square normalisation over the last dimension, in float32, times a learned weight.
-
-    Args:
-        dim: size of the last dimension.
-        eps: added to the mean square.
-    """
+    """Root-mean-square normalisation over the last dimension, in float32, times a learned weight."""
 
     def __init__(self, dim: int, eps: float = 1e-6) -> None:
         super().__init__()
@@ -28,14 +27,7 @@ class RMSNorm(nn.Module):
 
 
 class SwiGLU(nn.Module):
-    """Gated feed-forward network: `w3(dropout(silu(a) · b))` with `a, b = w12(x)`.
-
-    Args:
-        dim: width of the input and output.
-        hidden: width of each of the two halves.
-        dropout: probability of dropping a hidden value.
-        bias: whether the projections add one.
-    """
+    """Gated feed-forward network: `w3(dropout(silu(a) · b))` with `a, b = w12(x)`, `hidden` wide each."""
 
     def __init__(self, dim: int, hidden: int, dropout: float = 0.0, bias: bool = True) -> None:
         super().__init__()
@@ -60,8 +52,7 @@ class TimestepEmbedder(nn.Module):
 
     def __init__(self, dim: int, max_period: float = 10_000.0, frequencies: int = 256) -> None:
         super().__init__()
-        first, last = nn.Linear(frequencies, dim), nn.Linear(dim, dim)
-        self.mlp = nn.Sequential(first, nn.SiLU(), last)
+        self.mlp = nn.Sequential(nn.Linear(frequencies, dim), nn.SiLU(), nn.Linear(dim, dim))
         self.max_period = max_period
         self.frequencies = frequencies
 
@@ -75,80 +66,38 @@ class TimestepEmbedder(nn.Module):
         return self.mlp(embedding.to(weight.dtype))
 
 
-class LabelEmbedder(nn.Module):
-    """Class index → vector; the last row of the table is the null class.
+class Attention(nn.Module):
+    """Multi-head self-attention with normalised queries and keys, and rotary positions if they are given.
 
-    Args:
-        num_classes: number of classes without the null class.
-        dim: width of the embedding.
+    Dropout is that of attention weights (`attn_drop`) and of the output (`proj_drop`).
     """
 
-    def __init__(self, num_classes: int, dim: int) -> None:
+    def __init__(
+        self, dim: int, num_heads: int, qkv_bias: bool = True, attn_drop: float = 0.0, proj_drop: float = 0.0
+    ) -> None:
         super().__init__()
-        self.embedding_table = nn.Embedding(num_classes + 1, dim)
+        self.num_heads = num_heads
+        self.qkv = nn.Linear(dim, 3 * dim, qkv_bias)
+        self.q_norm = RMSNorm(dim // num_heads)
+        self.k_norm = RMSNorm(dim // num_heads)
+        self.proj = nn.Linear(dim, dim)
+        self.attn_drop = attn_drop
+        self.proj_drop = nn.Dropout(proj_drop)
 
-    def forward(self, labels: Tensor) -> Tensor:
-        """(B,) integers in [0, num_classes] → (B, D)."""
-        return self.embedding_table(labels)
-
-
-class PatchEmbed(nn.Module):
-    """Image → one token per patch, row by row; through a bottleneck when one is given.
-
-    Args:
-        patch_size: side of a patch in pixels.
-        in_channels: channels of the image.
-        dim: width of a token.
-        bottleneck: width between the two projections, or None for a single projection.
-    """
-
-    def __init__(self, patch_size: int, in_channels: int, dim: int, bottleneck: int | None) -> None:
-        super().__init__()
-        if bottleneck is None:
-            self.proj1 = nn.Conv2d(in_channels, dim, patch_size, patch_size)
-        else:
-            self.proj1 = nn.Conv2d(in_channels, bottleneck, patch_size, patch_size, bias=False)
-            self.proj2 = nn.Conv2d(bottleneck, dim, 1)
-        self.bottleneck = bottleneck
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) → (B, N, D)."""
-        h = self.proj1(x)
-        if self.bottleneck is not None:
-            h = self.proj2(h)
-        return h.flatten(2).transpose(1, 2)
-
-
-class FlatPatchEmbed(nn.Module):
-    """Image → one token per patch, row by row: each patch as one vector, channel first, through two linear layers.
-
-    Args:
-        patch_size: side of a patch in pixels.
-        in_channels: channels of the image.
-        dim: width of a token.
-        bottleneck: width between the two projections.
-    """
-
-    def __init__(self, patch_size: int, in_channels: int, dim: int, bottleneck: int) -> None:
-        super().__init__()
-        self.proj1 = nn.Linear(in_channels * patch_size**2, bottleneck, bias=False)
-        self.proj2 = nn.Linear(bottleneck, dim)
-        self.patch_size = patch_size
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) → (B, N, D)."""
-        patches = x.unfold(2, self.patch_size, self.patch_size).unfold(3, self.patch_size, self.patch_size)
-        return self.proj2(self.proj1(patches.permute(0, 2, 3, 1, 4, 5).flatten(3).flatten(1, 2)))
+    def forward(self, x: Tensor, table: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+        """(B, N, D) → (B, N, D); rotary `table` (2, N, head_dim/2); `mask` (B, N) is false for tokens to ignore."""
+        q, k, v = heads(self.qkv(x), 3, self.num_heads)
+        q, k = self.q_norm(q), self.k_norm(k)
+        if table is not None:
+            q, k = rotate(q, table), rotate(k, table)
+        out = attention(q, k, v, self.attn_drop if self.training else 0.0, mask)
+        return self.proj_drop(self.proj(out.transpose(1, 2).flatten(2)))
 
 
 class Block(nn.Module):
     """Transformer block with adaptive layer norm: two gated residuals driven by the conditioning vector.
 
-    Args:
-        dim: width of a token.
-        attn: called with the modulated tokens and the block's context.
-        mlp: feed-forward part.
-        modulation: conditioning vector (B, D) → six modulations (B, 6·D).
+    `attn` is called with the modulated tokens and the block's context; `modulation` maps (B, D) to (B, 6·D).
     """
 
     def __init__(self, dim: int, attn: nn.Module, mlp: SwiGLU, modulation: nn.Sequential) -> None:
@@ -166,24 +115,55 @@ class Block(nn.Module):
         return x + gate_mlp.unsqueeze(1) * self.mlp(modulate(self.norm2(x), shift_mlp, scale_mlp))
 
 
+class FinalLayer(nn.Module):
+    """Tokens → pixels of their patches, modulated by the conditioning vector."""
+
+    def __init__(self, dim: int, pixels: int) -> None:
+        super().__init__()
+        self.norm_final = RMSNorm(dim)
+        self.linear = nn.Linear(dim, pixels)
+        self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(dim, 2 * dim))
+
+    def forward(self, x: Tensor, c: Tensor) -> Tensor:
+        """(B, N, D), (B, D) → (B, N, pixels)."""
+        shift, scale = self.adaLN_modulation(c).chunk(2, dim=-1)
+        return self.linear(modulate(self.norm_final(x), shift, scale))
+
+
+def named(**layers: nn.Module) -> nn.Sequential:
+    """Layers in sequence, under the names that they have in the published checkpoints."""
+    return nn.Sequential(OrderedDict(layers))
+
+
 def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     """Adaptive layer norm's affine part: `x·(1 + scale) + shift`, the same for every token."""
     return x * (1 + scale.unsqueeze(1)) + shift.unsqueeze(1)
 
 
+def heads(projected: Tensor, parts: int, num_heads: int) -> tuple[Tensor, ...]:
+    """A fused projection (B, N, parts·D) → its parts, (B, heads, N, head_dim) each."""
+    return projected.unflatten(-1, (parts, num_heads, -1)).permute(2, 0, 3, 1, 4).unbind()
+
+
 def attention(q: Tensor, k: Tensor, v: Tensor, dropout: float = 0.0, mask: Tensor | None = None) -> Tensor:
-    """Scaled dot-product attention, (B, heads, N, head_dim) each; `mask` (B, keys) is true for keys to look at.
+    """Scaled dot-product attention, (B, heads, N, head_dim) each; `mask` (B, keys) is false for keys to ignore.
 
     On CPU the formula is written out: inside a compiled block it is several times faster there than the fused kernel.
     """
-    seen = None if mask is None else mask[:, None, None]
+    mask = None if mask is None else mask[:, None, None]
     if q.device.type != "cpu":
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=seen, dropout_p=dropout)
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
     products = q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5
-    if seen is not None:
-        products = products.masked_fill(~seen, -torch.inf)
+    if mask is not None:
+        products = products.masked_fill(~mask, -torch.inf)
     weights = products.softmax(dim=-1).to(v.dtype)
     return F.dropout(weights, dropout) @ v
+
+
+def image_to_patches(images: Tensor, patch_size: int) -> Tensor:
+    """(B, C, H, W) → patches row by row, each laid out (channel, row, column): (B, N, C·p·p)."""
+    grid = images.unflatten(3, (-1, patch_size)).unflatten(2, (-1, patch_size))
+    return grid.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)
 
 
 def patches_to_image(tokens: Tensor, rows: int, columns: int, patch_size: int, channel_first: bool = False) -> Tensor:
@@ -195,31 +175,3 @@ def patches_to_image(tokens: Tensor, rows: int, columns: int, patch_size: int, c
     grid = tokens.view(batch, rows, columns, -1, p, p) if channel_first else tokens.view(batch, rows, columns, p, p, -1)
     order = (0, 3, 1, 4, 2, 5) if channel_first else (0, 5, 1, 3, 2, 4)
     return grid.permute(order).reshape(batch, -1, rows * p, columns * p)
-
-
-def position_embedding(dim: int, rows: int, columns: int) -> Tensor:
-    """Fixed sine-cosine embedding (1, rows·columns, D), row by row.
-
-    The first half encodes the column, the second the row; each half is sines, then cosines, with
-    `omega_k = 10000^(-k/(D/4))`.
-    """
-    if dim % 4:
-        raise ValueError(f"hidden size {dim} is not divisible by 4, which the position embedding needs")
-    omega = 10_000.0 ** (-torch.arange(dim // 4, dtype=torch.float64) / (dim // 4))
-
-    def encode(position: Tensor) -> Tensor:
-        angles = position.flatten()[:, None] * omega
-        return torch.cat([angles.sin(), angles.cos()], dim=1)
-
-    row, column = torch.meshgrid(
-        torch.arange(rows, dtype=torch.float64), torch.arange(columns, dtype=torch.float64), indexing="ij"
-    )
-    return torch.cat([encode(column), encode(row)], dim=1).float().unsqueeze(0)
-
-
-def xavier_linear(module: nn.Module) -> None:
-    """Xavier-uniform weights and zero bias for a Linear, or a patch convolution seen as a matrix."""
-    if isinstance(module, nn.Linear | nn.Conv2d):
-        nn.init.xavier_uniform_(module.weight.view(module.weight.shape[0], -1))
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)

@@ -170,11 +170,11 @@ def text_architecture(weights: Weights) -> dict[str, Any]:
         "patch_size": patch_size,
         "in_channels": 3,
         "hidden_size": hidden_size,
-        "num_blocks": _count(weights, "blocks."),
-        "num_groups": hidden_size // head_dim,
-        "num_text_blocks": _count(weights, "text_refine_blocks."),
-        "txt_embed_dim": _shape(weights, "y_embedder.proj.weight", 2)[1],
-        "txt_max_length": _shape(weights, "y_pos_embedding", 3)[1],
+        "depth": _count(weights, "blocks."),
+        "num_heads": hidden_size // head_dim,
+        "text_depth": _count(weights, "text_refine_blocks."),
+        "text_dim": _shape(weights, "y_embedder.proj.weight", 2)[1],
+        "text_length": _shape(weights, "y_pos_embedding", 3)[1],
         "bottleneck_dim": bottleneck_dim,
     }
 
@@ -247,7 +247,7 @@ def model_config(
     """
     if is_text(weights):
         text = text_architecture(weights)
-        encoder = {"model": text_encoder, "max_length": text["txt_max_length"]}
+        encoder = {"model": text_encoder, "max_length": text["text_length"]}
         arguments: dict[str, Any] = {
             "denoiser": {"class_path": "pixelgen.models.TextJiT", "init_args": text},
             "text_encoder": {"class_path": "pixelgen.encoders.TextEncoder", "init_args": encoder},

@@ -1,5 +1,7 @@
+import importlib.util
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -7,17 +9,15 @@ from torch import UntypedStorage
 from torch.autograd.graph import saved_tensors_hooks
 from torch.nn import functional as F
 
-from pixelgen.models import JiT, jit, memory
-from pixelgen.models.memory import (
-    GpuKernels,
-    activation_bytes,
-    checkpoint_bytes,
-    main,
-    on_meta,
-    training_memory,
-    unsharded,
-)
+from pixelgen.models import JiT, TextJiT, jit
 from pixelgen.models.rotary import rotary_table
+
+FILE = Path(__file__).parent.parent.parent / "benchmarks" / "memory.py"
+SPEC = importlib.util.spec_from_file_location("memory", FILE)
+memory = sys.modules["memory"] = importlib.util.module_from_spec(SPEC)  # where its dataclass looks types up
+SPEC.loader.exec_module(memory)
+activation_bytes, training_memory = memory.activation_bytes, memory.training_memory
+checkpoint_bytes, unsharded = memory.checkpoint_bytes, memory.unsharded
 
 B, N, C, D, H, DEPTH = 3, 64, 4, 64, 4, 4  # images, patches, class tokens, width, heads, blocks
 HIDDEN = int(4 * D * 2 / 3)
@@ -39,10 +39,10 @@ def network():
 def gpu_attention(monkeypatch):
     """A fused kernel on the CPU, which lays its output out as GPUs do."""
 
-    def attention(q, k, v, dropout=0.0):
+    def attention(q, k, v, dropout=0.0, mask=None):
         return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout).contiguous()
 
-    monkeypatch.setattr(sys.modules["pixelgen.models.jit"], "attention", attention)
+    monkeypatch.setattr(sys.modules["pixelgen.models.layers"], "attention", attention)
 
 
 def saved_by(run: Callable[[], object], autocast: bool = True) -> set[UntypedStorage]:
@@ -158,9 +158,9 @@ def test_autograd_saves_the_cast_of_every_weight(gpu_attention):
 def test_checkpointed_blocks_keep_their_inputs_and_the_inside_of_one(gpu_attention):
     denoiser = small()
     x, c = torch.randn(B, C + N, D, requires_grad=True), torch.randn(B, D, requires_grad=True)
-    cos, sin = rotary_table(D // H, 8, 8, C, x.device)
+    table = rotary_table(D // H, 8, 8, C, x.device)
     block = denoiser.blocks[-1]
-    inside = saved_by(lambda: block(x, c, cos, sin)) - storages(x, c, cos, sin, *denoiser.parameters())
+    inside = saved_by(lambda: block(x, c, table)) - storages(x, c, table, *denoiser.parameters())
     expected = activation_bytes(denoiser, B, checkpoint_blocks=True)
     denoiser.checkpoint_blocks = True
     kept = saved_by(lambda: forward(denoiser)) - storages(*denoiser.parameters())
@@ -186,13 +186,13 @@ def test_the_denoiser_is_left_as_it_is():
     assert denoiser.checkpoint_blocks
     assert not denoiser.training
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in denoiser.modules())
-    assert rotary_table(D // H, 8, 8, C, torch.device("cpu"))[0] is table[0]
-    assert all(parameter.is_meta for parameter in on_meta(denoiser).parameters())
+    assert rotary_table(D // H, 8, 8, C, torch.device("cpu")) is table
+    assert all(parameter.is_meta for parameter in memory.on_meta(denoiser).parameters())
 
 
 def test_kernels_of_a_gpu():
     a = torch.empty(2, 3, 5, 8, device="meta", requires_grad=True)
-    with GpuKernels(torch.bfloat16):
+    with memory.GpuKernels(torch.bfloat16):
         assert (a @ a.mT).dtype == torch.bfloat16
         assert (a + a).dtype == torch.float32
         assert F.scaled_dot_product_attention(a, a, a, dropout_p=0.1).shape == a.shape
@@ -204,7 +204,7 @@ def test_kernels_of_a_gpu():
 
 def test_the_command(capsys, monkeypatch):
     monkeypatch.setattr(memory, "PUBLISHED", ("B/16",))
-    main(["--batch_size", "32", "--world_size", "8"])
+    memory.main(["--batch_size", "32", "--world_size", "8"])
     (row,) = (line.split() for line in capsys.readouterr().out.splitlines() if "B/16" in line)
     assert row == ["B/16", "131", "M", "10.4", "4.2", "7.6", "1.5", "0.5", "1.0", "0.5"]
 
@@ -213,4 +213,10 @@ def test_nonsense_is_refused(network):
     with pytest.raises(ValueError, match="unknown strategy 'zero': choose one of ddp, fsdp, one"):
         training_memory(network, 1, strategy="zero")
     with pytest.raises(SystemExit, match="0 images"):
-        main(["--batch_size=0"])
+        memory.main(["--batch_size=0"])
+
+
+def test_text_counts_too():
+    sizes = dict(input_size=8, patch_size=4, hidden_size=16, depth=2, num_heads=2, text_dim=6, text_length=5)
+    plain, deeper = (training_memory(TextJiT(**sizes, bottleneck_dim=4, text_depth=n), 2).activations for n in (0, 1))
+    assert 0 < plain < deeper

@@ -1,6 +1,6 @@
 """GPU memory that training a denoiser takes, and the size of its checkpoints, without allocating either.
 
-`python -m pixelgen.models.memory` prints both for the published sizes. The paper (arXiv 2602.02493) reports 29.5 GB for
+`python benchmarks/memory.py` prints both for the published sizes. The paper (arXiv 2602.02493) reports 29.5 GB for
 L/16 with 32 images per GPU and no perceptual losses, 33.9 GB with them; the estimate without them is 30.3 GB.
 """
 
@@ -285,7 +285,7 @@ def table(batch_size: int = 32, world_size: int = 8, averages: int = 1) -> Table
 
 
 def main(args: list[str] | None = None) -> None:
-    """Print the table; see `python -m pixelgen.models.memory --help`."""
+    """Print the table; see `python benchmarks/memory.py --help`."""
     from jsonargparse import auto_cli
     from rich.console import Console
 
