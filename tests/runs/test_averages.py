@@ -8,9 +8,9 @@ import torch
 
 import pixelgen
 from pixelgen.callbacks.ema import power_function_gamma
-from pixelgen.sample import main
 from pixelgen.runs.averages import Profile, load_average, mixture, reconstruct
 from pixelgen.runs.sources import Source, width_of
+from pixelgen.sample import main
 
 
 def average(trajectory, step, width):

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import Trainer
 
-from pixelgen.callbacks.periodic import find_ema, interlude
+from pixelgen.callbacks.periodic import find_ema, sampling_mode
 from pixelgen.callbacks.scores import Evaluator
 from pixelgen.conditioner import Text
 from pixelgen.data import ImageData
@@ -58,7 +59,7 @@ class GenEval(Evaluator):
         self.seed = seed
         self._chosen: list[Prompt] = []
 
-    def check(self, pl_module: LightningModule, data: ImageData | None) -> None:
+    def check(self, pl_module: Any, data: ImageData | None) -> None:
         """Choose the prompts, and check what evaluation will need.
 
         Raises:
@@ -71,10 +72,10 @@ class GenEval(Evaluator):
         self.detector.check(prompts)
         self._chosen = spread(prompts, self.num_prompts or len(prompts))
 
-    def run(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def run(self, trainer: Trainer, pl_module: Any) -> None:
         """Generate, judge and log; the same values on every rank."""
         ema = find_ema(trainer)
-        with interlude(trainer, pl_module, eager=pl_module.device.type == "cpu"):
+        with sampling_mode(trainer, pl_module, eager=pl_module.device.type == "cpu"):
             scores = self._score(trainer, pl_module)
         values = {f"geneval/{name.removeprefix('task/')}": value for name, value in scores.items()}
         about = {
@@ -83,13 +84,13 @@ class GenEval(Evaluator):
             "prompts_sha256": prompts_sha256(self._chosen),
             "seeds": [self.seed + i for i in range(self.images_per_prompt)],
             "average": None if ema is None else ema.names[0],
-            "sampler": pl_module.sampler.settings(),  # type: ignore[union-attr, operator]
+            "sampler": pl_module.sampler.settings(),
             **self.detector.protocol,
         }
         self.record(trainer, about)
         self.keep(trainer, values)
 
-    def _score(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, float]:
+    def _score(self, trainer: Trainer, pl_module: Any) -> dict[str, float]:
         self.detector.to(pl_module.device)
         images = [prompt for prompt in self._chosen for _ in range(self.images_per_prompt)]
         score = GenEvalScore(images).to(pl_module.device)
@@ -97,7 +98,7 @@ class GenEval(Evaluator):
             made = [min(number, len(images) - 1) for number in numbers]
             texts = [images[i].text for i in made]
             seeds = [self.seed + i % self.images_per_prompt for i in made]
-            pictures = to_uint8(pl_module.sample(texts, seeds, batch_size=self.batch_size))  # type: ignore[operator]
+            pictures = to_uint8(pl_module.sample(texts, seeds, batch_size=self.batch_size))
             wanted = [number for number in numbers if number < len(images)]
             if wanted:
                 verdicts = self.detector.judge(pictures[: len(wanted)], [images[i] for i in wanted])

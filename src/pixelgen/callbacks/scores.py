@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import Trainer
 from torch import Tensor
 from torchmetrics import Metric
 
-from pixelgen.callbacks.log import log
-from pixelgen.callbacks.periodic import Periodic, find_ema, interlude
+from pixelgen.callbacks.periodic import Periodic, data_of, find_ema, log, sampling_mode
+from pixelgen.data import ImageData
 from pixelgen.encoders.frozen import FeatureExtractor
 from pixelgen.evaluation.job import EvaluationJob, refuse_stream
 from pixelgen.evaluation.reference import Reference
@@ -22,6 +22,7 @@ from pixelgen.evaluation.scores import ONLY_FRECHET, Comparison, Metrics, warn_o
 from pixelgen.evaluation.shapes_judge import ShapesAccuracy
 from pixelgen.evaluation.statistics import Statistics
 from pixelgen.flow import to_uint8
+from pixelgen.module import PixelGen
 
 
 class Evaluator(Periodic):
@@ -115,12 +116,12 @@ class FID(Evaluator):
         """What the distance is called in logs."""
         return self.extractor.metric("frechet")
 
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_fit_start(self, trainer: Trainer, pl_module: PixelGen) -> None:
         """Forget the reference of an earlier fit, whose data may have been other; check what evaluation will need."""
         self._statistics = None
         super().on_fit_start(trainer, pl_module)
 
-    def check(self, pl_module: Any, data: Any) -> None:
+    def check(self, pl_module: PixelGen, data: ImageData | None) -> None:
         """Check what evaluation will need.
 
         Raises:
@@ -141,7 +142,7 @@ class FID(Evaluator):
                 f"{names[:2]} and so on: give ShapesAccuracy the same class_names"
             )
 
-    def run(self, trainer: Trainer, pl_module: Any) -> None:
+    def run(self, trainer: Trainer, pl_module: PixelGen) -> None:
         """Generate, score and log; the same values on every rank."""
         ema = find_ema(trainer)
         averages: list[str | None] = [None]
@@ -149,15 +150,15 @@ class FID(Evaluator):
             averages = list(ema.names) if self.decays == "all" else [ema.names[0]]
         values: dict[str, float] = {}
         for i, average in enumerate(averages):
-            with interlude(trainer, pl_module, average, pl_module.device.type == "cpu"):
+            with sampling_mode(trainer, pl_module, average or True, pl_module.device.type == "cpu"):
                 scores = self._score(trainer, pl_module, average)
             values |= {name if i == 0 else f"{name}/{average}": value for name, value in scores.items()}
         self.keep(trainer, values)
 
-    def _score(self, trainer: Trainer, pl_module: Any, average: str | None) -> dict[str, float]:
+    def _score(self, trainer: Trainer, pl_module: PixelGen, average: str | None) -> dict[str, float]:
         real = self._reference(trainer, pl_module)
         comparison = Comparison(self.extractor, real, self.num_samples, self.metrics)
-        requests = pl_module.conditioner.examples(self.num_samples, trainer.datamodule)  # type: ignore[attr-defined]
+        requests = pl_module.conditioner.examples(self.num_samples, data_of(trainer))
         if self.accuracy is not None:
             self.accuracy.to(pl_module.device).reset()
         for numbers, images in self._stream(trainer, pl_module, requests):
@@ -185,7 +186,7 @@ class FID(Evaluator):
         self.record(trainer, {**scores, **comparison.protocol["settings"], **about})
         return scores
 
-    def _stream(self, trainer: Trainer, pl_module: Any, requests: list[Any]) -> Iterator[tuple[list[int], Tensor]]:
+    def _stream(self, trainer: Trainer, pl_module: PixelGen, requests: list[Any]) -> Iterator[tuple[list[int], Tensor]]:
         """This rank's images, uint8, and their numbers."""
         rank, world_size = trainer.global_rank, trainer.world_size
         # equally many on every rank, as sharded networks need; those past the end are made and dropped
@@ -199,11 +200,11 @@ class FID(Evaluator):
             if numbers:
                 yield numbers, to_uint8(images[: len(numbers)])
 
-    def _reference(self, trainer: Trainer, pl_module: Any) -> Statistics:
+    def _reference(self, trainer: Trainer, pl_module: PixelGen) -> Statistics:
         """Statistics of the real images, computed and written once a fit."""
         self.extractor.to(pl_module.device)
         if self._statistics is None:
-            data: Any = trainer.datamodule  # type: ignore[attr-defined]
+            data = data_of(trainer)
             job = EvaluationJob(self.metrics, self.batch_size, getattr(data, "num_workers", 0))
             if self.reference is not None:
                 size = (pl_module.denoiser.image_size, pl_module.denoiser.image_size)

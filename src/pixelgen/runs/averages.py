@@ -16,12 +16,12 @@ import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from numpy.typing import NDArray
 
-from pixelgen.runs.profiles import power_function_gamma
 from pixelgen.module import PixelGen
+from pixelgen.runs.profiles import power_function_gamma
 from pixelgen.runs.published import Weights, fill_denoiser
-from pixelgen.samples.sampling import Average
 from pixelgen.runs.run import average_name, denoiser_weights, load, read_checkpoint
 from pixelgen.runs.sources import PREFIX, Source, width_of
+from pixelgen.samples.sampling import Average
 
 POOR = 0.1  # relative error of a profile above which a reconstruction is doubted
 

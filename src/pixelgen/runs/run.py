@@ -17,8 +17,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from pixelgen.config import one_sentence
-from pixelgen.module import PixelGen
 from pixelgen.distributed.fsdp import is_sharded, read_shards
+from pixelgen.module import PixelGen
 from pixelgen.runs.published import (
     Weights,
     below,
@@ -28,8 +28,8 @@ from pixelgen.runs.published import (
     refuse_other_network,
     unreadable,
 )
-from pixelgen.samples.sampling import Average
 from pixelgen.runs.transfer import transferred
+from pixelgen.samples.sampling import Average
 
 EXPORT = "model.safetensors"
 EXPORT_FORMAT = "pixelgen-1"  # the file's metadata has it beside the name of its `average` and the `step`

@@ -12,11 +12,11 @@ import yaml
 from jsonargparse import ArgumentParser
 from torch import nn
 
-from pixelgen.data import ImageData
 from pixelgen.config import one_sentence
+from pixelgen.data import ImageData
 from pixelgen.runs.published import model_config
-from pixelgen.samples.sampling import Average
 from pixelgen.runs.run import average_name, denoiser_weights, find_weights, read_checkpoint, run_folder
+from pixelgen.samples.sampling import Average
 
 PREFIX = "width"  # of the names of power-function averages
 
