@@ -149,7 +149,7 @@ def test_images_beside_the_statistics_of_a_reference_are_measured_once(swept, tm
 
 
 def test_what_the_reference_lacks_is_told_before_images_are_made(fresh, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("pixelgen.sweep.run", lambda *_: pytest.fail("images are made"))
+    monkeypatch.setattr("pixelgen.sweep.sample_with", lambda *_, **__: pytest.fail("images are made"))
     with pytest.raises(SystemExit):
         main([str(fresh), *SWEEP, "--metrics.precision_recall", "true"])
     assert "the reference holds no features of images: leave it out" in capsys.readouterr().err

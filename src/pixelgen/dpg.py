@@ -13,12 +13,11 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import track
 
-from pixelgen.cli.training import stop_on_bad_input
-from pixelgen.distributed.launch import Precision, launch
+from pixelgen.cli.command import stop_on_bad_input
+from pixelgen.cli.former import add_flags, parse
+from pixelgen.distributed.processes import Precision, agree, launch
 from pixelgen.flow import Sampler
 from pixelgen.prompted import FLAGS, Manner, make_prompted
-from pixelgen.sample import add_flags, parse
-from pixelgen.samples.generate import agreement
 from pixelgen.samples.sampling import Average
 
 IMAGES = 4
@@ -81,7 +80,7 @@ def dpg(
         fabric,
         lambda home, name: home / "dpg" / name if to is None else Path(to),
     )
-    with agreement(fabric):
+    with agree(fabric):
         share = names[fabric.global_rank :: fabric.world_size]
         for name in track(share, "grids", disable=fabric.global_rank != 0):
             write_grid(folder, name, range(seed, seed + IMAGES))

@@ -22,15 +22,14 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from safetensors.torch import save
 
-from pixelgen.cli.training import stop_on_bad_input
+from pixelgen.cli.command import stop_on_bad_input
 from pixelgen.config import one_sentence
 from pixelgen.data import Captions
 from pixelgen.data.decoding import Unusable, caption_of, image_of, random_of
 from pixelgen.data.shards import ENCODER
 from pixelgen.data.tars import Sample, Skipped, expand, finish_folder, read_shard, unfinished_folder, write_sample
-from pixelgen.distributed.launch import launch
+from pixelgen.distributed.processes import agree, launch
 from pixelgen.encoders import TextEncoder
-from pixelgen.samples.generate import agreement
 
 STATES = ("safetensors", "npy")  # files of earlier states, which are not copied
 NAMED = 10  # samples that the report names
@@ -99,13 +98,13 @@ def encode(
     fabric = launch(devices, "32-true")
     text_encoder.to(fabric.device)
     settings = {**text_encoder.settings, "captions": vars(captions), "seed": seed}
-    with agreement(fabric):
+    with agree(fabric):
         unfinished = unfinished_folder(to)
         if fabric.global_rank == 0:
             _prepare(unfinished, settings)
     fabric.barrier()
     encoded, left_out = Encoded(to), _LeftOut()
-    with agreement(fabric), _progress(fabric, len(sources)) as advance:
+    with agree(fabric), _progress(fabric, len(sources)) as advance:
         for name in list(sources)[fabric.global_rank :: fabric.world_size]:
             path = unfinished / name
             encoded.kept += path.exists()

@@ -17,9 +17,10 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from pixelgen.cli.training import stop_on_bad_input
+from pixelgen.cli.command import stop_on_bad_input
+from pixelgen.cli.former import add_flags, parse
 from pixelgen.data.shapes import ShapesData
-from pixelgen.distributed.launch import Precision, launch
+from pixelgen.distributed.processes import Precision, agree, launch
 from pixelgen.evaluation.geneval import (
     CocoDetector,
     Detector,
@@ -36,10 +37,9 @@ from pixelgen.evaluation.geneval.sets import find_prompts
 from pixelgen.flow import Sampler
 from pixelgen.prompted import FLAGS as SIZE
 from pixelgen.prompted import Manner, make_prompted
-from pixelgen.runs.sources import Source
-from pixelgen.sample import add_flags, parse
-from pixelgen.samples.generate import SETTINGS, agreement
+from pixelgen.runs.run import Run
 from pixelgen.samples.sampling import Average
+from pixelgen.samples.settings import SETTINGS
 
 SCORES, RESULTS = "geneval.json", "results.jsonl"
 NOTE = (
@@ -115,7 +115,7 @@ def geneval(
     if score_only:
         score(Path(source), detector, fabric)
         return Path(source)
-    with agreement(fabric):
+    with agree(fabric):
         chosen = find_prompts(prompts, shapes_data(source))
         chosen = spread(chosen, num_prompts or len(chosen))
         judge = None if generate_only else find_detector(detector, chosen)  # before hours of sampling, if it is missing
@@ -129,7 +129,7 @@ def geneval(
         fabric,
         lambda home, name: home / "geneval" / name if to is None else Path(to),
     )
-    with agreement(fabric):
+    with agree(fabric):
         if fabric.global_rank == 0:
             lay_out(folder, chosen)
     if judge is not None:
@@ -143,7 +143,7 @@ def shapes_data(source: str | Path) -> ShapesData | None:
     Raises:
         ValueError: if there is no readable checkpoint or export.
     """
-    data = Source(source).config.get("data") or {}
+    data = Run(source).config.get("data") or {}
     is_shapes = str(data.get("class_path")).endswith(".ShapesData")
     return ShapesData(**data.get("init_args", {})) if is_shapes else None
 
@@ -163,12 +163,12 @@ def score(folder: Path, detector: Detector | None, fabric: Fabric, batch_size: i
     Returns:
         `scores` and `protocol`, as in `geneval.json`.
     """
-    with agreement(fabric):
+    with agree(fabric):
         samples = find_samples(folder)
         detector = find_detector(detector, [sample.prompt for sample in samples]).to(fabric.device)
         journal = Journal(folder, detector, fabric.global_rank)
         known = journal.known(samples)
-    with agreement(fabric):  # by now all have read the same journal, and begin to add to it
+    with agree(fabric):  # by now all have read the same journal, and begin to add to it
         judged = {record["filename"] for record in known}
         share = [sample for sample in samples if sample.path not in judged][fabric.global_rank :: fabric.world_size]
         records: list[dict[str, Any]] = []
@@ -189,7 +189,7 @@ def score(folder: Path, detector: Detector | None, fabric: Fabric, batch_size: i
         "scores": scores(prompts, [record["correct"] for record in records]),
         "protocol": protocol(folder, prompts, detector),
     }
-    with agreement(fabric):
+    with agree(fabric):
         if fabric.global_rank == 0:
             _write(folder / RESULTS, "".join(json.dumps(record) + "\n" for record in records))
             _write(folder / SCORES, json.dumps(report, indent=2) + "\n")

@@ -10,13 +10,12 @@ from typing import Any
 from lightning import Fabric
 
 from pixelgen.conditioner import Text
-from pixelgen.distributed.launch import Precision
+from pixelgen.distributed.processes import Precision
 from pixelgen.flow import Sampler
-from pixelgen.runs.run import load
-from pixelgen.runs.sources import Source, fingerprint
-from pixelgen.sample import folder_name
+from pixelgen.runs.run import Run
 from pixelgen.samples.generate import Request, generate
-from pixelgen.samples.sampling import Average
+from pixelgen.samples.sampling import Average, Sampling
+from pixelgen.samples.settings import folder_name, settings_of
 
 FLAGS: dict[str, dict[str, Any]] = {
     "size": {"nargs": 2, "type": int, "metavar": ("HEIGHT", "WIDTH"), "help": "the training size if not given"},
@@ -64,27 +63,16 @@ def make_prompted(
     Raises:
         ValueError: if the model knows no text, or as `generate`.
     """
-    model = load(source, manner.ema, fabric.device)
+    run = Run(source)
+    model = run.model(manner.ema, fabric.device)
     if not isinstance(model.conditioner, Text):
         raise ValueError(
             f"the model of {source} knows no text, and the images are made from prompts: give a text model"
         )
-    where, sampler, denoiser = Source(source), manner.sampler, model.denoiser
-    model.conditioner.check_negative(sampler or model.sampler, manner.negative)
-    settings = {
-        **where.identity(manner.ema),
-        "weights": fingerprint(denoiser),
-        "sampler": (sampler or model.sampler).settings(),
-        "noise_scale": model.noise_scale,
-        "precision": manner.precision,
-        "size": manner.size or (denoiser.image_size, denoiser.image_size),
-        "negative": manner.negative,
-        "seeds": list(seeds),
-        **model.conditioner.settings,
-        **about,
-    }
-    folder = place(where.home, folder_name(settings))
+    sampling = Sampling(**vars(manner))
+    asked = {"seeds": list(seeds), **about}
+    settings = settings_of(model, sampling, run.identity(manner.ema), asked)
+    folder = place(run.folder, folder_name(settings))
     requests = [Request(path(i, seed), seed, prompt) for i, prompt in enumerate(prompts) for seed in seeds]
-    options: dict[str, Any] = {"sampler": sampler, "size": manner.size, "negative": manner.negative}
-    generate(model, requests, folder, settings, fabric, batch_size=manner.batch_size, **options)
+    generate(model, requests, folder, settings, fabric, sampling)
     return folder

@@ -17,6 +17,7 @@ from pixelgen.conditioner import Unconditional
 from pixelgen.encoders.frozen import FeatureExtractor
 from pixelgen.evaluation import Comparison, Metrics, Statistics, frechet_distance
 from pixelgen.flow import to_uint8
+from pixelgen.samples.generate import Request, stream
 from tiny_run import Means, TinyData, TinyImages, TinyModule, tiny_trainer
 from toy_features import Toy, reference_of
 
@@ -65,21 +66,15 @@ def test_batch_size_does_not_matter(tmp_path, batch_size):
 
 @pytest.mark.parametrize("world_size", [1, 2, 3])
 def test_ranks_share_the_samples(world_size):
-    class Rank:
-        def __init__(self, rank):
-            self.global_rank, self.world_size = rank, world_size
-
+    requests = [Request("", i, i % 3) for i in range(10)]
     seen, calls = [], []
     for rank in range(world_size):
-        module, fid = TinyModule(), FID(Means(), num_samples=10, batch_size=2)
-        with torch.no_grad():
-            for numbers, images in fid._stream(Rank(rank), module, [i % 3 for i in range(10)]):
-                seen += [(image.sum().item(), number) for image, number in zip(images, numbers, strict=True)]
+        module = TinyModule()
+        for numbers, images in stream(module, requests, None, 2, rank, world_size):
+            seen += [(image.sum().item(), number) for image, number in zip(images, numbers, strict=True)]
         calls.append(len(module.sampled))
     assert len(set(calls)) == 1  # sharded networks need as many calls on every rank
-    module = TinyModule()
-    with torch.no_grad():
-        whole = to_uint8(module.sample([i % 3 for i in range(10)], range(10)))
+    whole = to_uint8(TinyModule().sample([i % 3 for i in range(10)], range(10)))
     assert sorted(seen) == sorted((image.sum().item(), i) for i, image in enumerate(whole))
 
 
@@ -253,13 +248,14 @@ def test_captions_of_the_data_are_prompts_in_their_order(tmp_path):
     class Captions(Unconditional):
         description = "captions of the data in order"
         examples = staticmethod(lambda number, data: data.prompts(number))
+        from_batch = staticmethod(lambda batch: None)
 
     class Prompted(TinyModule):
-        def sample(self, condition=None, seeds=0, *, batch_size=64):
+        def sample(self, condition=None, seeds=0, **options):
             self.asked = [*getattr(self, "asked", []), *zip(condition, seeds, strict=True)]
             return torch.rand(len(condition), 3, 8, 8)
 
-    module = Prompted()
+    module = Prompted(num_classes=None)
     module.conditioner = Captions()
     tiny_trainer(tmp_path, [FID(Means(), num_samples=5, batch_size=3, seed=7)]).fit(module, Captioned())
     assert module.asked == [(f"shape {i}", 7 + i) for i in range(5)]

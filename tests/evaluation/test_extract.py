@@ -50,7 +50,7 @@ def test_two_processes_equal_one(monkeypatch):
         first._reduce_states(dict(second.metric_state))
         first._update_count = 1
     others = {id(parts[0].rows[name].kept): parts[1].rows[name].kept for name in parts[0].rows}
-    monkeypatch.setattr(module, "of_all", lambda values: values + others.get(id(values), []))
+    monkeypatch.setattr(module, "gather", lambda values: values + others.get(id(values), []))
     assert_equal(parts[0].statistics(), extracted(images).statistics())
 
 

@@ -166,7 +166,7 @@ def test_what_is_off_is_neither_computed_nor_kept(real):
 
 def test_too_few_readable_images_are_told_on_every_process(real, monkeypatch):
     told = []
-    monkeypatch.setattr(module, "of_the_first", lambda value: told.append(value) or value)
+    monkeypatch.setattr(module, "first", lambda value: told.append(value) or value)
     incomplete = compared(draw(6), real, total=30)  # the others of 30 could not be read
     with pytest.raises(ValueError, match=r"metrics.kid cannot be computed, since 6 images are fewer than 10"):
         incomplete.scores()

@@ -13,7 +13,7 @@ from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from pixelgen.module import PixelGen
-from pixelgen.runs.profiles import power_function_gamma
+from pixelgen.runs.averages import power_function_gamma
 from pixelgen.samples.sampling import Average
 
 Weights = dict[str, Tensor]  # by parameter name

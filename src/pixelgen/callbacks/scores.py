@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from lightning.pytorch import Trainer
-from torch import Tensor
 from torchmetrics import Metric
 
 from pixelgen.callbacks.periodic import Periodic, data_of, find_ema, log, sampling_mode
@@ -21,8 +18,8 @@ from pixelgen.evaluation.reference import Reference
 from pixelgen.evaluation.scores import ONLY_FRECHET, Comparison, Metrics, warn_of_few
 from pixelgen.evaluation.shapes_judge import ShapesAccuracy
 from pixelgen.evaluation.statistics import Statistics
-from pixelgen.flow import to_uint8
 from pixelgen.module import PixelGen
+from pixelgen.samples.generate import Request, stream
 
 
 class Evaluator(Periodic):
@@ -158,13 +155,15 @@ class FID(Evaluator):
     def _score(self, trainer: Trainer, pl_module: PixelGen, average: str | None) -> dict[str, float]:
         real = self._reference(trainer, pl_module)
         comparison = Comparison(self.extractor, real, self.num_samples, self.metrics)
-        requests = pl_module.conditioner.examples(self.num_samples, data_of(trainer))
+        examples = pl_module.conditioner.examples(self.num_samples, data_of(trainer))
+        requests = [Request("", self.seed + i, example) for i, example in enumerate(examples)]
+        share = self.batch_size, trainer.global_rank, trainer.world_size
         if self.accuracy is not None:
             self.accuracy.to(pl_module.device).reset()
-        for numbers, images in self._stream(trainer, pl_module, requests):
+        for numbers, images in stream(pl_module, requests, None, *share):
             comparison.extraction.update(images, numbers)
-            if self.accuracy is not None and requests[0] is not None:
-                labels = torch.tensor([requests[number] for number in numbers], device=images.device)
+            if self.accuracy is not None and examples[0] is not None:
+                labels = torch.tensor([examples[number] for number in numbers], device=images.device)
                 self.accuracy.update(images, labels)
         scores = comparison.scores()
         if self.accuracy is not None:
@@ -185,20 +184,6 @@ class FID(Evaluator):
         }
         self.record(trainer, {**scores, **comparison.protocol["settings"], **about})
         return scores
-
-    def _stream(self, trainer: Trainer, pl_module: PixelGen, requests: list[Any]) -> Iterator[tuple[list[int], Tensor]]:
-        """This rank's images, uint8, and their numbers."""
-        rank, world_size = trainer.global_rank, trainer.world_size
-        # equally many on every rank, as sharded networks need; those past the end are made and dropped
-        share = range(rank, rank + world_size * math.ceil(len(requests) / world_size), world_size)
-        for start in range(0, len(share), self.batch_size):
-            batch = share[start : start + self.batch_size]
-            condition = [requests[min(i, len(requests) - 1)] for i in batch]
-            seeds = [self.seed + i for i in batch]
-            images = pl_module.sample(None if condition[0] is None else condition, seeds, batch_size=self.batch_size)
-            numbers = [i for i in batch if i < len(requests)]
-            if numbers:
-                yield numbers, to_uint8(images[: len(numbers)])
 
     def _reference(self, trainer: Trainer, pl_module: PixelGen) -> Statistics:
         """Statistics of the real images, computed and written once a fit."""

@@ -24,6 +24,11 @@ class Result:
     row: Row
     folder: Path
     scores: dict[str, float]  # by name; of the first one, lower is better
+    command: str  # that generates the set
+
+    def __str__(self) -> str:
+        columns = ", ".join(f"{name} {value}" for name, value in self.row.columns().items())
+        return columns + ": " + ", ".join(f"{name} {value:.4g}" for name, value in self.scores.items())
 
 
 def write_csv(results: Sequence[Result], path: Path) -> None:
@@ -93,12 +98,12 @@ def _lines(results: Sequence[Result], name: str) -> dict[str, list[tuple[float, 
 
 
 def sample_command(source: str | Path, row: Row, options: Mapping[str, Any]) -> str:
-    """The command line that generates the images of a row; `options` are those of `pixelgen.sample`."""
+    """The command line that generates the images of a row; `options` are other flags of `pixelgen.sample`."""
     settings = row.sampler.settings()
     flags: dict[str, Any] = {} if row.ema is True else {"ema": row.ema}
     flags |= {"sampler": settings.pop("class")} | {f"sampler.{name}": value for name, value in settings.items()}
     words = ["python", "-m", "pixelgen.sample", str(source)]
-    for name, value in (flags | dict(options)).items():
+    for name, value in (flags | {name: value for name, value in options.items() if value}).items():
         values = value if isinstance(value, list | tuple) else [value]
         words += [f"--{name}", *(str(v).lower() if isinstance(v, bool) else str(v) for v in values)]
     return shlex.join(words)

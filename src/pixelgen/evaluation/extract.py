@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pixelgen.distributed.processes import of_all
+from pixelgen.distributed.processes import gather
 from pixelgen.encoders.frozen import FeatureExtractor
 from pixelgen.evaluation.statistics import Moments, Statistics
 from pixelgen.evaluation.tf32 import full_float32
@@ -33,7 +33,7 @@ class Rows:
 
     def gather(self) -> Tensor:
         """Vectors (K, D) of all processes, float32, by number, whatever order they came in."""
-        kept = of_all(self.kept)
+        kept = gather(self.kept)
         order = np.argsort([number for numbers, _ in kept for number in numbers])
         return torch.cat([vectors for _, vectors in kept])[torch.from_numpy(order)]
 

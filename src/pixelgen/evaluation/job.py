@@ -14,12 +14,11 @@ from torch import Tensor, distributed
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from pixelgen.data.images import Item
-from pixelgen.distributed.processes import of_all
+from pixelgen.distributed.processes import gather, progress
 from pixelgen.encoders.frozen import FeatureExtractor
 from pixelgen.evaluation.extract import Extraction
 from pixelgen.evaluation.scores import ONLY_FRECHET, Metrics
 from pixelgen.evaluation.statistics import Statistics
-from pixelgen.samples.generate import progress
 
 NAMED = 5  # files that a message about many of them names
 
@@ -71,7 +70,7 @@ class EvaluationJob:
                     for extraction in extractions:
                         extraction.update(images, numbers)
                 advance()
-        problems = sorted(of_all(problems), key=lambda item: item["number"])
+        problems = sorted(gather(problems), key=lambda item: item["number"])
         _refuse(problems, len(chosen), self.skip_corrupt)
         return len(problems)
 

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pixelgen.files import write_text
-from pixelgen.samples.generate import SETTINGS
+from pixelgen.samples.settings import SETTINGS
 
 SCORES = "evaluation.json"
 UNKNOWN = "unknown"

@@ -14,7 +14,8 @@ from pixelgen.evaluation.images import open_images
 from pixelgen.evaluation.job import EvaluationJob
 from pixelgen.evaluation.reference import Reference
 from pixelgen.evaluation.scores import Comparison, warn_of_few
-from pixelgen.samples.generate import SETTINGS, file_name
+from pixelgen.samples.generate import file_name
+from pixelgen.samples.settings import SETTINGS
 
 Pair = tuple[FeatureExtractor, Reference]
 

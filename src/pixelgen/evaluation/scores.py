@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from lightning.pytorch.utilities import rank_zero_warn
 
-from pixelgen.distributed.processes import is_first, of_the_first
+from pixelgen.distributed.processes import first, is_first
 from pixelgen.encoders.frozen import FeatureExtractor
 from pixelgen.evaluation.extract import Extraction
 from pixelgen.evaluation.statistics import Statistics
@@ -318,7 +318,7 @@ class Comparison:
             except ValueError as error:
                 problem = str(error)
         # a decomposition may round differently on different machines
-        found, problem = of_the_first((found, problem))
+        found, problem = first((found, problem))
         if problem is not None:
             raise ValueError(problem)
         return found

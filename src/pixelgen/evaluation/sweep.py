@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from itertools import product
 from typing import Any
 
 from pixelgen.config import build
 from pixelgen.flow import Sampler
 from pixelgen.samples.sampling import Average
-
-SHARED = ("num_steps", "shift", "guidance", "guidance_min", "guidance_max", "t_eps")  # arguments that every sampler has
 
 UNGUIDED = {"guidance": 1.0, "guidance_min": 0.0, "guidance_max": 1.0}
 
@@ -64,14 +62,14 @@ def varied(table: Sequence[Row]) -> list[str]:
 
 
 def rows(
-    own: Mapping[str, Any],
+    own: Sampler,
     ema: Sequence[Average],
     samplers: Sequence[str],
     num_steps: Sequence[int],
     guidance: Sequence[float],
     interval: Sequence[str],
 ) -> list[Row]:
-    """Every combination that makes other images, averages outermost; what is not swept is as in the source's sampler.
+    """Every combination that makes other images, averages outermost; what is not swept is as in the sampler `own`.
 
     Raises:
         ValueError: naming what is no sampler or interval.
@@ -99,10 +97,9 @@ def _interval(text: str) -> dict[str, float]:
     return {"guidance_min": low, "guidance_max": high}
 
 
-def _sampler(own: Mapping[str, Any], name: str | None, changes: Mapping[str, Any]) -> Sampler:
-    """A sampler like the source's own with changes; another class keeps what all samplers have."""
-    arguments = dict(own.get("init_args") or {})
-    if name is not None and name != own["class_path"].rpartition(".")[2]:
-        arguments = {key: value for key, value in arguments.items() if key in SHARED}
-    config = {"class_path": name or own["class_path"], "init_args": {**arguments, **changes}}
-    return build(Sampler, config, "sampler")
+def _sampler(own: Sampler, name: str | None, changes: Mapping[str, Any]) -> Sampler:
+    """The sampler with changes; one of another class keeps what all samplers have."""
+    if name in (None, type(own).__name__):
+        return replace(own, **changes)
+    shared = {field.name: getattr(own, field.name) for field in fields(Sampler)}
+    return build(Sampler, {"class_path": name, "init_args": {**shared, **changes}}, "sampler")
