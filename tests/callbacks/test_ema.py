@@ -128,7 +128,8 @@ def test_average_swaps_in_and_out(tmp_path):
         with ema.average(module, 0.5):
             assert torch.equal(module.denoiser.final_layer.linear.weight, shadows["0.5"]["final_layer.linear.weight"])
             with ema.average(module, "0.5"), ema.average(module, 0.9):
-                assert torch.equal(module.denoiser.final_layer.linear.weight, shadows["0.9"]["final_layer.linear.weight"])
+                weight = module.denoiser.final_layer.linear.weight
+                assert torch.equal(weight, shadows["0.9"]["final_layer.linear.weight"])
         assert torch.equal(module.denoiser.final_layer.linear.weight, shadows["0.9"]["final_layer.linear.weight"])
         with pytest.raises(RuntimeError, match="swapped"):
             ema.update(module, 7)

@@ -21,7 +21,8 @@ from pixelgen.callbacks.skip_nonfinite import SkipNonFinite
 from pixelgen.callbacks.summary import Summary
 from pixelgen.callbacks.throughput import Throughput
 from pixelgen.evaluation import Metrics
-from pixelgen.evaluation.geneval import Detector, Found, Prompt, Wanted, to_lines
+from pixelgen.evaluation.geneval import DetectedObject, Detector, Prompt
+from pixelgen.evaluation.geneval.prompts import ObjectSpec, to_lines
 from tiny_run import TinyData, TinyModule, tiny_trainer
 from toy_features import Toy
 
@@ -54,7 +55,7 @@ class Bright(Detector):
         super().__init__(["circle"], ["red"], {"detector": "bright"})
 
     def detect(self, images):
-        return [[Found("circle", (0, 0, 1, 1), 0.95)] if image.long().sum() % 3 else [] for image in images]
+        return [[DetectedObject("circle", (0, 0, 1, 1), 0.95)] if image.long().sum() % 3 else [] for image in images]
 
     def colors_of(self, image, objects):
         return ["red"]
@@ -73,7 +74,7 @@ def main(strategy, folder, max_steps, ckpt_path=None):
     metrics = Metrics(kid_subsets=3, kid_subset_size=5, splits=2)
     fid = FID(Toy(), num_samples=9, at_start=True, every_n_steps=3, batch_size=2, metrics=metrics)
     circles = Path(folder, "circles.jsonl")
-    prompts = [Prompt("single_object", (Wanted("circle"),), "circle" + i * "!") for i in range(9)]
+    prompts = [Prompt("single_object", (ObjectSpec("circle"),), "circle" + i * "!") for i in range(9)]
     circles.write_text(to_lines(prompts))
     geneval = GenEval(Bright(), str(circles), at_start=True, batch_size=2)
     callbacks = [ema, guard, Throughput(every_n_steps=2), Preview(num_images=2), fid, geneval, Summary(), record]
