@@ -22,18 +22,24 @@ from pixelgen.samples.sampling import Sampling
 T = TypeVar("T")
 
 
-def command(function: Callable[..., T], report: Callable[[T], object] | None = None, **texts: str) -> Callable[..., T]:
+def command(
+    function: Callable[..., T],
+    report: Callable[[T], object] | None = None,
+    opens: Callable[[str], Any] = Run,
+    **texts: str,
+) -> Callable[..., T]:
     """The `main` of a verb: parses its arguments, calls it, and tells of the result.
 
     Arguments without a default are positional, or required flags where they are keyword-only; all others are flags. A
     sequence takes one or more values, a tuple as many as it is long, and a switch none, or `true` or `false`. The
-    fields of a parameter `sampling` are flags themselves, and `--sampler.guidance 2` without a class changes the
-    sampler of the source. A `source` whose annotation names `Run` arrives opened. Errors are told in one sentence, and
-    end with exit status 2.
+    fields of a parameter `sampling` are flags themselves, unless the function has an argument of that name, and
+    `--sampler.guidance 2` without a class changes the sampler of the source. A `source` whose annotation names `Run`
+    arrives opened. Errors are told in one sentence, and end with exit status 2.
 
     Args:
         function: the verb; its docstring is the help.
         report: called with the result, in the first process only.
+        opens: opens the source.
         texts: `prog`, `description` or `epilog` of the help, if not those of the function.
 
     Example:
@@ -44,7 +50,7 @@ def command(function: Callable[..., T], report: Callable[[T], object] | None = N
         """Do what the command line says; see `--help`."""
         arguments = list(sys.argv[1:] if args is None else args)
         with stop_on_bad_input():
-            result = function(**_parse(function, texts, arguments))
+            result = function(**_parse(function, texts, arguments, opens))
         if report is not None and rank_zero_only.rank == 0:  # type: ignore[attr-defined]
             report(result)
         return result
@@ -93,10 +99,10 @@ class _Argument:
         else:
             parser.add_argument(f"--{self.name}", default=self.default, **options)
 
-    def convert(self, value: Any, run: Run | None) -> Any:
+    def convert(self, value: Any, run: Run | None, opens: Callable[[str], Any]) -> Any:
         """What the function gets for a parsed value; `run` is the source, if it is open already."""
         if Run in self.hints:
-            return run or Run(value)
+            return run or opens(value)
         return tuple(value) if get_origin(self.hints[0]) is tuple and value is not None else value
 
 
@@ -110,7 +116,7 @@ def _arguments(function: Callable[..., Any]) -> list[_Argument]:
     for name, parameter in signature(function).parameters.items():
         hint, default = hints[name], parameter.default
         if hint is Sampling:
-            arguments += _arguments(Sampling)
+            arguments += [argument for argument in _arguments(Sampling) if argument.name not in hints]
             continue
         kinds = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
         kinds = tuple(kind for kind in kinds if kind is not NoneType)
@@ -119,7 +125,9 @@ def _arguments(function: Callable[..., Any]) -> list[_Argument]:
     return arguments
 
 
-def _parse(function: Callable[..., Any], texts: dict[str, str], given: Sequence[str]) -> dict[str, Any]:
+def _parse(
+    function: Callable[..., Any], texts: dict[str, str], given: Sequence[str], opens: Callable[[str], Any]
+) -> dict[str, Any]:
     arguments = _arguments(function)
     about = cleandoc(function.__doc__ or "").partition("\nArgs:")[0]
     defaults: dict[str, Any] = {"prog": f"python -m pixelgen.{function.__name__}", "description": about}
@@ -129,9 +137,11 @@ def _parse(function: Callable[..., Any], texts: dict[str, str], given: Sequence[
     try:
         run = _own_sampler(parser, given)
         found = parser.instantiate(parser.parse_args(given))
-        options = {argument.name: argument.convert(found[argument.name], run) for argument in arguments}
-        if "sampling" in signature(function).parameters:
-            options["sampling"] = Sampling(**{field.name: options.pop(field.name) for field in fields(Sampling)})
+        options = {argument.name: argument.convert(found[argument.name], run, opens) for argument in arguments}
+        own = signature(function).parameters
+        if "sampling" in own:
+            names = [field.name for field in fields(Sampling) if field.name not in own]
+            options["sampling"] = Sampling(**{name: options.pop(name) for name in names})
     except (ArgumentError, ValueError) as error:
         if "arguments are required: source" in str(error):
             raise ValueError("say what to sample from: a run folder, a checkpoint or an export") from error
