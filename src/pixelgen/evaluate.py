@@ -30,7 +30,7 @@ from pixelgen.evaluation.measure import Scores, Work, check_reference, expect_in
 from pixelgen.evaluation.reference import refuse_stream, spread
 from pixelgen.evaluation.statistics import Statistics
 from pixelgen.flow import Sampler
-from pixelgen.runs.run import find_weights
+from pixelgen.runs.checkpoints import find_weights
 from pixelgen.sample import sample
 from pixelgen.samples.sampling import Average, Sampling
 
