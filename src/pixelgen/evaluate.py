@@ -25,7 +25,8 @@ from pixelgen.evaluation.reference import Reference
 from pixelgen.evaluation.score_set import Scores, score_set
 from pixelgen.evaluation.scores import ONLY_FRECHET, Metrics, warn_of_few
 from pixelgen.evaluation.statistics import Statistics
-from pixelgen.runs.run import Run, find_weights
+from pixelgen.runs.checkpoints import find_weights
+from pixelgen.runs.run import Run
 from pixelgen.sample import sample
 from pixelgen.samples.sampling import Sampling
 

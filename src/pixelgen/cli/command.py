@@ -41,9 +41,6 @@ def command(
         report: called with the result, in the first process only.
         opens: opens the source.
         texts: `prog`, `description` or `epilog` of the help, if not those of the function.
-
-    Example:
-        main = command(sample, lambda folder: print(f"{folder}: grid.png"))
     """
 
     def main(args: Sequence[str] | None = None) -> T:
@@ -92,12 +89,11 @@ class _Argument:
             options |= {"type": get_args(only)[0], "nargs": len(get_args(only))}
         elif get_origin(only) in (Sequence, list):
             options |= {"type": get_args(only)[0], "nargs": "+"}
-        if not self.is_flag:
-            parser.add_argument(self.name, **options)
-        elif self.default is Parameter.empty:
-            parser.add_argument(f"--{self.name}", required=True, **options)
-        else:
-            parser.add_argument(f"--{self.name}", default=self.default, **options)
+        if self.default is not Parameter.empty:
+            options["default"] = self.default
+        elif self.is_flag:
+            options["required"] = True
+        parser.add_argument(f"--{self.name}" if self.is_flag else self.name, **options)
 
     def convert(self, value: Any, run: Run | None, opens: Callable[[str], Any]) -> Any:
         """What the function gets for a parsed value; `run` is the source, if it is open already."""
@@ -128,8 +124,8 @@ def _arguments(function: Callable[..., Any]) -> list[_Argument]:
 def _parse(
     function: Callable[..., Any], texts: dict[str, str], given: Sequence[str], opens: Callable[[str], Any]
 ) -> dict[str, Any]:
-    arguments = _arguments(function)
-    about = cleandoc(function.__doc__ or "").partition("\nArgs:")[0]
+    arguments, about = _arguments(function), cleandoc(function.__doc__ or "").partition("
+Args:")[0]
     defaults: dict[str, Any] = {"prog": f"python -m pixelgen.{function.__name__}", "description": about}
     parser = ArgumentParser(**(defaults | texts), allow_abbrev=False, exit_on_error=False)
     for argument in arguments:
@@ -151,22 +147,15 @@ def _parse(
 
 
 def _own_sampler(parser: ArgumentParser, given: Sequence[str]) -> Run | None:
-    """Where flags below `--sampler.` come without a class, let them change the sampler of the source, which is opened.
-
-    Arguments that have nothing to do with the sampler are parsed first, to find the source among them.
-    """
+    """Let flags below `--sampler.` without a class change the sampler of the source; the other arguments tell it."""
     flags = [argument.partition("=")[0] for argument in given]
     if not any(flag.startswith("--sampler.") for flag in flags) or {"--sampler", "--sampler.help"} & {*flags}:
         return None
-    others: list[str] = []
-    waits = False  # whether a flag of the sampler waits for its value
-    for argument, flag in zip(given, flags, strict=True):
-        if waits:
-            waits = False
-        elif flag.startswith("--sampler."):
-            waits = "=" not in argument
-        else:
+    others, waits = [], False  # whether a flag of the sampler waits for its value
+    for argument in given:
+        if not waits and not argument.startswith("--sampler."):
             others.append(argument)
+        waits = not waits and argument.startswith("--sampler.") and "=" not in argument
     run = Run(parser.parse_args(others).source)
     parser.set_defaults(sampler=run.sampler)
     return run
