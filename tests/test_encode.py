@@ -143,7 +143,7 @@ def test_training_on_states_is_training_on_their_captions(shards, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"max_length": 8}, "the shards hold 8 text states of width 16, but the denoiser is built for 12 text states"),
+        ({"max_length": 8}, "the shards hold 8 text embeddings of width 16, but the denoiser is built for 12 text embeddings"),
         ({"zero_padding": True}, "with zero_padding True, but the model's text_encoder has False"),
         ({"record": {"weights": "sha256:0"}}, "with weights sha256:0, but the model's text_encoder has sha256:"),
     ],
