@@ -56,9 +56,7 @@ def dpg(
     about = {"seeds": list(seeds), "prompts": len(texts), "prompts_sha256": digest}
     settings = settings_of(model, sampling, run.identity(sampling.ema), about)
     folder = run.folder / "dpg" / folder_name(settings) if to is None else Path(to)
-    requests = [
-        Request(f"images/{name}/{seed:04d}.png", seed, text) for name, text in texts.items() for seed in seeds
-    ]
+    requests = [Request(f"images/{name}/{seed:04d}.png", seed, text) for name, text in texts.items() for seed in seeds]
     generate(model, requests, folder, settings, fabric, sampling)
     with agree(fabric):
         share = list(texts)[fabric.global_rank :: fabric.world_size]

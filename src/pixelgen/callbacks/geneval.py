@@ -7,8 +7,7 @@ from typing import Any
 from lightning.pytorch import Trainer
 
 from pixelgen.callbacks.evaluator import Evaluator, record
-from pixelgen.callbacks.log import log
-from pixelgen.callbacks.periodic import find_ema, interlude
+from pixelgen.callbacks.periodic import find_ema, log, sampling_mode
 from pixelgen.conditioner import Text
 from pixelgen.distributed.processes import gather
 from pixelgen.evaluation.geneval import Detector, geneval_scores
@@ -73,7 +72,7 @@ class GenEval(Evaluator):
     def evaluate(self, trainer: Trainer, pl_module: Any) -> dict[str, float]:
         """Generate, judge and log; the same values on every process."""
         ema = find_ema(trainer)
-        with interlude(trainer, pl_module, eager=pl_module.device.type == "cpu"):
+        with sampling_mode(trainer, pl_module, eager=pl_module.device.type == "cpu"):
             scores = self._score(pl_module, trainer.global_rank, trainer.world_size)
         values = {f"geneval/{name.removeprefix('task/')}": value for name, value in scores.items()}
         protocol = {
