@@ -19,7 +19,10 @@ _SIZES: dict[str, tuple[int, int, int, int | None, int, float]] = {
 
 
 def jit(
-    size: Size = "L/16", input_size: int = 256, num_classes: int | None = 1000, proj_drop: float | Literal["published"] | None = "published"
+    size: Size = "L/16",
+    input_size: int = 256,
+    num_classes: int | None = 1000,
+    proj_drop: float | Literal["published"] | None = "published",
 ) -> JiT:
     """A class-conditional network of a published size: JiT's B, L, H and PixelGen's L and XL.
 
