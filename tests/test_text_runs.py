@@ -191,14 +191,14 @@ def test_prompts_of_shards_are_read_once(tmp_path):
     assert data.prompts(2) == ["photo 0", "photo 1"]
 
 
-def states():
+def embeddings():
     file = io.BytesIO()
     np.save(file, np.zeros((12, 16), np.float32))
     return file.getvalue()
 
 
 def test_shards_without_captions_have_no_prompts(tmp_path):
-    write_tar(tmp_path / "0.tar", [("0", {"png": picture(0), "npy": states()})])
+    write_tar(tmp_path / "0.tar", [("0", {"png": picture(0), "npy": embeddings()})])
     data = ShardData(str(tmp_path / "0.tar"), image_size=8, text_states=True)
     assert data.captions
     with pytest.raises(ValueError, match="no captions that could serve as prompts"):
