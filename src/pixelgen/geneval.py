@@ -72,6 +72,8 @@ def geneval(
         if not generate_only:
             detector = find_detector(detector, chosen)  # before hours of sampling, if it is missing
     model = run.model(sampling.ema, fabric.device)
+    if sampling.compile:
+        model.denoiser.compile_blocks(dynamic=False)
     if not isinstance(model.conditioner, Text):
         raise ValueError(f"the model of {source} takes no prompts: give a text model")
     seeds = range(sampling.seed, sampling.seed + images_per_prompt)

@@ -39,7 +39,7 @@ def test_scores_of_a_model_that_is_right_for_even_seeds(tmp_path, batch_size):
     trainer, module = fit(tmp_path, EMA([0.5]), callback)
     expected = {f"geneval/{task}": 2 / 3 for task in TASKS}
     expected |= {"geneval/overall": 2 / 3, "geneval/images": 2 / 3, "geneval/prompts": 1.0}
-    logged = {name: value.item() for name, value in trainer.callback_metrics.items() if name.startswith("geneval")}
+    logged = {name: value.item() for name, value in trainer.callback_metrics.items() if name.startswith("geneval/")}
     assert logged == pytest.approx(expected)
     assert callback.history == [{"step": 6, **{name: pytest.approx(value) for name, value in expected.items()}}]
     assert Counter(seed for _, seed in module.asked) == {0: 12, 1: 12, 2: 12}

@@ -124,8 +124,7 @@ def _arguments(function: Callable[..., Any]) -> list[_Argument]:
 def _parse(
     function: Callable[..., Any], texts: dict[str, str], given: Sequence[str], opens: Callable[[str], Any]
 ) -> dict[str, Any]:
-    arguments, about = _arguments(function), cleandoc(function.__doc__ or "").partition("
-Args:")[0]
+    arguments, about = _arguments(function), cleandoc(function.__doc__ or "").partition("\nArgs:")[0]
     defaults: dict[str, Any] = {"prog": f"python -m pixelgen.{function.__name__}", "description": about}
     parser = ArgumentParser(**(defaults | texts), allow_abbrev=False, exit_on_error=False)
     for argument in arguments:
