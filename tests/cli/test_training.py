@@ -12,7 +12,7 @@ from lightning.pytorch.utilities import rank_zero_only
 import pixelgen
 from pixelgen.cli.arguments import last_checkpoint, with_nulls
 from pixelgen.cli.training import CLI
-from pixelgen.data.digits import write_digits
+from digits import write_digits
 from pixelgen.fit import main
 from pixelgen.flow import Euler
 from pixelgen.runs.run import denoiser_weights

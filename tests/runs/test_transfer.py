@@ -6,7 +6,7 @@ import yaml
 
 import pixelgen
 from pixelgen import PixelGen
-from pixelgen.data.digits import write_digits
+from digits import write_digits
 from pixelgen.fit import main
 from pixelgen.models import JiT
 from pixelgen.runs.run import start_from
