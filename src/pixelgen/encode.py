@@ -27,7 +27,15 @@ from pixelgen.config import one_sentence
 from pixelgen.data import Captions
 from pixelgen.data.decoding import Unusable, caption_of, image_of, random_of
 from pixelgen.data.shards import ENCODER
-from pixelgen.data.tars import Sample, SkipCounts, expand_shards, finish_folder, read_shard, unfinished_folder, write_sample
+from pixelgen.data.tars import (
+    Sample,
+    SkipCounts,
+    expand_shards,
+    finish_folder,
+    read_shard,
+    unfinished_folder,
+    write_sample,
+)
 from pixelgen.distributed.launch import launch
 from pixelgen.encoders import TextEncoder
 from pixelgen.samples.generate import agreement

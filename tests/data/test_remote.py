@@ -184,7 +184,9 @@ def test_what_cannot_succeed_is_tried_once(serve):
         RemoteFile(server.url)
     assert len(server.requests) == 1
     for url in ("http://127.0.0.1:1/a.tar", "http://host.invalid/a.tar", "http://127.0.0.1:x/a.tar"):
-        with pytest.raises(OSError, match=r"refused|known|port|resolution|failure|associated|connect|Connect|integer|base 10"):
+        with pytest.raises(
+            OSError, match=r"refused|known|port|resolution|failure|associated|connect|Connect|integer|base 10"
+        ):
             RemoteFile(url)
     assert server.pauses == []
 

@@ -13,7 +13,7 @@ from pixelgen.data.captions import Captions
 from pixelgen.data.decoding import Decoder
 from pixelgen.data.reader import Source
 from pixelgen.data.shapes import ShapesData
-from pixelgen.data.stream import Mixture, ShardLoader, ShardStream
+from pixelgen.data.stream import Mixture, Reading, ShardLoader, ShardStream
 from pixelgen.data.tars import SkipCounts, expand_shards
 from shard_files import picture, write_shards, write_tar
 
@@ -28,7 +28,7 @@ def sources(folder, *lengths, weights=None):
 
 def stream(of, batch_size=2, length=8, rank=0, world_size=1, buffer_bytes=800, decoder=None):
     decoder = decoder or Decoder(8, captions=CAPTIONS)
-    return ShardStream(of, decoder, batch_size, length, 3, world_size, rank, buffer_bytes)
+    return ShardStream(Reading(of, decoder, 3, buffer_bytes), batch_size, length, world_size, rank)
 
 
 class Run:
@@ -199,11 +199,10 @@ def test_an_item_does_not_depend_on_who_reads_it(tmp_path):
     captions = Captions(prefix_probability=0.5)
     of = sources(tmp_path, [10, 10])
 
+    reading = Reading(of, Decoder(8, 3, captions=captions, flip=True), 3, 10**6)
+
     def items(readers):
-        mixtures = [
-            Mixture(of, Decoder(8, 3, captions=captions, flip=True), 3, r, readers, 10**6, SkipCounts())
-            for r in range(readers)
-        ]
+        mixtures = [Mixture(reading, r, readers, SkipCounts()) for r in range(readers)]
         return sorted(item["caption"] for mixture in mixtures for item in islice(mixture, 20 // readers))
 
     assert items(1) == items(2) == items(4)

@@ -101,7 +101,12 @@ def test_the_first_of_each_kind_is_told_with_its_place():
 def test_patterns(tmp_path):
     folder = write_shards(tmp_path / "s", [1] * 12)
     names = [f"{folder}/{i:03d}.tar" for i in range(12)]
-    assert expand_shards(folder) == expand_shards(f"{folder}/*.tar") == expand_shards(f"{folder}/{{000..011}}.tar") == names
+    assert (
+        expand_shards(folder)
+        == expand_shards(f"{folder}/*.tar")
+        == expand_shards(f"{folder}/{{000..011}}.tar")
+        == names
+    )
     assert expand_shards(f"{folder}/{{003,001}}.tar::{folder}/01?.tar") == [names[3], names[1], names[10], names[11]]
     assert expand_shards("http://host/{8..10}.tar") == [f"http://host/{i}.tar" for i in (8, 9, 10)]
     assert expand_shards("pipe:cat *.tar") == ["pipe:cat *.tar"]

@@ -2,8 +2,9 @@
 
 import numpy as np
 import pytest
-from digits import main
 from PIL import Image
+
+from digits import main
 
 
 def test_digits_lie_in_their_class_folders(tmp_path, capsys):

@@ -50,7 +50,7 @@ def class_names(shapes: Sequence[str] = DEFAULT_SHAPES, colors: Sequence[str] = 
 
 
 def with_article(words: str) -> str:
-    """"a red circle", "an orange circle"."""
+    """ "a red circle", "an orange circle"."""
     return f"an {words}" if words[0] in "aeiou" else f"a {words}"
 
 
@@ -109,6 +109,7 @@ class ShapeSettings:
             "color_attr": several and kinds and len(self.colors) > 1,
         }
         return [task for task, is_possible in possible.items() if is_possible]
+
 
 def draw(seed: int, index: int, settings: ShapeSettings = ShapeSettings()) -> tuple[Tensor, Scene]:
     """Draw image `index` of the endless set `seed`: uint8 (3, image_size, image_size) and the scene it shows."""
