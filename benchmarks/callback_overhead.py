@@ -33,7 +33,7 @@ from rich.table import Table
 from torch.utils.data import DataLoader, Dataset
 
 from pixelgen import PixelGen
-from pixelgen.callbacks import EMA, Checkpoint, Guard, Progress, Throughput
+from pixelgen.callbacks import EMA, Checkpoint, Progress, SkipNonFinite, Throughput
 from pixelgen.models import Denoiser, JiT, jit
 
 LOG_EVERY, WARMUP, CLASSES = 20, 3, 1000
@@ -54,7 +54,7 @@ class Unsaved(Checkpoint):
 
 CALLBACKS: dict[str, Callable[[], Callback]] = {
     "ema": EMA,
-    "guard": Guard,
+    "guard": SkipNonFinite,
     "throughput": partial(Throughput, every_n_steps=LOG_EVERY),  # 50 by default: no logging in a short fit
     "progress": Progress,
     "checkpoint": Unsaved,

@@ -24,7 +24,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from pixelgen import PixelGen
 from pixelgen.callbacks.throughput import peak_flops
-from pixelgen.distributed.launch import launch
+from pixelgen.distributed.processes import launch
 from pixelgen.flow import AdamsBashforth, Euler, Heun, Sampler
 from pixelgen.models import Denoiser, JiT, TextJiT
 from pixelgen.models.sizes import jit, text_jit

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
+from pathlib import Path
 
 import numpy as np
 import torch
 
 from pixelgen.data.drawing import PALETTE, paint
-from pixelgen.evaluation.geneval.prompts import Prompt
-from pixelgen.evaluation.geneval.shapes import shapes_prompts
-from tiny_run import TinyDenoiser, TinyModule
+from pixelgen.encoders import TextEncoder
+from pixelgen.evaluation.geneval.prompts import Prompt, shapes_prompts
+from pixelgen.flow import Euler
+from pixelgen.models import TextJiT
+from pixelgen.module import PixelGen
+from tiny_transformers import tiny_qwen3
 
+EMPTY = torch.full((3, 32, 32), 135, dtype=torch.uint8)
 PROMPTS = {prompt.text: prompt for prompt in shapes_prompts()}
 PLACES = {
     1: [(0.5, 0.5)],
@@ -39,27 +43,39 @@ def painted(prompt: Prompt, size: int = 32) -> torch.Tensor:
     return torch.from_numpy(image.round().astype(np.uint8))
 
 
-class Painter(TinyModule):
-    """Paints the prompt for even seeds, an empty picture for odd ones."""
-
-    text_encoder = SimpleNamespace(settings={"model": "painter"})
+class Painter(PixelGen):
+    """A text model that trains as any, and paints the prompt for even seeds, an empty picture for odd ones."""
 
     def __init__(self):
-        super().__init__(num_classes=None)
-        self.denoiser = PainterDenoiser(None)
-        self.noise_scale = 1.0
-        self.asked = []
+        torch.manual_seed(0)
+        sizes = {"patch_size": 16, "hidden_size": 16, "depth": 1, "num_heads": 2, "text_depth": 1, "bottleneck_dim": 4}
+        denoiser = TextJiT(32, text_dim=16, text_length=12, **sizes)
+        encoder = TextEncoder(str(tiny_qwen3()), max_length=12, dtype="float32")
+        super().__init__(denoiser, sampler=Euler(num_steps=2, guidance=4.0), text_encoder=encoder)
+        self.asked, self.losses = [], []
 
-    def sample(self, condition, seeds, sampler=None, *, batch_size=64, size=None, negative=""):
+    def training_step(self, batch, batch_idx):
+        loss = super().training_step(batch, batch_idx)
+        self.losses.append(loss.item())
+        return loss
+
+    def sample(self, condition=None, seeds=0, *args, **options):
         self.asked += zip(condition, seeds, strict=True)
-        empty = torch.full((3, 32, 32), 135, dtype=torch.uint8)
-        images = [painted(PROMPTS[t]) if s % 2 == 0 else empty for t, s in zip(condition, seeds, strict=True)]
+        images = [painted(PROMPTS[t]) if s % 2 == 0 else EMPTY for t, s in zip(condition, seeds, strict=True)]
         return torch.stack(images).float() / 127.5 - 1
 
 
-class PainterDenoiser(TinyDenoiser):
-    patch_size = 8
+class Painted:
+    """Stands for a run of a painter, at step 7."""
 
-    def __init__(self, num_classes):
-        super().__init__(num_classes)
-        self.image_size = 32
+    published = False
+
+    def __init__(self, folder: Path, model: PixelGen, data: dict | None = None):
+        self.folder, self.path, self._model = folder, folder, model
+        self.config = {"data": data or {}}
+
+    def model(self, ema, device):
+        return self._model
+
+    def identity(self, ema):
+        return {"average": "0.99", "step": 7}

@@ -68,7 +68,7 @@ def test_dropped_prompts_are_those_whose_labels_would_be(encoder):
     network = JiT(8, 4, hidden_size=16, depth=2, num_heads=2, num_classes=3, bottleneck_dim=4, in_context_start=1)
     labelled = Recorder(network, condition_dropout=0.5)
     train(labelled, {"image": pictures, "label": torch.zeros(16, dtype=torch.long)})
-    dropped = [bool(torch.equal(states, encoder.empty)) for states in text.seen[0]]
+    dropped = [bool(torch.equal(states, encoder.recall(""))) for states in text.seen[0]]
     assert dropped == (labelled.seen[0] == 3).tolist()
     assert 0 < sum(dropped) < 16
     assert torch.equal(text.times[0], labelled.times[0])

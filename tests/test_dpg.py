@@ -1,14 +1,12 @@
 import json
-from types import SimpleNamespace
 
 import pytest
 import torch
 from PIL import Image
 
-from painter import Painter
-from pixelgen import prompted
+from painter import Painted, Painter
 from pixelgen.dpg import main
-from pixelgen.flow import Euler
+from pixelgen.runs.run import Run
 
 TEXTS = {"COCOval2014_7": "a red circle on a table\n", "12": "two stars", "midjourney0": "a ring"}
 
@@ -16,7 +14,7 @@ TEXTS = {"COCOval2014_7": "a red circle on a table\n", "12": "two stars", "midjo
 class Letters(Painter):
     """Images whose grey level is the length of the prompt, and 60 times the seed more."""
 
-    def sample(self, condition, seeds, sampler=None, *, batch_size=64, size=None, negative=""):
+    def sample(self, condition, seeds, sampler=None, *, size=None, **options):
         self.asked += zip(condition, seeds, strict=True)
         levels = torch.tensor([len(text) + 60 * seed for text, seed in zip(condition, seeds, strict=True)])
         height, width = size or (32, 32)
@@ -25,28 +23,26 @@ class Letters(Painter):
 
 @pytest.fixture
 def letters(tmp_path, monkeypatch):
-    module = Letters()
-    module.sampler = Euler(num_steps=2)
-    source = SimpleNamespace(home=tmp_path / "run", identity=lambda ema: {"average": "0.99", "step": 7})
-    monkeypatch.setattr(prompted, "load", lambda *args: module)
-    monkeypatch.setattr(prompted, "Source", lambda _: source)
+    model = Letters()
+    monkeypatch.setattr(Run, "open", lambda source: Painted(tmp_path / "run", model))
+    monkeypatch.setattr(Run, "__init__", lambda self, source: None)
     (tmp_path / "prompts").mkdir()
     for name, text in TEXTS.items():
         (tmp_path / f"prompts/{name}.txt").write_text(text)
-    return module
+    return model
 
 
 def test_grid_of_each_prompt(letters, tmp_path, capsys):
-    folder = main(["runs/letters", str(tmp_path / "prompts"), "--size", "16", "24"])
+    folder = main(["runs/letters", str(tmp_path / "prompts"), "--size", "16", "32"])
     assert folder.parent.parent == tmp_path / "run/dpg"
     assert sorted(path.name for path in folder.iterdir()) == sorted(f"{name}.png" for name in TEXTS)
     for name, text in TEXTS.items():
         with Image.open(folder / f"{name}.png") as grid:
-            assert grid.size == (48, 32)
-            corners = [grid.getpixel(place)[0] for place in ((0, 0), (47, 0), (0, 31), (47, 31))]
+            assert grid.size == (64, 32)
+            corners = [grid.getpixel(place)[0] for place in ((0, 0), (63, 0), (0, 31), (63, 31))]
         assert corners == pytest.approx([len(text.strip()) + 60 * seed for seed in range(4)], abs=1)
     settings = json.loads((folder.parent / "settings.json").read_text())
-    assert (settings["prompts"], settings["seeds"], settings["size"]) == (3, [0, 1, 2, 3], [16, 24])
+    assert (settings["prompts"], settings["seeds"], settings["size"]) == (3, [0, 1, 2, 3], [16, 32])
     assert "to be scored by DPG-Bench's own script" in capsys.readouterr().out
 
 

@@ -9,7 +9,6 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load
 
-from pixelgen.conditioner import condition_of
 from pixelgen.data import Captions, ShardData
 from pixelgen.data.tars import SkipCounts, read_shard
 from pixelgen.encode import encode, main
@@ -74,7 +73,7 @@ def test_of_several_captions_the_one_that_the_first_pass_reads(tmp_path):
     files = [(str(i), {"png": picture(i), "json": json.dumps({"caption": some})}) for i, some in enumerate(texts * 4)]
     write_tar(tmp_path / "0.tar", [(f"{n}{key}", f) for n, (key, f) in enumerate(files)])
     captions = Captions(prefix_probability=0.5)
-    encode([str(tmp_path / "0.tar")], tmp_path / "to", qwen(dtype="float32"), captions, seed=3)
+    encode([str(tmp_path / "0.tar")], to=tmp_path / "to", text_encoder=qwen(dtype="float32"), captions=captions, seed=3)
     data = ShardData(str(tmp_path / "0.tar"), image_size=8, batch_size=8, length=8, captions=captions, seed=3)
     expected = set(next(iter(data.train_dataloader()))["caption"])
     found = []
@@ -96,7 +95,7 @@ def test_an_interrupted_command_goes_on_and_used_targets_are_refused(shards, tmp
 
     to = tmp_path / "encoded"
     with pytest.raises(KeyboardInterrupt):
-        encode([str(shards)], to, Stops(str(tiny_qwen3()), max_length=12))
+        encode([str(shards)], to=to, text_encoder=Stops(str(tiny_qwen3()), max_length=12))
     assert not to.exists()
     first = (tmp_path / "encoded.unfinished" / "0.tar").stat()
     encoded = command(shards, to)
@@ -107,8 +106,9 @@ def test_an_interrupted_command_goes_on_and_used_targets_are_refused(shards, tmp
         command(shards, to)
     assert "encoded exists already: give another folder with --to" in capsys.readouterr().err
     with pytest.raises(KeyboardInterrupt):
-        encode([str(shards)], tmp_path / "other", Stops(str(tiny_qwen3()), max_length=12))
-    assert encode([str(shards)], tmp_path / "other", qwen(max_length=8)).kept == 0  # other settings start anew
+        encode([str(shards)], to=tmp_path / "other", text_encoder=Stops(str(tiny_qwen3()), max_length=12))
+    other = encode([str(shards)], to=tmp_path / "other", text_encoder=qwen(max_length=8))
+    assert other.kept == 0  # other settings start anew
 
 
 def run(shards, folder, *options):
@@ -121,7 +121,7 @@ def run(shards, folder, *options):
 def test_training_on_states_is_training_on_their_captions(shards, tmp_path):
     """With half of the prompts dropped, which stand for the empty one."""
     to = tmp_path / "encoded"
-    encode([str(shards)], to, qwen(dtype="float32"))
+    encode([str(shards)], to=to, text_encoder=qwen(dtype="float32"))
     single = ["--model.text_encoder.dtype", "float32", "--model.condition_dropout", "0.5", "--data.batch_size", "4"]
     single += ["--model.optimizer", "torch.optim.SGD", "--model.optimizer.lr", "1", "--trainer.max_steps", "4"]
     cli = run(to, tmp_path / "a", *single)
@@ -131,9 +131,10 @@ def test_training_on_states_is_training_on_their_captions(shards, tmp_path):
     assert all(torch.allclose(weights[name], same[name], atol=1e-5) for name in weights)
     assert max(float((weights[name] - undropped[name]).abs().max()) for name in weights) > 1e-3
     batch, drop = next(iter(cli.datamodule.train_dataloader())), torch.tensor([True, False, False, True])
-    states = condition_of(cli.model.denoiser, cli.model.text_encoder, batch, drop)
-    assert torch.equal(states[drop], cli.model.text_encoder([""]).expand(2, 12, 16))
-    assert torch.equal(states[~drop], batch["text"][~drop])
+    conditioner = cli.model.conditioner
+    embeddings = conditioner.drop(conditioner.from_batch(batch), drop)
+    assert torch.equal(embeddings[drop], conditioner.encoder([""]).expand(2, 12, 16))
+    assert torch.equal(embeddings[~drop], batch["text"][~drop])
     assert cli.datamodule.text_shape == (12, 16)
     assert cli.datamodule.prompts(2) == TEXTS[:2]
     assert (tmp_path / "a" / "previews" / "step_0000004.png").exists()
@@ -149,7 +150,7 @@ def test_training_on_states_is_training_on_their_captions(shards, tmp_path):
 )
 def test_states_of_another_encoder_are_refused_before_training(shards, tmp_path, options, message, capsys):
     record = options.pop("record", {})
-    encode([str(shards)], tmp_path / "encoded", qwen(**options))
+    encode([str(shards)], to=tmp_path / "encoded", text_encoder=qwen(**options))
     path = tmp_path / "encoded" / "text_states.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | record))
     with pytest.raises(SystemExit):
@@ -159,7 +160,7 @@ def test_states_of_another_encoder_are_refused_before_training(shards, tmp_path,
 
 
 def test_states_without_captions_ask_for_the_prompts_of_previews_before_training(shards, tmp_path, capsys):
-    encode([str(shards)], tmp_path / "encoded", qwen())
+    encode([str(shards)], to=tmp_path / "encoded", text_encoder=qwen())
     bare = [
         (sample.key, {k: v for k, v in sample.files.items() if k != "txt"}) for sample in samples(tmp_path / "encoded")
     ]
@@ -174,7 +175,7 @@ def test_states_without_captions_ask_for_the_prompts_of_previews_before_training
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "give the shards, --to and --text_encoder, as in"),
+        ([], "shards"),
         (
             ["nowhere", "--to", "x", "--text_encoder", "pixelgen.encoders.minilm"],
             "nothing in the shards can be encoded",

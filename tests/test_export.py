@@ -6,21 +6,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
 import pixelgen
 from pixelgen.cli.training import CLI
-from pixelgen.export import main
-from pixelgen.runs.run import (
-    EXPORT,
-    EXPORT_FORMAT,
-    export,
-    find_checkpoint,
-    find_weights,
-    read_checkpoint,
-    start_from,
-)
+from pixelgen.export import export, main
+from pixelgen.runs.run import EXPORT, EXPORT_FORMAT, Run, find_checkpoint, find_weights, read_contents
+from pixelgen.runs.transfer import start_from
 
 
 @pytest.fixture(scope="module")
@@ -188,17 +181,17 @@ def test_an_export_is_never_overwritten(run, tmp_path, capsys):
 
 def test_a_folder_that_cannot_be_written_is_said(run, tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(ValueError, match=r"^could not write into .*file/out"):
+    with pytest.raises(ValueError, match=r"^could not write .*file/out"):
         export(run, tmp_path / "file" / "out")
 
 
 def test_nothing_is_left_of_an_export_that_failed(run, tmp_path, monkeypatch):
-    def full(source, target):
+    def full(weights, target, about):
         target.write_text("half of it")
-        raise OSError("no space left")
+        raise SafetensorError("no space left")
 
-    monkeypatch.setattr(shutil, "copyfile", full)
-    with pytest.raises(ValueError, match=r"could not write into .* \(no space left\)"):
+    monkeypatch.setattr("pixelgen.runs.run.save_file", full)
+    with pytest.raises(ValueError, match=r"could not write .* \(no space left\): free some space or give another --to"):
         export(run, tmp_path / "out")
     assert list((tmp_path / "out").iterdir()) == []
 
@@ -251,8 +244,8 @@ def test_checkpoints_are_mapped_where_their_format_allows(run, tmp_path, zipped)
     checkpoint = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
     path = tmp_path / "a.ckpt"
     torch.save(checkpoint, path, _use_new_zipfile_serialization=zipped)
-    found = read_checkpoint(path)["state_dict"]
-    assert same(found, checkpoint["state_dict"])
+    found = read_contents(path)
+    assert same({f"denoiser.{key}": value for key, value in found.raw.items()}, checkpoint["state_dict"])
     assert (str(path) in Path("/proc/self/maps").read_text()) == zipped
 
 
@@ -261,4 +254,4 @@ def test_part_of_a_checkpoint_is_refused(run, tmp_path, kept):
     path = tmp_path / "part.ckpt"
     path.write_bytes((run / "checkpoints" / "last.ckpt").read_bytes()[:kept])
     with pytest.raises(ValueError, match=r"part.ckpt is not a readable checkpoint or export"):
-        read_checkpoint(path)
+        Run(path)

@@ -2,23 +2,17 @@ import json
 import os
 import subprocess
 import sys
-from types import SimpleNamespace
 
 import pytest
 
-import pixelgen.geneval
-from painter import PROMPTS, Painter
-from pixelgen import prompted
-from pixelgen.evaluation.geneval import (
-    CocoDetector,
-    ShapesDetector,
-    geneval_prompts,
-    prompts_sha256,
-    to_lines,
-)
-from pixelgen.evaluation.geneval.folder import find_samples
-from pixelgen.flow import Euler
-from pixelgen.geneval import NOTE, SHAPES_NOTE, find_detector, geneval, main, protocol_line
+from painter import PROMPTS, Painted, Painter
+from pixelgen.conditioner import Unconditional
+from pixelgen.evaluation.geneval.detectors import ShapesDetector
+from pixelgen.evaluation.geneval.folder import find_images
+from pixelgen.evaluation.geneval.prompts import geneval_prompts, prompts_sha256, to_lines
+from pixelgen.evaluation.geneval.score import NOTE, SHAPES_NOTE, protocol_sentence
+from pixelgen.geneval import geneval, main
+from pixelgen.runs.run import Run
 from test_text_runs import text_run
 from tiny_transformers import tiny_clip, tiny_mask2former
 
@@ -28,15 +22,11 @@ FEW = list(PROMPTS.values())[::30]
 @pytest.fixture
 def painter(tmp_path, monkeypatch):
     """A run of a model that is right for even seeds, in the place of `runs/painter`."""
-    module = Painter()
-    module.sampler = Euler(num_steps=2, guidance=4.0)
+    model = Painter()
     data = {"class_path": "pixelgen.data.shapes.ShapesData", "init_args": {"shapes": ["star"], "max_objects": 2}}
-    source = SimpleNamespace(home=tmp_path, identity=lambda ema: {"average": "0.99", "step": 7}, config={"data": data})
-    monkeypatch.setattr(prompted, "load", lambda *args: module)
-    for command in (prompted, pixelgen.geneval):
-        monkeypatch.setattr(command, "Source", lambda _: source)
+    monkeypatch.setattr(Run, "open", lambda source: Painted(tmp_path, model, data))
     (tmp_path / "few.jsonl").write_text(to_lines(FEW))
-    return module
+    return model
 
 
 def read(folder):
@@ -47,7 +37,7 @@ def test_images_scores_and_protocol(painter, tmp_path, capsys):
     folder = main(["runs/painter", "--prompts", str(tmp_path / "few.jsonl"), "--images_per_prompt", "3"])
     assert folder.parent == tmp_path / "geneval"
     assert folder.name.startswith("0.99-step7-Euler2-guidance4-")
-    assert len(find_samples(folder)) == 3 * len(FEW)
+    assert len(find_images(folder)) == 3 * len(FEW)
     assert [json.loads((folder / f"{i:05d}/metadata.jsonl").read_text()) for i in range(len(FEW))] == [
         prompt.metadata() for prompt in FEW
     ]
@@ -74,11 +64,11 @@ def test_the_same_command_goes_on_and_makes_nothing_twice(painter, tmp_path):
     arguments = ["runs/painter", "--prompts", str(tmp_path / "few.jsonl"), "--to", str(tmp_path / "to")]
     main([*arguments, "--generate_only"])
     assert not (tmp_path / "to/geneval.json").exists()
-    made, asked = len(find_samples(tmp_path / "to")), len(painter.asked)
+    made, asked = len(find_images(tmp_path / "to")), len(painter.asked)
     assert made == 4 * len(FEW)
     (tmp_path / "to/00001/samples/0002.png").unlink()
     main(arguments)
-    assert len(find_samples(tmp_path / "to")) == made
+    assert len(find_images(tmp_path / "to")) == made
     assert (FEW[1].text, 2) in painter.asked[asked:]
     assert len(painter.asked) - asked <= 32  # one batch of the network
     with pytest.raises(SystemExit):
@@ -129,8 +119,8 @@ def test_published_prompts_with_networks_of_the_detectors_classes(painter, tmp_p
     """Two of the published prompts; images are enlarged to 64 px, not to 800, before they are judged."""
     monkeypatch.setattr("pixelgen.encoders.mask2former.SHORT", 64)
     monkeypatch.setattr("pixelgen.geneval.find_prompts", lambda *args: geneval_prompts()[:2])
-    painter.sample = lambda texts, seeds, *args, **options: Painter.sample(
-        painter, [FEW[0].text] * len(texts), seeds, *args, **options
+    monkeypatch.setattr(
+        painter, "sample", lambda texts, seeds, **options: Painter.sample(painter, [FEW[0].text] * len(texts), seeds)
     )
     detector = ["--detector", "CocoDetector", "--detector.mask2former", str(tiny_mask2former())]
     folder = main(["runs/painter", *detector, "--detector.clip", str(tiny_clip()), "--images_per_prompt", "1"])
@@ -138,7 +128,7 @@ def test_published_prompts_with_networks_of_the_detectors_classes(painter, tmp_p
     assert report["scores"] == {"overall": 0.0, "task/single_object": 0.0, "images": 0.0, "prompts": 0.0}
     assert report["protocol"]["note"] == NOTE
     assert report["protocol"]["detector"] == str(tiny_mask2former())
-    line = protocol_line(report["protocol"])
+    line = protocol_sentence(report["protocol"])
     assert line.startswith(f"2 prompts (not the published ones, sha256 {prompts_sha256(geneval_prompts()[:2])[:16]})")
     assert "seeds 0; average 0.99 of step 7; Euler (num_steps 2, guidance 4.0, " in line
     assert f"; clip {tiny_clip()}@sha256:" in line
@@ -146,16 +136,8 @@ def test_published_prompts_with_networks_of_the_detectors_classes(painter, tmp_p
 
 def test_shapes_are_those_of_the_runs_data(painter, tmp_path):
     folder = geneval("runs/painter", prompts="shapes", images_per_prompt=1, generate_only=True)
-    wanted = [wanted for sample in find_samples(folder) for wanted in sample.prompt.include]
+    wanted = [wanted for sample in find_images(folder) for wanted in sample.prompt.include]
     assert {(thing.name, thing.count) for thing in wanted} == {("star", 1), ("star", 2)}
-
-
-def test_detector_that_prompts_belong_to():
-    assert isinstance(find_detector(None, FEW), ShapesDetector)
-    detector = CocoDetector(str(tiny_mask2former()), str(tiny_clip()))
-    assert find_detector(detector, geneval_prompts()) is detector
-    with pytest.raises(ValueError, match="CocoDetector knows no object 'triangle'"):
-        find_detector(detector, FEW)
 
 
 @pytest.mark.parametrize(
@@ -163,7 +145,7 @@ def test_detector_that_prompts_belong_to():
     [
         (["--generate_only", "--score_only"], "leave nothing to do"),
         (["--images_per_prompt", "0"], "give at least 1"),
-        (["--num_prompts", "0"], "num_prompts 0, seed 0: give at least 1"),
+        (["--num_prompts", "0"], "num_prompts 0: give at least 1"),
         (["--score_only"], "holds no images in GenEval's layout"),
         (["--prompts", "none.jsonl"], "no file of prompts none.jsonl"),
         (["--prompt", "shapes"], "there is no option --prompt: did you mean --prompts?"),
@@ -183,9 +165,9 @@ def test_a_source_that_is_none_is_said_before_any_detector_is_loaded(capsys):
     assert "runs/none does not exist: give a run folder" in capsys.readouterr().err
 
 
-def test_a_network_without_text_is_refused(painter, tmp_path, monkeypatch):
-    monkeypatch.setattr(Painter, "text_encoder", None)
-    with pytest.raises(ValueError, match="knows no text"):
+def test_a_network_without_text_is_refused(painter, tmp_path):
+    painter.conditioner = Unconditional()
+    with pytest.raises(ValueError, match="takes no prompts: give a text model"):
         geneval("runs/painter", prompts=str(tmp_path / "few.jsonl"))
 
 

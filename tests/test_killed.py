@@ -9,7 +9,7 @@ import pytest
 
 import moments
 from distributed.test_fsdp import contents
-from pixelgen.runs.run import read_checkpoint
+from pixelgen.runs.run import Run
 from processes import HERE, finish, fit, start, status
 
 RUN = [
@@ -34,7 +34,7 @@ def complete(folder, steps):
 
 def step_of(folder):
     last = folder / "checkpoints" / "last.ckpt"
-    return read_checkpoint(last)["global_step"] if last.exists() else 0
+    return Run(last).step if last.exists() else 0
 
 
 def wait_for_step(folder, step, process, seconds=120):

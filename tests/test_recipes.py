@@ -13,7 +13,7 @@ from PIL import Image
 
 from pixelgen.cli.arguments import with_nulls
 from pixelgen.cli.training import CLI
-from pixelgen.encoders import dino, text, vgg
+from pixelgen.encoders import hub, text, vgg
 from pixelgen.flow import AdamsBashforth, Euler, Heun
 from pixelgen.losses import REPA
 from pixelgen.models import JiT, TextJiT
@@ -82,13 +82,13 @@ def imagenet(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def weightless(monkeypatch):
     """Networks of full size without numbers in them, and nothing downloaded."""
-    create = dino.timm.create_model
+    create = hub.timm.create_model
     vit = on_meta(lambda name, pretrained, **options: create(name, num_classes=0))
     state = {f"features.{key}": value for key, value in on_meta(vgg.vgg16_features)().state_dict().items()}
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr(JiT, "__init__", on_meta(JiT.__init__))
     monkeypatch.setattr(REPA, "connect", on_meta(REPA.connect))
-    monkeypatch.setattr(dino.timm, "create_model", vit)
+    monkeypatch.setattr(hub.timm, "create_model", vit)
     monkeypatch.setattr(vgg, "vgg16_features", on_meta(vgg.vgg16_features))
     monkeypatch.setattr(vgg, "download", lambda url, what: None)
     monkeypatch.setattr(vgg, "read_weights", lambda path, what: state)

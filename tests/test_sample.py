@@ -13,10 +13,10 @@ from PIL import Image
 
 import pixelgen
 from moments import in_the_fiftieth_image
+from pixelgen.export import export
 from pixelgen.flow import to_uint8
-from pixelgen.runs.run import export
-from pixelgen.runs.sources import Source
-from pixelgen.sample import main, split_sampler
+from pixelgen.runs.run import Run
+from pixelgen.sample import main
 from processes import finish, free_port, start, status
 from tiny_run import randomise_average
 
@@ -81,13 +81,6 @@ def test_a_class_of_sampler_starts_from_its_own_defaults(run):
     folder = main([str(run), "--num_images", "1", "--sampler", "Heun", "--sampler.exact", "false"])
     assert settings(folder)["sampler"]["num_steps"] == 50
     assert settings(folder)["sampler"]["exact"] is False
-
-
-def test_flags_of_the_sampler_are_told_from_others():
-    ours = ["--sampler", "Heun", "--sampler.shift=2", "--sampler.guidance", "2"]
-    sampler, others = split_sampler(["run", *ours[:2], "--seed", "3", ours[2], "--ema", "raw", *ours[3:]])
-    assert sampler == ours
-    assert others == ["run", "--seed", "3", "--ema", "raw"]
 
 
 def test_classes_by_number_range_and_name(run, tmp_path):
@@ -171,8 +164,9 @@ def refusal(capsys, *arguments):
         (["--sampler", "AdamsBashforth", "--sampler.order", "9"],
          "Adams-Bashforth of order 9 is not supported: choose 1, 2, 3 or 4"),
         (["--size", "30", "32"], "size 30 32 does not divide into patches: use multiples of 16"),
-        (["--num_images", "0"], "num_images is 0 and seed 0: give at least 1 image, and a seed from 0"),
-        (["--devices", "0"], "devices is 0: give at least 1"),
+        (["--num_images", "0"], "num_images is 0: give at least 1"),
+        (["--devices", "0"],
+         "seed is 0, batch_size 64, devices 0, num_nodes 1: give a seed from 0, and at least 1 of the others"),
         (["--clases", "3"], "there is no option --clases: did you mean --classes?"),
     ],
 )  # fmt: skip
@@ -192,7 +186,7 @@ def test_bad_sources_and_folders_are_refused(run, tmp_path, capsys):
 
 
 def test_names_of_classes_come_from_the_data_that_is_there(run, tmp_path, capsys):
-    assert Source(run).class_names()[11] == "orange square"
+    assert Run(run).class_names()[11] == "orange square"
     copy = tmp_path / "run"
     shutil.copytree(run, copy, ignore=shutil.ignore_patterns("samples"))
     config = yaml.safe_load((copy / "config.yaml").read_text())

@@ -12,9 +12,9 @@ import pixelgen
 from pixelgen.cli.training import CLI
 from pixelgen.data import Captions, ShardData
 from pixelgen.encoders.text import TextEncoder
+from pixelgen.export import export
 from pixelgen.fit import main
 from pixelgen.flow import Euler, to_uint8
-from pixelgen.runs.run import export
 from pixelgen.sample import main as sample
 from shard_files import picture, write_tar
 from tiny_transformers import tiny_qwen3

@@ -1,69 +1,56 @@
-"""A tiny module with the parts of PixelGen that callbacks look at, and a trainer for it."""
+"""A tiny PixelGen on tiny images, and a trainer for it."""
 
 from __future__ import annotations
 
 import torch
-from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch import LightningDataModule, Trainer
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
+from pixelgen import PixelGen
 from pixelgen.encoders.frozen import FeatureExtractor
+from pixelgen.flow import Euler
+from pixelgen.models import JiT
 
 
-class TinyDenoiser(nn.Module):
-    def __init__(self, num_classes=3):
-        super().__init__()
-        self.image_size, self.num_classes, self.in_channels = 8, num_classes, 3
-        self.mix = nn.Conv2d(3, 3, 3, padding=1)
-        self.classes = nn.Embedding(3, 3)
-        self.fixed = nn.Parameter(torch.ones(3), requires_grad=False)
-
-    def forward(self, x, condition=None):
-        x = self.mix(x)
-        return x if condition is None else x + self.classes(condition)[:, :, None, None]
+def tiny_jit(num_classes=3, size=8, patch_size=4):
+    """A network whose every weight gets a gradient in the first step: the untrained last layer is zero otherwise."""
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "depth": 1, "num_heads": 2, "bottleneck_dim": None, "in_context_len": 0}
+    denoiser = JiT(input_size=size, patch_size=patch_size, num_classes=num_classes, **sizes)
+    with torch.no_grad():
+        for parameter in denoiser.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    return denoiser
 
 
-class TinyModule(LightningModule):
-    def __init__(self, num_classes=3, lr=0.1, global_noise=False):
-        super().__init__()
-        torch.manual_seed(0)
-        self.denoiser = TinyDenoiser(num_classes)
-        self.sampler = object.__new__(TinySampler)
-        self.lr = lr
+class TinyModule(PixelGen):
+    """Keeps its losses, and the seeds that were sampled.
+
+    With `global_noise`, the loss depends on the global random numbers, which callbacks must leave as they are.
+    """
+
+    def __init__(self, num_classes=3, lr=0.01, global_noise=False, denoiser=None, fused=True, **options):
+        super().__init__(
+            tiny_jit(num_classes) if denoiser is None else denoiser,
+            sampler=Euler(num_steps=1),
+            optimizer=lambda params: torch.optim.AdamW(params, lr=lr, fused=fused),
+            **options,
+        )
         self.global_noise = global_noise
         self.losses = []
         self.sampled = []
 
-    def loss(self, batch):
-        x = batch["image"].float() / 127.5 - 1
-        generator = None if self.global_noise else torch.Generator().manual_seed(self.global_step)
-        noise = torch.randn(x.shape, generator=generator)
-        return (self.denoiser(0.5 * x + 0.5 * noise, batch["label"]) - x).square().mean()
-
     def training_step(self, batch, batch_idx):
-        loss = self.loss(batch)
+        factor = 1 + torch.rand(()) if self.global_noise else 1  # before the module sets its own seeds
+        loss = super().training_step(batch, batch_idx) * factor
         self.losses.append(loss.item())
         return loss
 
-    def validation_step(self, batch, batch_idx):
-        self.log("val_loss", self.loss(batch))
-
-    def configure_optimizers(self):
-        return torch.optim.AdamW([p for p in self.parameters() if p.requires_grad], lr=self.lr)
-
-    def sample(self, condition=None, seeds=0, *, batch_size=64):
+    def sample(self, condition=None, seeds=0, *args, **options):
         self.sampled += list(seeds)
-        noise = torch.stack([torch.randn(3, 8, 8, generator=torch.Generator().manual_seed(s)) for s in seeds])
-        condition = None if condition is None else torch.as_tensor(condition)
         torch.rand(7)  # callbacks must put the global generator back
-        return self.denoiser(noise, condition).clamp(-1, 1)
-
-
-class TinySampler:
-    num_steps = 1
-
-    def settings(self):
-        return {"class": "TinySampler"}
+        return super().sample(condition, seeds, *args, **options)
 
 
 class TinyImages(Dataset):

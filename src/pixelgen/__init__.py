@@ -9,11 +9,11 @@ if TYPE_CHECKING:
 
 __all__ = ["PixelGen", "load"]
 
-_HOMES = {"PixelGen": "pixelgen.module", "load": "pixelgen.runs.run"}
+_MODULES = {"PixelGen": "pixelgen.module", "load": "pixelgen.runs.run"}
 
 
 def __getattr__(name: str) -> Any:
     """Import on first use: Lightning alone takes seconds."""
-    if name not in _HOMES:
+    if name not in _MODULES:
         raise AttributeError(f"module 'pixelgen' has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
+    return getattr(import_module(_MODULES[name]), name)

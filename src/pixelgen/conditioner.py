@@ -39,6 +39,7 @@ class Conditioner(nn.Module):
     """
 
     description = "conditions of the data"  # of `examples`, for protocols
+    takes_prompts = False
 
     def check(self, denoiser: Denoiser) -> None:
         """Refuse a denoiser that does not fit.
@@ -85,8 +86,10 @@ class Conditioner(nn.Module):
         Raises:
             ValueError: saying why.
         """
-        if negative:
+        if negative and not self.takes_prompts:
             raise ValueError("this network does not take prompts, so there is no negative one: leave it out")
+        if negative and sampler.guidance == 1:
+            raise ValueError("a negative prompt does nothing without guidance: give a sampler with guidance above 1")
 
     def parse(self, given: Condition, number: int) -> Tensor | list[Any] | None:
         """Checked requests, one for each image, from what `PixelGen.sample` is given.
@@ -143,9 +146,8 @@ class Unconditional(Conditioner):
 
     def from_words(self, classes: Sequence[str | int] | None, prompts: Sequence[str] | None, names: Names) -> list[Any]:
         """A request without content."""
-        refuse_prompts(prompts)
-        if classes:
-            raise ValueError("this network has no classes: leave out --classes")
+        if classes or prompts:
+            raise ValueError("this network has neither classes nor text: leave out --classes and --prompts")
         return [None]
 
     def examples(self, number: int, data: Any) -> list[Any]:
@@ -200,7 +202,8 @@ class Labels(Conditioner):
 
     def from_words(self, classes: Sequence[str | int] | None, prompts: Sequence[str] | None, names: Names) -> list[Any]:
         """Class numbers: all of them, or those of `--classes`."""
-        refuse_prompts(prompts, ", and give --classes")
+        if prompts:
+            raise ValueError("this network knows no text: leave out --prompts and --negative, and give --classes")
         return parse_classes(classes, self.num_classes, names) if classes else list(range(self.num_classes))
 
     def examples(self, number: int, data: Any) -> list[Any]:
@@ -218,6 +221,7 @@ class Text(Conditioner):
     """
 
     description = "captions of the data in order"
+    takes_prompts = True
 
     def __init__(self, encoder: TextEncoder | None) -> None:
         super().__init__()
@@ -288,11 +292,6 @@ class Text(Conditioner):
         encoder = self._encoder("the empty prompt, which is dropped to and guided away from, needs a text encoder")
         return encoder.recall(negative).to(condition).expand_as(condition)
 
-    def check_negative(self, sampler: Sampler, negative: str) -> None:
-        """A negative prompt needs guidance."""
-        if negative and sampler.guidance == 1:
-            raise ValueError("a negative prompt does nothing without guidance: give a sampler with guidance above 1")
-
     def parse(self, given: Condition, number: int) -> Tensor | list[Any]:
         """Prompts (N), or embeddings (N, L, E)."""
         if isinstance(given, Tensor) and given.is_floating_point():
@@ -343,16 +342,6 @@ def _kind(value: object) -> str:
 
 
 # The words of a command line
-
-
-def refuse_prompts(prompts: Sequence[str] | None, instead: str = "") -> None:
-    """Refuse prompts for a network that takes none.
-
-    Raises:
-        ValueError: if there are any.
-    """
-    if prompts:
-        raise ValueError(f"this network knows no text: leave out --prompts and --negative{instead}")
 
 
 def parse_classes(words: Sequence[str | int], num_classes: int, names: Names) -> list[int]:

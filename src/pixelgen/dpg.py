@@ -3,61 +3,42 @@
 from __future__ import annotations
 
 import hashlib
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-from jsonargparse import ArgumentParser
-from lightning.fabric.utilities.rank_zero import rank_zero_only
+import torch
 from PIL import Image
 from rich.console import Console
 from rich.progress import track
 
-from pixelgen.cli.training import stop_on_bad_input
-from pixelgen.distributed.launch import Precision, launch
-from pixelgen.flow import Sampler
-from pixelgen.prompted import FLAGS, Manner, make_prompted
-from pixelgen.sample import add_flags, parse
-from pixelgen.samples.generate import agreement
-from pixelgen.samples.sampling import Average
+from pixelgen.cli.command import command
+from pixelgen.conditioner import Text
+from pixelgen.distributed.processes import agree, launch
+from pixelgen.files import atomic
+from pixelgen.runs.run import Run
+from pixelgen.samples.generate import Request, generate
+from pixelgen.samples.npz import read_image
+from pixelgen.samples.sampling import Sampling
+from pixelgen.samples.settings import folder_name, settings_of
 
 IMAGES = 4
 """Of each prompt, in two rows of two."""
 
 
 def dpg(
-    source: str | Path,
-    prompts: Path,
-    to: str | Path | None = None,
-    seed: int = 0,
-    negative: str = "",
-    sampler: Sampler | None = None,
-    ema: Average = True,
-    size: tuple[int, int] | None = None,
-    precision: Precision = "bf16-mixed",
-    batch_size: int = 64,
-    devices: int = 1,
-    num_nodes: int = 1,
+    source: str | Path | Run, prompts: Path, to: str | Path | None = None, *, sampling: Sampling = Sampling()
 ) -> Path:
-    """Make the images of DPG-Bench with a text model: `grids/<prompt file's name>.png`, four images in two rows of two.
+    """Generate the images of DPG-Bench with a text model: `grids/<prompt file's name>.png`, two rows of two images.
 
     Scoring is not part of this: it needs mPLUG and lives with the benchmark. Give its script the folder `grids` as
     --image-root-path, the height of one image as --resolution, and --pic-num 4. The single images are in `images`.
-    The same command goes on where it was stopped.
+    Every prompt gets the same four seeds. The same command resumes where it was stopped.
 
     Args:
         source: run folder, checkpoint or export of a text model.
         prompts: the benchmark's folder with one text file for each prompt.
-        to: folder to write into; `dpg/<average, step, sampler and a hash of all settings>` in the run if not given.
-        seed: of the first of the four images of every prompt.
-        negative: prompt that guidance leads away from.
-        sampler: another than the model's own; its settings without a class change those of the model's own.
-        ema: true for the first average of the weights, `raw`, or the decay or name of an average.
-        size: height and width in pixels; the training size if not given.
-        precision: of matrix products.
-        batch_size: images between two looks at the clock and the disk.
-        devices: processes on this machine, one for each GPU, or on the CPU.
-        num_nodes: machines.
+        to: folder to write into; `dpg/<EMA, step, sampler and a hash of all settings>` in the run if not given.
+        sampling: how images are generated.
 
     Returns:
         The folder of the grids.
@@ -65,30 +46,27 @@ def dpg(
     Raises:
         ValueError: naming what is wrong with the arguments, the source or a folder.
     """
-    if seed < 0:
-        raise ValueError(f"seed is {seed}: give one from 0")
     texts = read_texts(prompts)
-    names = list(texts)
-    fabric = launch(devices, precision, num_nodes)
+    run, fabric = Run.open(source), launch(sampling.devices, sampling.precision, sampling.num_nodes)
+    model = run.model(sampling.ema, fabric.device)
+    if not isinstance(model.conditioner, Text):
+        raise ValueError(f"the model of {run} takes no prompts: give a text model")
+    seeds = range(sampling.seed, sampling.seed + IMAGES)
     digest = hashlib.sha256("\0".join(part for item in texts.items() for part in item).encode()).hexdigest()
-    folder = make_prompted(
-        source,
-        list(texts.values()),
-        range(seed, seed + IMAGES),
-        lambda i, s: image_path(names[i], s),
-        {"prompts": len(texts), "prompts_sha256": digest},
-        Manner(negative, sampler, ema, size, precision, batch_size),
-        fabric,
-        lambda home, name: home / "dpg" / name if to is None else Path(to),
-    )
-    with agreement(fabric):
-        share = names[fabric.global_rank :: fabric.world_size]
+    about = {"seeds": list(seeds), "prompts": len(texts), "prompts_sha256": digest}
+    settings = settings_of(model, sampling, run.identity(sampling.ema), about)
+    folder = run.folder / "dpg" / folder_name(settings) if to is None else Path(to)
+    requests = [Request(f"images/{name}/{seed:04d}.png", seed, text) for name, text in texts.items() for seed in seeds]
+    generate(model, requests, folder, settings, fabric, sampling)
+    with agree(fabric):
+        share = list(texts)[fabric.global_rank :: fabric.world_size]
         for name in track(share, "grids", disable=fabric.global_rank != 0):
-            write_grid(folder, name, range(seed, seed + IMAGES))
+            images = [folder / "images" / name / f"{seed:04d}.png" for seed in seeds]
+            _write_grid(folder / "grids" / f"{name}.png", images)
     return folder / "grids"
 
 
-def read_texts(folder: Path) -> Mapping[str, str]:
+def read_texts(folder: Path) -> dict[str, str]:
     """Prompts by the names of their files, sorted.
 
     Raises:
@@ -108,46 +86,19 @@ def read_texts(folder: Path) -> Mapping[str, str]:
     return texts
 
 
-def image_path(name: str, seed: int) -> str:
-    """Where one image of a prompt lies, relative to the folder."""
-    return f"images/{name}/{seed:04d}.png"
-
-
-def write_grid(folder: Path, name: str, seeds: Sequence[int]) -> None:
+def _write_grid(path: Path, images: Sequence[Path]) -> None:
     """Put the four images of a prompt into one, row by row, without lines between them."""
-    path = folder / "grids" / f"{name}.png"
-    unfinished = path.with_name(f".{path.name}.unfinished")
-    try:
-        images = [Image.open(folder / image_path(name, seed)) for seed in seeds]
-        width, height = images[0].size
-        grid = Image.new("RGB", (2 * width, 2 * height))
-        for i, image in enumerate(images):
-            with image:
-                grid.paste(image, (i % 2 * width, i // 2 * height))
-        path.parent.mkdir(parents=True, exist_ok=True)
-        grid.save(unfinished, "PNG")
-        unfinished.replace(path)
-    except OSError as error:
-        raise ValueError(f"could not write {path} ({error}): free some space, then the same command goes on") from error
+    pixels = torch.stack([read_image(image) for image in images]).unflatten(0, (2, 2))
+    rows = pixels.permute(0, 3, 1, 4, 2).flatten(2, 3).flatten(0, 1)  # (2 H, 2 W, 3)
+    with atomic(path, "free some space, then resume with the same command") as temporary:
+        Image.fromarray(rows.contiguous().numpy()).save(temporary, "PNG")
 
 
-# --- command line
+def _report(folder: Path) -> None:
+    Console().print(f"{folder}: to be scored by DPG-Bench's own script", soft_wrap=True)
 
 
-def main(args: Sequence[str] | None = None) -> Path:
-    """Make the images as the options say; see `python -m pixelgen.dpg --help`."""
-    about = (
-        "Make DPG-Bench's images, a grid of four for each prompt. Scoring is not part of this: its own script does it."
-    )
-    parser = ArgumentParser(prog="python -m pixelgen.dpg", description=about, allow_abbrev=False, exit_on_error=False)
-    parser.add_function_arguments(dpg, as_positional=True, skip={*FLAGS})
-    add_flags(parser, FLAGS)
-    with stop_on_bad_input():
-        folder = dpg(**parse(parser, sys.argv[1:] if args is None else args))
-    rank: int = rank_zero_only.rank  # type: ignore[attr-defined]
-    Console(quiet=rank != 0).print(f"{folder}: to be scored by DPG-Bench's own script", soft_wrap=True)
-    return folder
-
+main = command(dpg, _report)
 
 if __name__ == "__main__":
     main()

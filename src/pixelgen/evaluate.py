@@ -15,12 +15,13 @@ from lightning.fabric.utilities import rank_zero_only
 from rich.console import Console
 from torch.utils.data import Dataset
 
-from pixelgen.cli.training import stop_on_bad_input
+from pixelgen.cli.command import stop_on_bad_input
+from pixelgen.cli.former import FLAGS, add_flags, parse
 from pixelgen.config import one_sentence
 from pixelgen.data import ImageData
 from pixelgen.data.images import Item
 from pixelgen.data.sets import open_images
-from pixelgen.distributed.launch import Precision, launch
+from pixelgen.distributed.processes import Precision, launch
 from pixelgen.encoders import DINOv2Features, FeatureExtractor  # noqa: F401, the command line finds it by name
 from pixelgen.encoders.inception import Inception
 from pixelgen.evaluation import protocol
@@ -30,8 +31,8 @@ from pixelgen.evaluation.reference import refuse_stream, spread
 from pixelgen.evaluation.statistics import Statistics
 from pixelgen.flow import Sampler
 from pixelgen.runs.run import find_weights
-from pixelgen.sample import FLAGS, add_flags, parse, sample
-from pixelgen.samples.sampling import Average
+from pixelgen.sample import sample
+from pixelgen.samples.sampling import Average, Sampling
 
 ALL_POSSIBLE = Metrics()
 PUBLISHED = 50_000  # images that published FIDs are computed from
@@ -104,9 +105,8 @@ def evaluate(
     fabric = launch(devices, precision, num_nodes)
     if not images:
         num_images = num_images or PUBLISHED
-        how: dict[str, Any] = {"precision": precision, "devices": devices, "num_nodes": num_nodes, "compile": compile}
-        options: dict[str, Any] = {"prompts": prompts, "seed": seed, "sampler": sampler, "ema": ema}
-        source = sample(source, num_images=num_images, batch_size=batch_size, **options, **how)
+        sampling = Sampling(sampler, ema, None, seed, "", precision, batch_size, devices, num_nodes, compile)
+        source = sample(source, num_images=num_images, prompts=prompts, sampling=sampling)
     work = Work(fabric, metrics, batch_size, num_workers, skip_corrupt)
     scores = work.scores(Path(source), num_images, [seer.to(fabric.device) for seer in seers], references)
     if fabric.global_rank == 0:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pixelgen.cli.training import CLI, stop_on_bad_input
+from pixelgen.cli.command import stop_on_bad_input
+from pixelgen.cli.training import CLI
 
 
 def main(args: Sequence[str] | None = None) -> CLI:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import sys
 from argparse import ArgumentError
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,12 @@ from lightning import Fabric
 from lightning.fabric.utilities import rank_zero_only
 from rich.console import Console
 
-from pixelgen.cli.training import stop_on_bad_input
+from pixelgen.cli.command import stop_on_bad_input
+from pixelgen.cli.former import FLAGS as SAMPLE_FLAGS
+from pixelgen.cli.former import add_flags
 from pixelgen.config import one_sentence
 from pixelgen.data.sets import arrays, open_images
-from pixelgen.distributed.launch import Precision, launch
+from pixelgen.distributed.processes import Precision, launch
 from pixelgen.encoders import FeatureExtractor
 from pixelgen.evaluation import protocol
 from pixelgen.evaluation.compare import Result, command, numbers, plot, ranked, table_of, write_csv
@@ -25,11 +28,9 @@ from pixelgen.evaluation.extract import ONLY_FRECHET, Metrics
 from pixelgen.evaluation.measure import Work, check_reference, scores_file
 from pixelgen.evaluation.statistics import Statistics
 from pixelgen.evaluation.sweep import Row, rows
-from pixelgen.runs.averages import average_weights, check_average, load_average
-from pixelgen.runs.published import fill_denoiser
-from pixelgen.runs.sources import Source
-from pixelgen.sample import FLAGS as SAMPLE_FLAGS
-from pixelgen.sample import Wanted, add_flags, make
+from pixelgen.runs.run import Run
+from pixelgen.sample import sample_with
+from pixelgen.samples.sampling import Sampling
 
 Score = Callable[[Path, int], dict[str, float]]  # a folder, and how many of its images count
 INCEPTION = "pixelgen.encoders.inception.Inception"
@@ -38,36 +39,33 @@ SAME = ("num_images", "classes", "prompts", "negative", "seed", "size", "precisi
 
 def run(
     table: Sequence[Row],
-    wanted: Wanted,
-    source: Source,
+    wanted: dict[str, Any],
+    sampling: Sampling,
+    source: Run,
     fabric: Fabric,
     score: Score,
-    how: Mapping[str, Any],
-    batch_size: int = 64,
 ) -> Iterator[Result]:
     """Make and score one set after another; what is on the disk already is taken from there.
 
     Args:
         table: of the sets.
-        wanted: the images of each.
+        wanted: the images of each, as `sample_with` takes them.
+        sampling: how they are generated, but for sampler and EMA.
         source: of the weights.
         fabric: launched.
         score: called in every process.
-        how: for `settings.json`: precision and compilation.
-        batch_size: as in `generate`.
     """
-    model = load_average(source, table[0].ema, fabric.device)
-    if how["compiled"]:
+    model = source.model(table[0].ema, fabric.device)
+    if sampling.compile:
         model.denoiser.compile_blocks(dynamic=False)
     filled = table[0].ema
-    assert wanted.num_images is not None
     for row in table:
         if row.ema != filled:
-            fill_denoiser(model.denoiser, average_weights(source, row.ema), source.path)
+            source.fill(model, row.ema)
             filled = row.ema
-        named = {**source.identity(row.ema), **how}
-        folder = make(wanted, model, source, named, fabric, None, row.sampler, batch_size)
-        yield Result(row, folder, score(folder, wanted.num_images))
+        manner = replace(sampling, ema=row.ema, sampler=row.sampler)
+        folder = sample_with(model, source, fabric, sampling=manner, **wanted)
+        yield Result(row, folder, score(folder, wanted["num_images"]))
 
 
 class Scorer:
@@ -90,12 +88,12 @@ class Scorer:
         work: Work,
         extractor: FeatureExtractor,
         reference: Path | None,
-        source: Source,
+        source: Run,
         folder: Path,
         num_images: int | None = None,
     ) -> None:
         self.work, self.extractor = work, extractor.to(work.fabric.device)
-        self.path = reference or source.home / f"reference_{extractor.name.replace('/', '_')}.npz"
+        self.path = reference or source.folder / f"reference_{extractor.name.replace('/', '_')}.npz"
         if reference is None and not self.path.exists():
             raise ValueError(f"there is no {self.path}: give --reference, an npz of statistics or a folder of images")
         check_reference(self.path, extractor, work.metrics, num_images)
@@ -200,18 +198,17 @@ def sweep(
     Raises:
         ValueError: naming what is wrong.
     """
-    where = Source(source)
-    wanted = Wanted(num_images, classes, prompts, negative, seed, size)
+    where = Run(source)
+    wanted = {"num_images": num_images, "classes": classes, "prompts": prompts}
+    sampling = Sampling(None, True, size, seed, negative, precision, batch_size, devices, num_nodes, compile)
     plan = rows(where.sampler, [*ema] or [True], samplers, num_steps, guidance, interval)
     for row in plan:
-        check_average(where, row.ema)
+        where.check(row.ema)
     fabric = launch(devices, precision, num_nodes)
-    folder = Path(to) if to is not None else where.home / "sweep"
+    folder = Path(to) if to is not None else where.folder / "sweep"
     score = Scorer(Work(fabric, metrics, batch_size, 0, False), extractor, reference, where, folder, num_images)
     results: list[Result] = []
-    for number, result in enumerate(
-        run(plan, wanted, where, fabric, score, {"precision": precision, "compiled": compile}, batch_size), 1
-    ):
+    for number, result in enumerate(run(plan, wanted, sampling, where, fabric, score), 1):
         results.append(result)
         if fabric.global_rank == 0:
             write_csv(results, folder / "sweep.csv")
@@ -248,7 +245,7 @@ FLAGS: dict[str, dict[str, Any]] = {
     "ema": {"nargs": "+", "default": [], "help": "averages, also widths such as width0.07 that nobody stored"},
     "samplers": {"nargs": "+", "default": [], "help": "classes, such as Heun Euler; the model's own if not given"},
     "num_steps": {"nargs": "+", "type": int, "default": [], "help": "of the samplers; the model's own if not given"},
-    **{name: options for name, options in SAMPLE_FLAGS.items() if name != "npz"},
+    **SAMPLE_FLAGS,
 }
 
 

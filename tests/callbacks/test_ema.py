@@ -114,7 +114,7 @@ def test_only_trainable_denoiser_parameters_in_float32(tmp_path):
     module.other = torch.nn.Linear(2, 2)
     fit(tmp_path, ema, module=module, max_steps=1)
     shadow = averages(ema)["0.9"]
-    assert list(shadow) == ["mix.weight", "mix.bias", "classes.weight"]
+    assert list(shadow) == ["final_layer.linear.weight", "final_layer.linear.bias", "classes.weight"]
     assert all(value.dtype == torch.float32 for value in shadow.values())
 
 
@@ -122,14 +122,15 @@ def test_average_swaps_in_and_out(tmp_path):
     ema = EMA([0.9, 0.5])
     module = fit(tmp_path, ema)
     raw, shadows = weights(module), averages(ema)
-    assert not torch.equal(raw["mix.weight"], shadows["0.9"]["mix.weight"])
+    assert not torch.equal(raw["final_layer.linear.weight"], shadows["0.9"]["final_layer.linear.weight"])
     with ema.average(module):
-        assert torch.equal(module.denoiser.mix.weight, shadows["0.9"]["mix.weight"])
+        assert torch.equal(module.denoiser.final_layer.linear.weight, shadows["0.9"]["final_layer.linear.weight"])
         with ema.average(module, 0.5):
-            assert torch.equal(module.denoiser.mix.weight, shadows["0.5"]["mix.weight"])
+            assert torch.equal(module.denoiser.final_layer.linear.weight, shadows["0.5"]["final_layer.linear.weight"])
             with ema.average(module, "0.5"), ema.average(module, 0.9):
-                assert torch.equal(module.denoiser.mix.weight, shadows["0.9"]["mix.weight"])
-        assert torch.equal(module.denoiser.mix.weight, shadows["0.9"]["mix.weight"])
+                weight = module.denoiser.final_layer.linear.weight
+                assert torch.equal(weight, shadows["0.9"]["final_layer.linear.weight"])
+        assert torch.equal(module.denoiser.final_layer.linear.weight, shadows["0.9"]["final_layer.linear.weight"])
         with pytest.raises(RuntimeError, match="swapped"):
             ema.update(module, 7)
     torch.testing.assert_close(weights(module), raw, rtol=0, atol=0)
@@ -165,7 +166,7 @@ def test_validation_uses_the_first_average(tmp_path, evaluate):
     ema, look = EMA([0.9], evaluate=evaluate), AtValidation()
     module = fit(tmp_path, ema, look, max_steps=4, limit_val_batches=1)
     expected = averages(ema)["0.9"] if evaluate else weights(module)
-    assert torch.equal(look.seen[-1]["mix.weight"], expected["mix.weight"])
+    assert torch.equal(look.seen[-1]["final_layer.linear.weight"], expected["final_layer.linear.weight"])
 
 
 def test_validation_does_not_change_training(tmp_path):
@@ -194,7 +195,7 @@ def test_checkpoint_saved_while_swapped_holds_raw_weights(tmp_path):
     for key, value in record.seen[4].items():
         assert torch.equal(saved["state_dict"][f"denoiser.{key}"], value)
     shadow = saved["callbacks"]["EMA"]["averages"]["0.5"]
-    assert not torch.equal(shadow["mix.weight"], record.seen[4]["mix.weight"])
+    assert not torch.equal(shadow["final_layer.linear.weight"], record.seen[4]["final_layer.linear.weight"])
 
 
 @pytest.mark.parametrize("every_n_steps", [1, 3])
@@ -223,8 +224,8 @@ def test_checkpoint_without_averages_starts_from_its_weights(tmp_path):
     ema, record = EMA([0.5]), Record()
     record.seen = [None] * 4
     fit(tmp_path, ema, record, max_steps=5, ckpt_path=tmp_path / "checkpoints/last.ckpt")
-    expected = 0.5 * record.seen[4]["mix.bias"] + 0.5 * record.seen[5]["mix.bias"]
-    torch.testing.assert_close(averages(ema)["0.5"]["mix.bias"], expected)
+    expected = 0.5 * record.seen[4]["final_layer.linear.bias"] + 0.5 * record.seen[5]["final_layer.linear.bias"]
+    torch.testing.assert_close(averages(ema)["0.5"]["final_layer.linear.bias"], expected)
 
 
 def test_other_decays_or_networks_are_refused(tmp_path):
@@ -244,16 +245,16 @@ def test_state_does_not_follow_later_steps(tmp_path):
     ema = EMA([0.5])
     module = fit(tmp_path, ema, max_steps=1)
     before = ema.state_dict()
-    kept = before["averages"]["0.5"]["mix.weight"].clone()
+    kept = before["averages"]["0.5"]["final_layer.linear.weight"].clone()
     with torch.no_grad():
-        module.denoiser.mix.weight.add_(1)
+        module.denoiser.final_layer.linear.weight.add_(1)
     ema.update(module, 2)
-    assert torch.equal(before["averages"]["0.5"]["mix.weight"], kept)
+    assert torch.equal(before["averages"]["0.5"]["final_layer.linear.weight"], kept)
 
 
 def test_a_second_run_starts_over(tmp_path):
     ema, record = EMA([0.5]), Record()
     fit(tmp_path, ema, max_steps=3)
     fit(tmp_path, ema, record, max_steps=1)
-    expected = 0.5 * record.seen[0]["mix.bias"] + 0.5 * record.seen[1]["mix.bias"]
-    torch.testing.assert_close(averages(ema)["0.5"]["mix.bias"], expected)
+    expected = 0.5 * record.seen[0]["final_layer.linear.bias"] + 0.5 * record.seen[1]["final_layer.linear.bias"]
+    torch.testing.assert_close(averages(ema)["0.5"]["final_layer.linear.bias"], expected)

@@ -8,16 +8,21 @@ from painter import PROMPTS, Painter, painted
 from pixelgen.callbacks.ema import EMA
 from pixelgen.callbacks.geneval import GenEval
 from pixelgen.callbacks.summary import Summary, scores
-from pixelgen.evaluation.geneval import GenEvalScore, ShapesDetector, geneval_prompts, prompts_sha256, to_lines
-from tiny_run import TinyData, TinyModule, tiny_trainer
+from pixelgen.data.shapes import ShapesData
+from pixelgen.evaluation.geneval import ShapesDetector
+from pixelgen.evaluation.geneval.prompts import geneval_prompts, prompts_sha256, to_lines
+from pixelgen.models import JiT
+from pixelgen.module import PixelGen
+from tiny_run import tiny_trainer
 
+SIZES = {"patch_size": 16, "hidden_size": 16, "depth": 1, "num_heads": 2, "in_context_len": 0}
 TASKS = ("single_object", "two_object", "counting", "colors", "position", "color_attr")
 
 
 def fit(folder, *callbacks, module=None, **options):
     module = Painter() if module is None else module
     trainer = tiny_trainer(folder, list(callbacks), **options)
-    trainer.fit(module, TinyData())
+    trainer.fit(module, ShapesData(batch_size=4, length=16, val_length=4, max_objects=4, captions=True))
     return trainer, module
 
 
@@ -51,32 +56,29 @@ def test_protocol_is_recorded(tmp_path):
         "prompts_sha256": prompts_sha256(list(PROMPTS.values())),
         "seeds": [1, 2],
         "average": "0.5",
-        "sampler": {"class": "TinySampler"},
+        "sampler": Painter().sampler.settings(),
         "detector": "shapes judge",
     }
     assert about.items() <= first.items()
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3])
-def test_ranks_share_the_images(world_size):
-    class Rank:
-        def __init__(self, rank):
-            self.global_rank, self.world_size = rank, world_size
-
+def test_ranks_share_the_images(world_size, monkeypatch):
     callback = GenEval(ShapesDetector(), "shapes", 7, 1, batch_size=2)
     callback._chosen = list(PROMPTS.values())[:7]
-    asked, right, calls = [], torch.zeros(7, dtype=torch.long), []
+    asked, verdicts, calls = [], [], []
+
+    def gather(own):
+        verdicts.extend(own)
+        return [(number, True) for number in range(7)]  # what all of them say together
+
+    monkeypatch.setattr("pixelgen.callbacks.geneval.gather", gather)
     for rank in range(world_size):
-        module = Painter()
-        original, GenEvalScore.compute = GenEvalScore.compute, lambda self: {"right": self.right}
-        try:
-            right += callback._score(Rank(rank), module)["right"]
-        finally:
-            GenEvalScore.compute = original
-        asked += module.asked
-        calls.append(len(module.asked))
-    assert right.tolist() == [1] * 7  # each judged once
-    assert len(set(calls)) == 1  # sharded networks need as many calls on every rank
+        model = Painter()
+        assert callback._score(model, rank, world_size)["images"] == 1.0
+        asked += model.asked
+        calls.append(len(model.asked))
+    assert sorted(verdicts) == [(number, True) for number in range(7)]  # each judged once
     assert {text for text, _ in asked} == {prompt.text for prompt in callback._chosen}
 
 
@@ -96,7 +98,11 @@ def test_refusals(tmp_path):
     with pytest.raises(ValueError, match="must be at least 1"):
         GenEval(ShapesDetector(), num_prompts=0)
     with pytest.raises(ValueError, match="give the model a text_encoder"):
-        fit(tmp_path, GenEval(ShapesDetector(), "shapes"), module=TinyModule())
+        fit(
+            tmp_path,
+            GenEval(ShapesDetector(), "shapes"),
+            module=PixelGen(JiT(32, **SIZES)),
+        )
     with pytest.raises(ValueError, match="knows no object"):
         fit(tmp_path, GenEval(ShapesDetector()))
     (tmp_path / "prompts.jsonl").write_text(to_lines(geneval_prompts()[:3]))

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 
+from pixelgen.callbacks.checkpoint import Checkpoint
 from pixelgen.callbacks.ema import EMA
-from pixelgen.callbacks.periodic import Schedule, find_ema, interlude
+from pixelgen.callbacks.periodic import Periodic, find_ema, sampling_mode
 from tiny_run import TinyData, TinyModule, tiny_trainer
 
 
@@ -15,16 +16,16 @@ def test_everything_is_put_back(tmp_path, error):
     trainer = tiny_trainer(tmp_path, [ema])
     trainer.fit(module, TinyData())
     module.train()
-    module.denoiser.mix.eval()
-    raw = module.denoiser.mix.weight.detach().clone()
+    module.denoiser.final_layer.linear.eval()
+    raw = module.denoiser.final_layer.linear.weight.detach().clone()
     torch.manual_seed(0), np.random.seed(0), random.seed(0)
     expected = torch.rand(1), np.random.rand(), random.random()
     torch.manual_seed(0), np.random.seed(0), random.seed(0)
     try:
-        with interlude(trainer, module):
+        with sampling_mode(trainer, module):
             assert not torch.is_grad_enabled()
             assert not module.training
-            assert not torch.equal(module.denoiser.mix.weight, raw)
+            assert not torch.equal(module.denoiser.final_layer.linear.weight, raw)
             torch.rand(9), np.random.rand(9), random.random()
             if error:
                 raise KeyError
@@ -32,19 +33,19 @@ def test_everything_is_put_back(tmp_path, error):
         assert error
     assert (torch.rand(1), np.random.rand(), random.random()) == expected
     assert torch.is_grad_enabled()
-    assert torch.equal(module.denoiser.mix.weight, raw)
+    assert torch.equal(module.denoiser.final_layer.linear.weight, raw)
     assert module.training
-    assert module.denoiser.classes.training
-    assert not module.denoiser.mix.training
+    assert module.denoiser.y_embedder.training
+    assert not module.denoiser.final_layer.linear.training
 
 
 def test_without_averages(tmp_path):
     trainer = tiny_trainer(tmp_path, [])
     module = TinyModule()
     assert find_ema(trainer) is None
-    raw = module.denoiser.mix.weight.detach().clone()
-    with interlude(trainer, module):
-        assert torch.equal(module.denoiser.mix.weight, raw)
+    raw = module.denoiser.final_layer.linear.weight.detach().clone()
+    with sampling_mode(trainer, module):
+        assert torch.equal(module.denoiser.final_layer.linear.weight, raw)
 
 
 def test_compiled_blocks_run_uncompiled_if_asked(tmp_path):
@@ -55,30 +56,41 @@ def test_compiled_blocks_run_uncompiled_if_asked(tmp_path):
         calls.append(1)
         return graph.forward
 
-    module.denoiser.mix.compile(backend=backend)
-    with interlude(trainer, module, eager=True):
-        module.denoiser(torch.zeros(1, 3, 8, 8))
+    module.denoiser.final_layer.linear.compile(backend=backend)
+    with sampling_mode(trainer, module, eager=True):
+        module.denoiser(torch.zeros(1, 3, 8, 8), torch.zeros(1), torch.zeros(1, dtype=torch.long))
     assert not calls
-    with interlude(trainer, module):
-        module.denoiser(torch.zeros(1, 3, 8, 8))
+    with sampling_mode(trainer, module):
+        module.denoiser(torch.zeros(1, 3, 8, 8), torch.zeros(1), torch.zeros(1, dtype=torch.long))
     assert calls
 
 
-def test_schedule():
-    schedule = Schedule(3, at_start=True, at_end=True)
-    due = [schedule.start(0)] + [schedule.step(step) for step in (0, 1, 2, 3, 3, 4, 5, 6, 7)] + [schedule.end(7)]
-    assert due == [True, False, False, False, True, False, False, False, True, False, True]
-    assert not schedule.end(7)
+class Steps(Periodic):
+    """Notes the steps at which it runs."""
+
+    def __init__(self, every_n_steps=3, at_start=True):
+        super().__init__(every_n_steps, at_start)
+        self.steps = []
+
+    def run(self, trainer, pl_module):
+        self.steps.append(trainer.global_step)
 
 
-def test_schedule_of_a_resumed_run():
-    schedule = Schedule(3, at_start=True, at_end=True)
-    assert not schedule.start(3)
-    assert not schedule.step(3)
-    assert schedule.step(6)
-    assert not schedule.end(6)
+@pytest.mark.parametrize(("max_steps", "expected"), [(7, [0, 3, 6, 7]), (6, [0, 3, 6])])
+def test_runs_at_the_start_every_n_steps_and_at_the_end(tmp_path, max_steps, expected):
+    steps = Steps()
+    tiny_trainer(tmp_path, [steps], max_steps, accumulate_grad_batches=2).fit(TinyModule(), TinyData())
+    assert steps.steps == expected
 
 
-def test_schedule_refuses():
+def test_a_resumed_run_does_not_run_twice_at_a_step(tmp_path):
+    tiny_trainer(tmp_path, [Checkpoint()], 3).fit(TinyModule(), TinyData())
+    steps = Steps()
+    trainer = tiny_trainer(tmp_path, [steps], 6)
+    trainer.fit(TinyModule(), TinyData(), ckpt_path=tmp_path / "checkpoints/last.ckpt")
+    assert steps.steps == [6]
+
+
+def test_refusals():
     with pytest.raises(ValueError, match="at least 1, got 0: use null"):
-        Schedule(0, at_start=False, at_end=True)
+        Steps(0)

@@ -62,7 +62,7 @@ def test_training_does_not_notice(tmp_path):
 def test_modes_are_put_back_one_by_one(tmp_path):
     class Modes(TinyModule):
         def on_train_start(self):
-            self.denoiser.classes.eval()
+            self.denoiser.y_embedder.eval()
 
         def sample(self, *args, **kwargs):
             assert not self.denoiser.training
@@ -70,7 +70,7 @@ def test_modes_are_put_back_one_by_one(tmp_path):
 
         def on_train_batch_end(self, *args):
             assert self.denoiser.training
-            assert not self.denoiser.classes.training
+            assert not self.denoiser.y_embedder.training
 
     fit(tmp_path, Preview(every_n_steps=1, num_images=1), module=Modes())
 

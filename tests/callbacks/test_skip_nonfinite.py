@@ -2,7 +2,7 @@ import pytest
 import torch
 from lightning.pytorch.loggers import CSVLogger
 
-from pixelgen.callbacks.skip_nonfinite import Guard
+from pixelgen.callbacks.skip_nonfinite import SkipNonFinite
 from tiny_run import TinyData, TinyModule, tiny_trainer
 
 
@@ -13,7 +13,7 @@ class Poisoned(TinyModule):
         super().__init__()
         self.bad_loss, self.bad_gradient, self.fused = set(loss), set(gradient), fused
         self.batch = 0
-        self.weights = [self.denoiser.mix.weight.detach().clone()]
+        self.weights = [self.denoiser.final_layer.linear.weight.detach().clone()]
         self.moments = []
 
     def training_step(self, batch, batch_idx):
@@ -22,7 +22,7 @@ class Poisoned(TinyModule):
         if self.batch in self.bad_loss:
             return loss * float("nan")
         if self.batch in self.bad_gradient:
-            zero = (self.denoiser.mix.bias * 0).sum()
+            zero = (self.denoiser.final_layer.linear.bias * 0).sum()
             return loss + zero.sqrt()  # finite, but with an infinite slope
         return loss
 
@@ -30,8 +30,8 @@ class Poisoned(TinyModule):
         return torch.optim.AdamW((p for p in self.parameters() if p.requires_grad), lr=0.1, fused=self.fused)
 
     def on_train_batch_end(self, outputs, batch, batch_idx):
-        self.weights.append(self.denoiser.mix.weight.detach().clone())
-        state = self.optimizers().optimizer.state.get(self.denoiser.mix.weight, {})
+        self.weights.append(self.denoiser.final_layer.linear.weight.detach().clone())
+        state = self.optimizers().optimizer.state.get(self.denoiser.final_layer.linear.weight, {})
         self.moments.append(state["exp_avg"].clone() if state else None)
 
 
@@ -48,7 +48,7 @@ def changed(module):
 @pytest.mark.parametrize("fused", [True, False])
 @pytest.mark.parametrize("kind", ["loss", "gradient"])
 def test_skips_exactly_the_bad_step(tmp_path, kind, fused):
-    module, guard = Poisoned(**{kind: [3]}, fused=fused), Guard()
+    module, guard = Poisoned(**{kind: [3]}, fused=fused), SkipNonFinite()
     with pytest.warns(UserWarning, match="1 of the steps up to 3 were skipped"):
         fit(tmp_path, module, guard)
     assert changed(module) == [True, True, False, True, True, True]
@@ -61,19 +61,19 @@ def test_skips_exactly_the_bad_step(tmp_path, kind, fused):
 def test_a_skipped_step_is_not_counted_by_the_optimizer(tmp_path, fused):
     module = Poisoned(loss=[2], fused=fused)
     with pytest.warns(UserWarning, match="were skipped"):
-        trainer = fit(tmp_path, module, Guard(), log_every_n_steps=4)
-    assert trainer.optimizers[0].state[module.denoiser.mix.weight]["step"] == 5
+        trainer = fit(tmp_path, module, SkipNonFinite(), log_every_n_steps=4)
+    assert trainer.optimizers[0].state[module.denoiser.final_layer.linear.weight]["step"] == 5
 
 
 def test_any_accumulated_batch_counts(tmp_path):
-    module, guard = Poisoned(loss=[3]), Guard()
+    module, guard = Poisoned(loss=[3]), SkipNonFinite()
     with pytest.warns(UserWarning, match="up to 2"):
         fit(tmp_path, module, guard, accumulate_grad_batches=2, max_steps=3)
     assert changed(module) == [False, True, False, False, False, True]
 
 
 def test_clipping_after_a_skip(tmp_path):
-    module, guard = Poisoned(gradient=[1]), Guard()
+    module, guard = Poisoned(gradient=[1]), SkipNonFinite()
     with pytest.warns(UserWarning, match="not finite"):
         fit(tmp_path, module, guard, gradient_clip_val=1.0)
     assert changed(module) == [False, True, True, True, True, True]
@@ -83,7 +83,7 @@ def test_stops_after_patience(tmp_path):
     module = Poisoned(loss=[2, 4, 5, 6])
     message = r"the gradient was not finite in 3 steps in a row, up to step 6.*lower learning rate"
     with pytest.warns(UserWarning, match="skipped"), pytest.raises(RuntimeError, match=message):
-        fit(tmp_path, module, Guard(patience=3), max_steps=8)
+        fit(tmp_path, module, SkipNonFinite(patience=3), max_steps=8)
     assert all(parameter.isfinite().all() for parameter in module.parameters())
 
 
@@ -92,7 +92,7 @@ def test_logs_the_norm_before_clipping(tmp_path):
         def on_after_backward(self):
             self.norm = torch.cat([p.grad.flatten() for p in self.parameters() if p.grad is not None]).norm()
 
-    module, guard = Norm(), Guard()
+    module, guard = Norm(), SkipNonFinite()
     trainer = fit(tmp_path, module, guard, max_steps=1, gradient_clip_val=1e-3, logger=CSVLogger(tmp_path, "", ""))
     assert trainer.callback_metrics["grad_norm"].item() == pytest.approx(module.norm.item(), rel=1e-5)
     assert trainer.callback_metrics["skipped_steps"] == 0
@@ -101,13 +101,13 @@ def test_logs_the_norm_before_clipping(tmp_path):
 
 def test_training_without_accidents_is_unchanged(tmp_path):
     plain, guarded = TinyModule(), TinyModule()
-    fit(tmp_path, guarded, Guard())
+    fit(tmp_path, guarded, SkipNonFinite())
     tiny_trainer(tmp_path, []).fit(plain, TinyData())
     assert plain.losses == guarded.losses
 
 
 def test_state():
-    guard, other = Guard(), Guard()
+    guard, other = SkipNonFinite(), SkipNonFinite()
     guard._counts = torch.tensor([5.0, 2.0])
     other.load_state_dict(guard.state_dict())
     assert other.state_dict() == {"skipped": 5, "in_a_row": 2}

@@ -7,7 +7,7 @@ from lightning.pytorch.loggers import CSVLogger
 from torch import nn
 
 from pixelgen.callbacks.checkpoint import Checkpoint
-from pixelgen.callbacks.periodic import interlude
+from pixelgen.callbacks.periodic import sampling_mode
 from pixelgen.callbacks.throughput import Throughput, pause, peak_flops
 from pixelgen.encoders.frozen import FrozenEncoder
 from tiny_run import TinyData, TinyModule, tiny_trainer
@@ -78,12 +78,12 @@ def test_hooks_are_there_in_logging_steps_only(tmp_path):
 
 class Pauses(Callback):
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
-        with interlude(trainer, pl_module):
+        with sampling_mode(trainer, pl_module):
             time.sleep(0.25)
 
 
 @pytest.mark.parametrize("first", [True, pytest.param(False, marks=pytest.mark.slow)])
-def test_interludes_checkpoints_and_validation_are_left_out(tmp_path, monkeypatch, first):
+def test_sampling_checkpoints_and_validation_are_left_out(tmp_path, monkeypatch, first):
     class Steady(TinyModule):
         def training_step(self, batch, batch_idx):
             time.sleep(0.02)

@@ -40,9 +40,9 @@ def test_all_callbacks_on_two_processes(tmp_path, strategy):
     assert start.abs().max() < 1  # what remains are the first weights
     saved = torch.load(tmp_path / "two/checkpoints/last.ckpt", weights_only=True)
     assert saved["global_step"] == 6
-    average = saved["callbacks"]["EMA"]["averages"]["0.5"]["mix.weight"]
+    average = saved["callbacks"]["EMA"]["averages"]["0.5"]["final_layer.linear.weight"]
     assert average.flatten().tolist() == first["average"]
-    assert saved["state_dict"]["denoiser.mix.weight"].flatten().tolist() == first["weights"][-1]
+    assert saved["state_dict"]["denoiser.final_layer.linear.weight"].flatten().tolist() == first["weights"][-1]
     names = sorted(path.name for path in (tmp_path / "two/checkpoints").iterdir())
     best = min(first["fid"], key=lambda scores: scores["frechet/toy"])
     assert torch.load(tmp_path / "two/checkpoints/best.ckpt", weights_only=True)["global_step"] == max(1, best["step"])

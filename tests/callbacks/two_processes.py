@@ -17,11 +17,12 @@ from pixelgen.callbacks.ema import EMA
 from pixelgen.callbacks.fid import FID
 from pixelgen.callbacks.geneval import GenEval
 from pixelgen.callbacks.preview import Preview
-from pixelgen.callbacks.skip_nonfinite import Guard
+from pixelgen.callbacks.skip_nonfinite import SkipNonFinite
 from pixelgen.callbacks.summary import Summary
 from pixelgen.callbacks.throughput import Throughput
 from pixelgen.evaluation.extract import Metrics
-from pixelgen.evaluation.geneval import Detector, Found, Prompt, Wanted, to_lines
+from pixelgen.evaluation.geneval import DetectedObject, Detector, Prompt
+from pixelgen.evaluation.geneval.prompts import ObjectSpec, to_lines
 from tiny_run import TinyData, TinyModule, tiny_trainer
 from toy_features import Toy
 
@@ -54,7 +55,7 @@ class Bright(Detector):
         super().__init__(["circle"], ["red"], {"detector": "bright"})
 
     def detect(self, images):
-        return [[Found("circle", (0, 0, 1, 1), 0.95)] if image.long().sum() % 3 else [] for image in images]
+        return [[DetectedObject("circle", (0, 0, 1, 1), 0.95)] if image.long().sum() % 3 else [] for image in images]
 
     def colors_of(self, image, objects):
         return ["red"]
@@ -62,18 +63,18 @@ class Bright(Detector):
 
 class Record(Callback):
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
-        weight = pl_module.denoiser.mix.weight.detach()
+        weight = pl_module.denoiser.final_layer.linear.weight.detach()
         self.sharded = isinstance(weight, DTensor)
         weight = weight.full_tensor() if self.sharded else weight
         self.__dict__.setdefault("seen", []).append(weight.flatten().tolist())
 
 
 def main(strategy, folder, max_steps, ckpt_path=None):
-    ema, guard, record = EMA([0.5]), Guard(), Record()
+    ema, guard, record = EMA([0.5]), SkipNonFinite(), Record()
     metrics = Metrics(kid_subsets=3, kid_subset_size=5, splits=2)
     fid = FID(Toy(), num_samples=9, at_start=True, every_n_steps=3, batch_size=2, metrics=metrics)
     circles = Path(folder, "circles.jsonl")
-    prompts = [Prompt("single_object", (Wanted("circle"),), "circle" + i * "!") for i in range(9)]
+    prompts = [Prompt("single_object", (ObjectSpec("circle"),), "circle" + i * "!") for i in range(9)]
     circles.write_text(to_lines(prompts))
     geneval = GenEval(Bright(), str(circles), at_start=True, batch_size=2)
     callbacks = [ema, guard, Throughput(every_n_steps=2), Preview(num_images=2), fid, geneval, Summary(), record]
@@ -83,7 +84,7 @@ def main(strategy, folder, max_steps, ckpt_path=None):
     )
     trainer.fit(Sharded(), TinyData(), ckpt_path=ckpt_path)
     averages = ema.state_dict()["averages"]["0.5"]  # whole on the first process alone
-    average = averages["mix.weight"].flatten().tolist() if trainer.is_global_zero else None
+    average = averages["final_layer.linear.weight"].flatten().tolist() if trainer.is_global_zero else None
     assert record.sharded == (strategy == "fsdp")
     result = {
         "fid": fid.history,

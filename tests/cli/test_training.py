@@ -15,7 +15,7 @@ from pixelgen.cli.arguments import last_checkpoint, with_nulls
 from pixelgen.cli.training import CLI
 from pixelgen.fit import main
 from pixelgen.flow import Euler
-from pixelgen.runs.run import denoiser_weights
+from pixelgen.runs.run import Run
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = ROOT / "configs"
@@ -296,8 +296,10 @@ def test_projector_comes_along_and_published_averages_are_preferred(tmp_path):
     second = CLI([*SHAPES, *TINY, *repa, "--run", str(tmp_path / "second"), "--init_from", str(first.folder)])
     assert_equal(dict(second.model.objective.state_dict()), dict(first.model.objective.state_dict()))
     state = {"denoiser.a": torch.zeros(1), "ema_denoiser.a": torch.ones(1)}
-    assert denoiser_weights({"state_dict": state}, ema=True)["a"] == 1
-    assert denoiser_weights({"state_dict": state}, ema=False)["a"] == 0
+    torch.save({"state_dict": state}, tmp_path / "published.ckpt")
+    published = Run(tmp_path / "published.ckpt")
+    assert published.weights()["a"] == 1
+    assert published.weights(False)["a"] == 0
 
 
 def test_a_resumed_run_stays_in_its_folder(finished_run, tmp_path, capsys):

@@ -1,8 +1,7 @@
-"""Remote files arrive whole from a server that stalls, hangs up, knows no ranges or is busy, and fail where they must."""
+"""Remote files arrive whole from servers that stall, hang up, know no ranges or are busy, and fail where they must."""
 
 from __future__ import annotations
 
-import io
 import re
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -184,9 +183,7 @@ def test_what_cannot_succeed_is_tried_once(serve):
         RemoteFile(server.url)
     assert len(server.requests) == 1
     for url in ("http://127.0.0.1:1/a.tar", "http://host.invalid/a.tar", "http://127.0.0.1:x/a.tar"):
-        with pytest.raises(
-            OSError, match=r"refused|known|port|resolution|failure|associated|connect|Connect|integer|base 10"
-        ):
+        with pytest.raises(OSError, match=r"refused|known|port|failure|associated|onnect|integer"):
             RemoteFile(url)
     assert server.pauses == []
 
@@ -233,15 +230,14 @@ def test_names_with_spaces_and_umlauts_are_quoted(serve):
     assert server.paths[0] in ("/gr%C3%B6%C3%9Fe%201%202.tar?x=a+b&y=/", "/gr%C3%B6%C3%9Fe%201%202.tar?x=a%20b&y=/")
 
 
-def test_a_shard_is_whole_after_a_stall_and_broken_where_the_server_gives_up(serve, tmp_path):
+def test_a_shard_is_whole_after_a_stall(serve, tmp_path):
     shard = write_tar(tmp_path / "a.tar", [(str(i), {"txt": "t" * 700}) for i in range(40)]).read_bytes()
     skipped = SkipCounts(quiet=True)
     assert [sample.key for sample in read_shard(serve(shard, ["stall"]).url, skipped)] == [str(i) for i in range(40)]
     assert not skipped.counts
 
 
-def test_a_shard_is_broken_where_the_server_gives_up(serve, tmp_path, monkeypatch):
-    monkeypatch.setattr(io, "DEFAULT_BUFFER_SIZE", 4096)
+def test_a_shard_is_broken_where_the_server_gives_up(serve, tmp_path):
     shard = write_tar(tmp_path / "a.tar", [(str(i), {"txt": "t" * 70_000}) for i in range(40)]).read_bytes()
     skipped = SkipCounts(quiet=True)
     broken = list(read_shard(serve(shard, [None] + [503] * 20).url, skipped))

@@ -13,10 +13,9 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 import pixelgen
-from pixelgen.distributed.fsdp import FSDP, check_synchronised, refuse_unsupported, shard
+from pixelgen.distributed.fsdp import FSDP, check_synchronised, is_sharded, read_shards, refuse_unsupported, shard
 from pixelgen.fit import main
 from pixelgen.models import JiT
-from pixelgen.runs.run import read_checkpoint
 from processes import fit
 
 TOLERANCE = 2e-6  # float32 sums in another order
@@ -24,7 +23,8 @@ TOLERANCE = 2e-6  # float32 sums in another order
 
 def contents(folder):
     """Everything numeric that a run leaves behind."""
-    checkpoint = read_checkpoint(folder / "checkpoints" / "last.ckpt")
+    path = folder / "checkpoints" / "last.ckpt"
+    checkpoint = read_shards(path) if is_sharded(path) else torch.load(path, weights_only=True)
     weights = checkpoint["state_dict"]
     averages = checkpoint["callbacks"]["EMA"]["averages"]
     moments = checkpoint["optimizer_states"][0]["state"]

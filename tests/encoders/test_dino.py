@@ -42,7 +42,24 @@ def test_earlier_layers_drop_the_later_blocks():
     assert len(encoder.network.blocks) == 1
 
 
-def test_gradient_flows_through_and_remembered_positions_survive_inference_mode():
+def test_encoders_on_one_network_do_not_cut_each_other():
+    encoder, tensors = golden_encoder()
+    network = encoder.network
+    first, second = (VisionTransformerPatches(network, layer=layer) for layer in (0, 2))
+    assert (len(network.blocks), len(first.network.blocks), len(second.network.blocks)) == (3, 1, 3)
+    images = tensors["input.image"] * 2 - 1
+    assert torch.equal(second(images), encoder(images))
+
+
+def test_exporting_leaves_no_fake_positions_behind():
+    encoder, _ = golden_encoder()
+    images = torch.zeros(1, 3, 48, 64)
+    exported = torch.export.export(encoder, (images,), strict=False)
+    tokens = encoder(images)
+    torch.testing.assert_close(exported.module()(images), tokens)
+
+
+def test_gradient_flows_through_also_after_inference_mode():
     encoder, _ = golden_encoder()
     with torch.inference_mode():
         encoder(torch.zeros(1, 3, 48, 48))

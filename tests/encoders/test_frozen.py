@@ -4,7 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import torch
 
-from pixelgen.encoders.frozen import download
+from pixelgen.encoders.hub import download
 
 
 def test_of_several_processes_one_downloads(monkeypatch, tmp_path):

@@ -4,15 +4,14 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from pixelgen.encoders import hub as pretrained
-from pixelgen.encoders.frozen import sha256
-from pixelgen.encoders.hub import load_from, load_pretrained
+from pixelgen.encoders.hub import load_from, load_network, weights_name
+from pixelgen.files import sha256
 from tiny_transformers import tiny_clip
 
 
 def test_folder_is_named_by_the_hash_of_its_weights(tmp_path):
-    network, name = load_pretrained("CLIPModel", str(tiny_clip()))
-    assert name == f"sha256:{sha256(tiny_clip() / 'model.safetensors')}"
+    network = load_network("CLIPModel", str(tiny_clip()))
+    assert weights_name(network.config, tiny_clip()) == f"sha256:{sha256(tiny_clip() / 'model.safetensors')}"
     expected = load_file(tiny_clip() / "model.safetensors")
     found = network.state_dict()
     assert all(torch.equal(found[key], value) for key, value in expected.items())
@@ -23,7 +22,7 @@ def test_weights_are_widened(tmp_path):
     weights = load_file(folder / "model.safetensors")
     halves = {key: value.half() if value.is_floating_point() else value for key, value in weights.items()}
     save_file(halves, folder / "model.safetensors", {"format": "pt"})
-    network, _ = load_pretrained("CLIPModel", str(folder))
+    network = load_network("CLIPModel", folder)
     assert {weight.dtype for weight in network.parameters()} == {torch.float32}
 
 
@@ -33,12 +32,12 @@ def test_half_a_network_is_refused(tmp_path):
     del weights["text_projection.weight"]
     save_file(weights, folder / "model.safetensors", {"format": "pt"})
     with pytest.raises(ValueError, match=r"lacks 1 weights of CLIPModel \(text_projection.weight, "):
-        load_pretrained("CLIPModel", str(folder))
+        load_network("CLIPModel", str(folder))
 
 
 def test_what_is_missing_is_said_in_one_sentence(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match=r"cannot load CLIPModel from .*: give a folder with its files") as caught:
-        load_pretrained("CLIPModel", str(tmp_path))
+        load_network("CLIPModel", str(tmp_path))
     assert "\n" not in str(caught.value)
     monkeypatch.setitem(__import__("sys").modules, "transformers", None)
     with pytest.raises(ValueError, match="CLIPModel needs transformers: pip install"):
@@ -66,9 +65,8 @@ def test_hub_is_asked_only_for_what_the_cache_lacks(monkeypatch):
     assert calls[1:] == [("openai/clip", "main", True), ("openai/clip", "main", False)]
 
 
-def test_commit_of_the_hub_is_recorded(monkeypatch):
-    network, _ = load_pretrained("CLIPModel", str(tiny_clip()))
+def test_commit_of_the_hub_is_recorded():
+    network = load_network("CLIPModel", str(tiny_clip()))
     network.config._commit_hash = "0123abcd"
-    report = {"missing_keys": [], "mismatched_keys": []}
-    monkeypatch.setattr(pretrained, "load_from", lambda *args, **options: (network, report))
-    assert load_pretrained("CLIPModel", "openai/clip")[1] == "0123abcd"
+    assert weights_name(network.config, "openai/clip") == "0123abcd"
+    assert weights_name(None, "openai/clip", "v2") == "v2"

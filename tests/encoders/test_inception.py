@@ -3,8 +3,8 @@ from urllib.error import URLError
 import pytest
 import torch
 
-from pixelgen.encoders.frozen import sha256
 from pixelgen.encoders.inception import Inception
+from pixelgen.files import sha256
 from random_inception import write_weights
 
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from pixelgen.encoders.mask2former import Mask2Former, enclosing, instances
+from pixelgen.encoders.mask2former import Mask2Former, instances
 from pixelgen.evaluation.geneval.prompts import COCO
 from tiny_transformers import tiny_mask2former
 
@@ -40,9 +40,10 @@ def test_padding_is_cut_off_and_sizes_are_those_of_the_image():
 
 
 def test_box_encloses_the_mask():
-    mask = torch.zeros(5, 7, dtype=torch.bool)
-    mask[1, 2] = mask[3, 5] = True
-    assert enclosing(mask) == (2, 1, 6, 4)
+    masks = torch.full((1, 5, 7), -1.0)
+    masks[0, 1, 2] = masks[0, 3, 5] = 1
+    (thing,) = instances(torch.tensor([[1.0, 0.0]]), masks, (5, 7), (5, 7), (5, 7))
+    assert thing.box == (2, 1, 6, 4)
 
 
 def test_network_sees_what_mmdet_shows_it(segmenter, monkeypatch):

@@ -40,9 +40,9 @@ def test_rotary_frequencies_are_rounded_as_in_the_release(qwen):
 
 def test_the_empty_prompt_is_finite_and_kept(qwen):
     """Qwen's tokenizer makes nothing but padding of it."""
-    assert qwen.empty.isfinite().all()
-    assert qwen.empty is qwen.empty
-    assert torch.equal(qwen.empty, qwen([""])[0])
+    assert qwen.recall("").isfinite().all()
+    assert qwen.recall("") is qwen.recall("")
+    assert torch.equal(qwen.recall(""), qwen([""])[0])
 
 
 def test_padding_is_zero_where_asked_for():

@@ -21,9 +21,9 @@ def test_weights_are_the_real_ones():
     """scikit-learn's photo of a flower is recognised as ImageNet's only flower head, class 985 (daisy)."""
     from sklearn.datasets import load_sample_image
 
-    from pixelgen.encoders.timm import load_backbone
+    from pixelgen.encoders.hub import load_timm
 
-    network = load_backbone("tf_efficientnet_lite0", None, None).eval()
+    network = load_timm("tf_efficientnet_lite0")[0].eval()
     photo = torch.from_numpy(load_sample_image("flower.jpg").copy()).permute(2, 0, 1)[None].float() / 127.5 - 1
     photo = torch.nn.functional.interpolate(photo[..., 0:427, 100:527], (224, 224), mode="bilinear", antialias=True)
     assert int(network(photo).argmax()) == 985

@@ -83,7 +83,7 @@ def test_two_processes_equal_one(real):
 
 def test_too_few_readable_images_are_told_on_every_process(real, monkeypatch):
     told = []
-    monkeypatch.setattr(evaluation_module, "of_the_first", lambda value: told.append(value) or value)
+    monkeypatch.setattr(evaluation_module, "first", lambda value: told.append(value) or value)
     incomplete = seen(draw(6), SMALL, total=30)  # the others of 30 could not be read
     with pytest.raises(ValueError, match="subsets of 10 needs as many images, got 6 generated"):
         incomplete.scores(real)

@@ -7,10 +7,9 @@ import pytest
 import torch
 
 import pixelgen
-from pixelgen.callbacks.ema import power_function_gamma
+from pixelgen.runs.averages import Profile, mixture, power_function_gamma, width_of
+from pixelgen.runs.run import Run
 from pixelgen.sample import main
-from pixelgen.runs.averages import Profile, load_average, mixture, reconstruct
-from pixelgen.runs.sources import Source, width_of
 
 
 def average(trajectory, step, width):
@@ -97,12 +96,12 @@ def slope(t):
 
 def test_a_model_of_a_width_that_no_checkpoint_holds(run):
     for source, step in ((run, 800), (run / "checkpoints" / "step_0000500.ckpt", 500)):
-        model = load_average(Source(source), "width0.07", "cpu")
+        model = pixelgen.load(source, "width0.07", "cpu")
         for value in model.denoiser.parameters():
             if value.requires_grad:
                 assert value.dtype == torch.float32
                 assert torch.allclose(value, torch.tensor(average(slope, step, 0.07), dtype=torch.float32), atol=1e-3)
-    stored = load_average(Source(run), "width0.10", "cpu").denoiser.state_dict()
+    stored = Run(run).model("width0.10", "cpu").denoiser.state_dict()
     expected = pixelgen.load(run, "width0.10", "cpu").denoiser.state_dict()
     assert all(torch.equal(value, expected[key]) for key, value in stored.items())
 
@@ -111,11 +110,11 @@ def test_too_few_checkpoints_are_told(run, demo_run, tmp_path):
     with pytest.warns(
         UserWarning, match=r"2 stored averages make width0.2 with an error of \d\d% of its profile: keep"
     ):
-        reconstruct(Source(run / "checkpoints" / "step_0000100.ckpt"), 0.2)
+        Run(run / "checkpoints" / "step_0000100.ckpt").weights("width0.2")
     with pytest.raises(ValueError, match=r"holds no averages by width to make width0.07 of: train with"):
-        load_average(Source(demo_run), "width0.07")
+        pixelgen.load(demo_run, "width0.07")
     with pytest.raises(ValueError, match=r"width0.5 is no average: relative widths lie between 0 and 0.28"):
-        load_average(Source(run), "width0.5")
+        Run(run).check("width0.5")
 
 
 def test_images_of_it_are_a_set_of_their_own(run):

@@ -5,12 +5,11 @@ import torch
 import yaml
 
 import pixelgen
-from pixelgen import PixelGen
 from digits import write_digits
+from pixelgen import PixelGen
 from pixelgen.fit import main
 from pixelgen.models import JiT
-from pixelgen.runs.run import start_from
-from pixelgen.runs.transfer import transferred
+from pixelgen.runs.transfer import start_from, transferred
 
 X, T = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(1)), torch.tensor([0.2, 0.7])
 

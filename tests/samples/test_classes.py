@@ -2,7 +2,7 @@
 
 import pytest
 
-from pixelgen.samples.classes import parse_classes, parse_prompts
+from pixelgen.conditioner import Unconditional, parse_classes, parse_prompts
 
 NAMES = ["red circle", "blue circle", "tench"]
 
@@ -34,7 +34,7 @@ def test_names_are_asked_for_only_when_needed_and_may_be_unknown():
     with pytest.raises(ValueError, match="nobody knows: give numbers, 0 to 2, instead of 'tench'"):
         parse_classes(["tench"], 3, unknown)
     with pytest.raises(ValueError, match="this network has no classes: leave out --classes"):
-        parse_classes(["0"], None, unknown)
+        Unconditional().from_words(["0"], None, unknown)
 
 
 def test_prompts_from_the_command_line_or_a_file(tmp_path):

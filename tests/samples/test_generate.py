@@ -14,8 +14,10 @@ from pixelgen.flow import Heun, to_uint8
 from pixelgen.models import JiT
 from pixelgen.samples import generate as generation
 from pixelgen.samples.generate import METADATA, Request, generate, network_batch
+from pixelgen.samples.sampling import Sampling
 
 SETTINGS = {"sampler": {"class": "Heun", "num_steps": 2}, "seed": 0}
+EXACT = Sampling(precision="32-true")
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +56,7 @@ def pixels(path):
 def whole(model, fabric, tmp_path_factory):
     """Seventy images in one go: two full network batches and a part of one."""
     folder = tmp_path_factory.mktemp("whole")
-    generate(model, requests(70), folder, SETTINGS, fabric)
+    generate(model, requests(70), folder, SETTINGS, fabric, EXACT)
     return folder
 
 
@@ -70,7 +72,7 @@ def test_files_are_what_sample_returns_with_all_that_made_them(whole, model):
 
 @pytest.mark.parametrize("batch_size", [1, 64, 1000])
 def test_batch_size_does_not_change_a_byte(whole, model, fabric, tmp_path, batch_size):
-    generate(model, requests(70), tmp_path, SETTINGS, fabric, batch_size=batch_size)
+    generate(model, requests(70), tmp_path, SETTINGS, fabric, Sampling(precision="32-true", batch_size=batch_size))
     assert hashes(tmp_path) == hashes(whole)
 
 
@@ -85,43 +87,43 @@ def test_an_interrupted_set_is_finished_and_what_is_there_is_kept(whole, model, 
 
     monkeypatch.setattr(model, "sample", sample)
     with pytest.raises(KeyboardInterrupt):
-        generate(model, requests(70), tmp_path, SETTINGS, fabric)
+        generate(model, requests(70), tmp_path, SETTINGS, fabric, EXACT)
     assert 0 < len([*tmp_path.rglob("*.png")]) <= 64
     (tmp_path / "0" / "000002.png").unlink()  # of the first batch, which is made again for it
     kept = (tmp_path / "0" / "000000.png").stat().st_ino
     (tmp_path / "0" / ".000066.png.unfinished").write_bytes(b"half of an image")
     monkeypatch.undo()
-    generate(model, requests(70), tmp_path, SETTINGS, fabric)
+    generate(model, requests(70), tmp_path, SETTINGS, fabric, EXACT)
     assert hashes(tmp_path) == hashes(whole)
     assert (tmp_path / "0" / "000000.png").stat().st_ino == kept
 
 
 def test_a_set_grows_at_its_end_and_a_finished_one_costs_nothing(whole, model, fabric, tmp_path, monkeypatch):
-    generate(model, requests(40), tmp_path, SETTINGS, fabric)
-    generate(model, requests(70), tmp_path, SETTINGS, fabric)
+    generate(model, requests(40), tmp_path, SETTINGS, fabric, EXACT)
+    generate(model, requests(70), tmp_path, SETTINGS, fabric, EXACT)
     assert hashes(tmp_path) == hashes(whole)
     monkeypatch.setattr(model, "sample", None)
-    generate(model, requests(70), tmp_path, SETTINGS, fabric)
+    generate(model, requests(70), tmp_path, SETTINGS, fabric, EXACT)
 
 
 def test_a_set_of_other_settings_is_refused(whole, model, fabric, tmp_path):
     other = SETTINGS | {"sampler": {"class": "Euler", "num_steps": 2}}
     with pytest.raises(ValueError, match=r"of other settings \(sampler.class is 'Heun', not 'Euler'\): give another"):
-        generate(model, requests(2), whole, other, fabric)
+        generate(model, requests(2), whole, other, fabric, EXACT)
     (tmp_path / "0").mkdir()
     (tmp_path / "0" / "000000.png").touch()
     with pytest.raises(ValueError, match=r"holds 0/000000.png but no settings.json: give another folder"):
-        generate(model, requests(2), tmp_path, SETTINGS, fabric)
+        generate(model, requests(2), tmp_path, SETTINGS, fabric, EXACT)
 
 
 def test_two_at_a_time_are_refused(model, fabric, tmp_path, monkeypatch):
     def meanwhile(*args, **options):
         with pytest.raises(ValueError, match=r"is being filled by another process: wait for it or give another folder"):
-            generate(model, requests(2), tmp_path, SETTINGS, fabric)
+            generate(model, requests(2), tmp_path, SETTINGS, fabric, EXACT)
         return PixelGen.sample(model, *args, **options)
 
     monkeypatch.setattr(model, "sample", meanwhile)
-    generate(model, requests(2), tmp_path, SETTINGS, fabric)
+    generate(model, requests(2), tmp_path, SETTINGS, fabric, EXACT)
 
 
 def test_errors_of_the_writing_threads_are_raised(model, fabric, tmp_path, monkeypatch):
@@ -132,9 +134,9 @@ def test_errors_of_the_writing_threads_are_raised(model, fabric, tmp_path, monke
     with monkeypatch.context() as patch:
         patch.setattr(Image.Image, "save", full)
         with pytest.raises(ValueError, match=r"could not write .*\.png \(.*No space left on device\): free some space"):
-            generate(model, requests(40), tmp_path, SETTINGS, fabric)
+            generate(model, requests(40), tmp_path, SETTINGS, fabric, EXACT)
     assert not [*tmp_path.rglob("*.png.unfinished")]
-    generate(model, requests(40), tmp_path, SETTINGS, fabric)
+    generate(model, requests(40), tmp_path, SETTINGS, fabric, EXACT)
     assert len([*tmp_path.rglob("[0-9]*.png")]) == 40
 
 
@@ -150,7 +152,7 @@ def test_the_network_sees_whole_batches_whatever_is_left_to_make(model, fabric, 
     rows = []
     hook = model.denoiser.register_forward_pre_hook(lambda _, inputs: rows.append(len(inputs[0])))
     try:
-        generate(model, requests(3), tmp_path / "set", SETTINGS, fabric)
+        generate(model, requests(3), tmp_path / "set", SETTINGS, fabric, EXACT)
     finally:
         hook.remove()
     together = network_batch(model.denoiser)

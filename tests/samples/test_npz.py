@@ -34,5 +34,6 @@ def test_another_size_is_named_and_nothing_is_left(images, tmp_path):
 
 
 def test_a_folder_that_cannot_be_written_is_told(images, tmp_path):
+    (tmp_path / "file").touch()
     with pytest.raises(ValueError, match=r"could not write .*samples.npz \(.*\): free some space"):
-        write_npz(images[0], tmp_path / "missing" / "samples.npz")
+        write_npz(images[0], tmp_path / "file" / "samples.npz")

@@ -7,7 +7,7 @@ from pixelgen.callbacks.fid import FID
 from pixelgen.callbacks.geneval import GenEval
 from pixelgen.callbacks.preview import Preview
 from pixelgen.callbacks.progress import Progress
-from pixelgen.callbacks.skip_nonfinite import Guard
+from pixelgen.callbacks.skip_nonfinite import SkipNonFinite
 from pixelgen.callbacks.skipped import Skipped
 from pixelgen.callbacks.slots import Callbacks
 from pixelgen.callbacks.summary import Summary
@@ -20,9 +20,9 @@ __all__ = [
     "Checkpoint",
     "Evaluator",
     "GenEval",
-    "Guard",
     "Preview",
     "Progress",
+    "SkipNonFinite",
     "Skipped",
     "Summary",
     "Throughput",

@@ -7,12 +7,14 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import Callback, Trainer
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from pixelgen.runs.profiles import power_function_gamma
+from pixelgen.module import PixelGen
+from pixelgen.runs.averages import power_function_gamma
+from pixelgen.samples.sampling import Average
 
 Weights = dict[str, Tensor]  # by parameter name
 
@@ -76,7 +78,7 @@ class EMA(Callback):
 
     @torch.inference_mode(False)
     @torch.no_grad()
-    def _create(self, pl_module: LightningModule) -> None:
+    def _create(self, pl_module: PixelGen) -> None:
         """Fill the averages from the checkpoint, if one was loaded, else from the present weights."""
         parameters = _parameters(pl_module)
         loaded, self._loaded = self._loaded, None
@@ -86,7 +88,7 @@ class EMA(Callback):
             self._shadows = {name: _copied(parameters) for name in self.names}
 
     @torch.no_grad()
-    def update(self, pl_module: LightningModule, step: int) -> None:
+    def update(self, pl_module: PixelGen, step: int) -> None:
         """Move every average towards the present weights, which `step` optimizer steps have made."""
         if self._active is not None:
             raise RuntimeError(f"cannot average while the weights are swapped for average {self._active!r}")
@@ -99,17 +101,17 @@ class EMA(Callback):
     # --- swapping
 
     @contextmanager
-    def average(self, pl_module: LightningModule, name: str | float | None = None) -> Iterator[None]:
+    def average(self, pl_module: PixelGen, ema: Average = True) -> Iterator[None]:
         """Put an average in the place of the raw weights, and the former weights back afterwards, also on an error.
 
         Args:
             pl_module: the module whose denoiser was averaged.
-            name: one of `names`, or the decay; the first average if None.
+            ema: which one: true for the first, false or `raw` for the raw weights, or one of `names`, or the decay.
 
         Raises:
             ValueError: if there is no such average.
         """
-        name = self._resolve(name)
+        name = self.resolve(ema)
         if not self._shadows:
             self._create(pl_module)
         former = self._active
@@ -119,17 +121,22 @@ class EMA(Callback):
         finally:
             self._activate(pl_module, former)
 
-    def _resolve(self, name: str | float | None) -> str:
-        if name is None:
-            return self.names[0]
-        name = name if isinstance(name, str) else repr(float(name))
+    def resolve(self, ema: Average) -> str | None:
+        """The name of an average; None for the raw weights.
+
+        Raises:
+            ValueError: if there is no such average.
+        """
+        if isinstance(ema, bool) or ema == "raw":
+            return self.names[0] if ema is True else None
+        name = ema if isinstance(ema, str) else repr(float(ema))
         if name not in self.names:
             raise ValueError(f"there is no average {name!r}: this run has {self.names}")
         return name
 
     @torch.inference_mode(False)  # copies made in inference mode could never train again
     @torch.no_grad()
-    def _activate(self, pl_module: LightningModule, name: str | None) -> None:
+    def _activate(self, pl_module: PixelGen, name: str | None) -> None:
         if name == self._active:
             return
         parameters = _parameters(pl_module)
@@ -144,11 +151,16 @@ class EMA(Callback):
 
     # --- hooks
 
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Create the averages beside the parameters, which are on their device by now."""
+    def on_fit_start(self, trainer: Trainer, pl_module: PixelGen) -> None:
+        """Create the averages beside the parameters, which are on their device by now.
+
+        Those of an earlier fit, or of an `average` before this one, are forgotten where training starts afresh.
+        """
+        if trainer.global_step == 0:
+            self._shadows = {}
         self._create(pl_module)
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_start(self, trainer: Trainer, pl_module: PixelGen) -> None:
         """Start over where the run did not bring averages: a fresh run, or a checkpoint without them."""
         behind = trainer.global_step - self._step
         if not self._resumed and not 0 <= behind < self.every_n_steps:
@@ -158,30 +170,30 @@ class EMA(Callback):
         self._resumed = False
 
     def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+        self, trainer: Trainer, pl_module: PixelGen, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Update after every n-th optimizer step; batches that only accumulate gradients do not count."""
         if trainer.global_step - self._step >= self.every_n_steps:
             self.update(pl_module, trainer.global_step)
 
-    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_validation_start(self, trainer: Trainer, pl_module: PixelGen) -> None:
         """Validate with the first average."""
         if self.evaluate and not self._shadows and self._loaded is not None:
             self._create(pl_module)  # `trainer.validate` with a checkpoint
         if self.evaluate and self._shadows:
             self._activate(pl_module, self.names[0])
 
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_validation_end(self, trainer: Trainer, pl_module: PixelGen) -> None:
         """Put the raw weights back."""
         self._activate(pl_module, None)
 
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+    def on_exception(self, trainer: Trainer, pl_module: PixelGen, exception: BaseException) -> None:
         """Put the raw weights back."""
         self._activate(pl_module, None)
 
     # --- checkpoints
 
-    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: PixelGen, checkpoint: dict[str, Any]) -> None:
         """Checkpoints hold the raw weights under `state_dict`, also when saved during validation."""
         state = checkpoint["state_dict"]
         stored = {key.replace("_orig_mod.", ""): key for key in state}
@@ -227,14 +239,12 @@ def _width_name(width: float) -> str:
     return f"width{width:.2f}" if round(width, 2) == width else f"width{width!r}"
 
 
-def _parameters(pl_module: LightningModule) -> dict[str, nn.Parameter]:
+def _parameters(pl_module: PixelGen) -> dict[str, nn.Parameter]:
     """Trainable parameters of the denoiser, sharded ones in shards, without the marks that compilation leaves."""
-    denoiser = pl_module.denoiser
-    assert isinstance(denoiser, nn.Module)
-    for module in denoiser.modules():
+    for module in pl_module.denoiser.modules():
         if isinstance(module, FSDPModule):
             module.reshard()
-    named = denoiser.named_parameters()
+    named = pl_module.denoiser.named_parameters()
     return {name.replace("_orig_mod.", ""): value for name, value in named if value.requires_grad}
 
 

@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import Trainer
 from torch import Tensor
 from torchmetrics import Metric
 
 from pixelgen.callbacks.evaluator import Evaluator, record
-from pixelgen.callbacks.log import log
-from pixelgen.callbacks.periodic import data_prompts, find_ema, interlude, takes_text
+from pixelgen.callbacks.periodic import find_ema, log, sampling_mode
 from pixelgen.data import ImageData
 from pixelgen.data.folder import ImageFolderDataset, list_images
 from pixelgen.data.sets import ARRAY, arrays
@@ -86,12 +85,12 @@ class FID(Evaluator):
         """What the distance is called in logs."""
         return self.extractor.metric("frechet")
 
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_fit_start(self, trainer: Trainer, pl_module: Any) -> None:
         """Forget the reference of an earlier fit, whose data may have been other; check what evaluation will need."""
         self._statistics = None
         super().on_fit_start(trainer, pl_module)
 
-    def check(self, pl_module: LightningModule, data: ImageData | None) -> None:
+    def check(self, pl_module: Any, data: ImageData | None) -> None:
         """Check what evaluation will need.
 
         Raises:
@@ -115,7 +114,7 @@ class FID(Evaluator):
 
     # --- evaluation
 
-    def evaluate(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, float]:
+    def evaluate(self, trainer: Trainer, pl_module: Any) -> dict[str, float]:
         """Generate, score and log; the same values on every rank."""
         ema = find_ema(trainer)
         averages: list[str | None] = [None]
@@ -124,7 +123,7 @@ class FID(Evaluator):
         values: dict[str, float] = {}
         eager = pl_module.device.type == "cpu"
         for i, average in enumerate(averages):
-            with interlude(trainer, pl_module, average, eager):
+            with sampling_mode(trainer, pl_module, average or True, eager):
                 scores = self._score(trainer, pl_module)
             values |= {name if i == 0 else f"{name}/{average}": value for name, value in scores.items()}
             self._record(trainer, pl_module, average, scores)
@@ -132,7 +131,7 @@ class FID(Evaluator):
         self.history.append({"step": trainer.global_step, **values})
         return values
 
-    def _score(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, float]:
+    def _score(self, trainer: Trainer, pl_module: Any) -> dict[str, float]:
         self.extractor.to(pl_module.device)
         real = self._reference(trainer, pl_module)
         metrics = self.metrics.possible(self.extractor, self.num_samples, real)
@@ -152,27 +151,28 @@ class FID(Evaluator):
             scores |= {name: float(value) for name, value in named.items()}
         return scores
 
-    def _images(self, trainer: Trainer, pl_module: LightningModule) -> Iterator[tuple[Tensor, Tensor | None]]:
+    def _images(self, trainer: Trainer, pl_module: Any) -> Iterator[tuple[Tensor, Tensor | None]]:
         """This rank's images, uint8, and their classes."""
-        num_classes: int | None = pl_module.denoiser.num_classes  # type: ignore[union-attr, assignment]
+        num_classes: int | None = pl_module.denoiser.num_classes
         rank, world_size = trainer.global_rank, trainer.world_size
         # equally many on every rank, as sharded networks need; those past the end are made and dropped
         indices = [rank + world_size * i for i in range(math.ceil(self.num_samples / world_size))]
         prompts = None
-        if takes_text(pl_module):
-            prompts = data_prompts(trainer.datamodule, world_size * len(indices))  # type: ignore[attr-defined]
+        if pl_module.denoiser.text_shape is not None:
+            data = trainer.datamodule  # type: ignore[attr-defined]
+            prompts = pl_module.conditioner.examples(world_size * len(indices), data)
         for start in range(0, len(indices), self.batch_size):
             batch = indices[start : start + self.batch_size]
             labels = None if num_classes is None else torch.tensor([i % num_classes for i in batch])
             labels = None if labels is None else labels.to(pl_module.device)
             seeds = [self.seed + i for i in batch]
             condition = [prompts[i] for i in batch] if prompts else labels
-            images = pl_module.sample(condition, seeds, batch_size=self.batch_size)  # type: ignore[operator]
+            images = pl_module.sample(condition, seeds, batch_size=self.batch_size)
             wanted = sum(i < self.num_samples for i in batch)
             if wanted:
                 yield to_uint8(images[:wanted]), None if labels is None else labels[:wanted]
 
-    def _reference(self, trainer: Trainer, pl_module: LightningModule) -> Statistics:
+    def _reference(self, trainer: Trainer, pl_module: Any) -> Statistics:
         if self._statistics is None:
             self._statistics = self._compute_reference(trainer, pl_module)
             if trainer.is_global_zero:
@@ -180,13 +180,13 @@ class FID(Evaluator):
                 self._statistics.save(Path(trainer.default_root_dir) / file)
         return self._statistics
 
-    def _compute_reference(self, trainer: Trainer, pl_module: LightningModule) -> Statistics:
+    def _compute_reference(self, trainer: Trainer, pl_module: Any) -> Statistics:
         if self.reference is not None and not self.reference.is_dir():
             share = trainer.global_rank, trainer.world_size
             return read_reference(self.reference, self.extractor, self.metrics, self.batch_size, *share)
         datamodule: Any = trainer.datamodule  # type: ignore[attr-defined]
         if self.reference is not None:
-            size: int = pl_module.denoiser.image_size  # type: ignore[union-attr, assignment]
+            size: int = pl_module.denoiser.image_size
             dataset: Any = ImageFolderDataset(list_images(self.reference), None, size)
         elif datamodule is not None:
             dataset = datamodule.train_dataset()
@@ -209,9 +209,7 @@ class FID(Evaluator):
         if statistics.features is not None or ARRAY not in arrays(path):  # else its images will be measured
             self.metrics.possible(self.extractor, self.num_samples, statistics)
 
-    def _record(
-        self, trainer: Trainer, pl_module: LightningModule, average: str | None, scores: dict[str, float]
-    ) -> None:
+    def _record(self, trainer: Trainer, pl_module: Any, average: str | None, scores: dict[str, float]) -> None:
         """Append the numbers and all that they depend on."""
         if self._statistics is None:
             return
@@ -219,10 +217,10 @@ class FID(Evaluator):
             **scores,
             **self.metrics.possible(self.extractor, self.num_samples, self._statistics).protocol(),
             "samples": self.num_samples,
-            "conditions": _conditions(pl_module),
+            "conditions": pl_module.conditioner.description,
             "seed": self.seed,
             "average": average,
-            "sampler": pl_module.sampler.settings(),  # type: ignore[union-attr, operator]
+            "sampler": pl_module.sampler.settings(),
             "extractor": self.extractor.name,
             "weights_sha256": self.extractor.weights_sha256,
             "reference": "training images" if self.reference is None else self.reference.name,
@@ -230,10 +228,3 @@ class FID(Evaluator):
             "reference_fingerprint": self._statistics.fingerprint,
         }
         record(trainer, about)
-
-
-def _conditions(pl_module: LightningModule) -> str:
-    """What images are asked for, in words."""
-    if takes_text(pl_module):
-        return "captions of the data in order"
-    return "no classes" if pl_module.denoiser.num_classes is None else "each class in turn"  # type: ignore[union-attr]

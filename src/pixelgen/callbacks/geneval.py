@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
-import math
+from typing import Any
 
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import Trainer
 
 from pixelgen.callbacks.evaluator import Evaluator, record
-from pixelgen.callbacks.log import log
-from pixelgen.callbacks.periodic import find_ema, interlude
+from pixelgen.callbacks.periodic import find_ema, log, sampling_mode
 from pixelgen.conditioner import Text
-from pixelgen.data import ImageData
-from pixelgen.evaluation.geneval import Detector, GenEvalScore, Prompt, prompts_sha256, spread
-from pixelgen.evaluation.geneval.sets import find_prompts
-from pixelgen.flow import to_uint8
+from pixelgen.distributed.processes import gather
+from pixelgen.evaluation.geneval import Detector, geneval_scores
+from pixelgen.evaluation.geneval.prompts import Prompt, find_prompts, prompts_sha256, subset_by_task
+from pixelgen.module import PixelGen
+from pixelgen.samples.generate import Request, stream
 
 
 class GenEval(Evaluator):
     """Share of images that show what their prompts ask for, logged as `geneval/overall` and `geneval/<task>`.
 
-    Image i is made from prompt i // `images_per_prompt` and seed `seed` + i mod `images_per_prompt`, whatever the
-    number of processes: each makes and judges its share, and only verdicts are exchanged. With an EMA callback the
-    first average is scored. Each evaluation appends its protocol to `<run>/evaluations.jsonl`. A few prompts tell
-    whether training goes well; the number to report is that of `python -m pixelgen.geneval`.
+    Image i is generated from prompt i // `images_per_prompt` and seed `seed` + i mod `images_per_prompt`, whatever the
+    number of processes: each generates and judges its share, and only verdicts are exchanged. With an EMA callback the
+    first EMA is scored. Each evaluation appends its protocol to `<run>/evaluations.jsonl`. A few prompts tell whether
+    training goes well; the number to report is that of `python -m pixelgen.geneval`.
 
     Args:
         detector: `ShapesDetector` for shapes, `CocoDetector` for GenEval's own prompts.
@@ -32,7 +32,7 @@ class GenEval(Evaluator):
         every_n_steps: optimizer steps between two evaluations, or null for none in between.
         at_start: also before the first step.
         at_end: also after the last step.
-        batch_size: images sampled at a time; does not change them.
+        batch_size: images generated at a time.
         seed: of the first image of each prompt.
     """
 
@@ -51,64 +51,51 @@ class GenEval(Evaluator):
         if min(1 if num_prompts is None else num_prompts, images_per_prompt, batch_size) < 1:
             raise ValueError("num_prompts, images_per_prompt and batch_size must be at least 1")
         super().__init__(every_n_steps, at_start, at_end)
-        self.detector = detector
-        self.prompts = prompts
-        self.num_prompts = num_prompts
-        self.images_per_prompt = images_per_prompt
+        self.detector, self.prompts, self.num_prompts = detector, prompts, num_prompts
         self.batch_size = batch_size
-        self.seed = seed
+        self.seeds = range(seed, seed + images_per_prompt)
         self._chosen: list[Prompt] = []
 
-    def check(self, pl_module: LightningModule, data: ImageData | None) -> None:
+    def check(self, pl_module: Any, data: Any) -> None:
         """Choose the prompts, and check what evaluation will need.
 
         Raises:
             ValueError: if there are no such prompts, the detector does not know their objects, or the model does not
                 take prompts.
         """
-        if not isinstance(getattr(pl_module, "conditioner", None), Text):
+        if not isinstance(pl_module.conditioner, Text):
             raise ValueError("callbacks.geneval makes images from prompts: give the model a text_encoder, or null here")
         prompts = find_prompts(self.prompts, data)
         self.detector.check(prompts)
-        self._chosen = spread(prompts, self.num_prompts or len(prompts))
+        self._chosen = subset_by_task(prompts, self.num_prompts)
 
-    def evaluate(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, float]:
-        """Generate, judge and log; the same values on every rank."""
+    def evaluate(self, trainer: Trainer, pl_module: Any) -> dict[str, float]:
+        """Generate, judge and log; the same values on every process."""
         ema = find_ema(trainer)
-        with interlude(trainer, pl_module, eager=pl_module.device.type == "cpu"):
-            scores = self._score(trainer, pl_module)
+        with sampling_mode(trainer, pl_module, eager=pl_module.device.type == "cpu"):
+            scores = self._score(pl_module, trainer.global_rank, trainer.world_size)
         values = {f"geneval/{name.removeprefix('task/')}": value for name, value in scores.items()}
-        about = {
-            **values,
+        protocol = {
             "prompts": len(self._chosen),
             "prompts_sha256": prompts_sha256(self._chosen),
-            "seeds": [self.seed + i for i in range(self.images_per_prompt)],
+            "seeds": list(self.seeds),
             "average": None if ema is None else ema.names[0],
-            "sampler": pl_module.sampler.settings(),  # type: ignore[union-attr, operator]
+            "sampler": pl_module.sampler.settings(),
             **self.detector.protocol,
         }
-        record(trainer, about)
+        record(trainer, values | protocol)
         log(trainer, values)
         self.history.append({"step": trainer.global_step, **values})
         return values
 
-    def _score(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, float]:
-        self.detector.to(pl_module.device)
-        images = [prompt for prompt in self._chosen for _ in range(self.images_per_prompt)]
-        score = GenEvalScore(images).to(pl_module.device)
-        for numbers in self._batches(len(images), trainer.global_rank, trainer.world_size):
-            made = [min(number, len(images) - 1) for number in numbers]
-            texts = [images[i].text for i in made]
-            seeds = [self.seed + i % self.images_per_prompt for i in made]
-            pictures = to_uint8(pl_module.sample(texts, seeds, batch_size=self.batch_size))  # type: ignore[operator]
-            wanted = [number for number in numbers if number < len(images)]
-            if wanted:
-                verdicts = self.detector.judge(pictures[: len(wanted)], [images[i] for i in wanted])
-                score.update(wanted, [verdict.correct for verdict in verdicts])
+    def _score(self, model: PixelGen, rank: int, world_size: int) -> dict[str, float]:
+        images = [(prompt, seed) for prompt in self._chosen for seed in self.seeds]
+        requests = [Request("", seed, prompt.text) for prompt, seed in images]
+        verdicts: list[tuple[int, bool]] = []
+        self.detector.to(model.device)
+        for numbers, pixels in stream(model, requests, None, self.batch_size, rank, world_size):
+            judged = self.detector.judge(pixels, [images[number][0] for number in numbers])
+            verdicts += [(number, verdict.correct) for number, verdict in zip(numbers, judged, strict=True)]
         self.detector.to("cpu")  # Mask2Former and CLIP are 2 GB that training can use
-        return score.compute()
-
-    def _batches(self, total: int, rank: int, world_size: int) -> list[range]:
-        """This rank's images by numbers; equally many on every rank, as sharded networks need, some past the end."""
-        share = range(rank, rank + world_size * math.ceil(total / world_size), world_size)
-        return [share[i : i + self.batch_size] for i in range(0, len(share), self.batch_size)]
+        correct = dict(gather(verdicts))
+        return geneval_scores([prompt for prompt, _ in images], [correct[i] for i in range(len(images))])

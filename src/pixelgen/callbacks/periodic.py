@@ -1,62 +1,153 @@
-"""What is done every n steps, and pauses of training for sampling, after which nothing has changed."""
+"""What is done every n steps: when, in which state of the model, and how its results are logged."""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import Callback, Trainer
 from torch import nn
 
 from pixelgen.callbacks.ema import EMA
-from pixelgen.callbacks.throughput import pause
 from pixelgen.data import ImageData
+from pixelgen.module import PixelGen
+from pixelgen.samples.sampling import Average
+
+T = TypeVar("T")
+
+
+class Periodic(Callback):
+    """Does something before training, every n optimizer steps and after training, never twice at one step.
+
+    Subclasses implement `run`, and `check` for what can be refused before training starts.
+
+    Args:
+        every_n_steps: optimizer steps between two times, or None for none in between.
+        at_start: also before the first step of a fresh run.
+        at_end: also after the last step.
+    """
+
+    def __init__(self, every_n_steps: int | None, at_start: bool = False, at_end: bool = True) -> None:
+        if every_n_steps is not None and every_n_steps < 1:
+            raise ValueError(f"every_n_steps must be at least 1, got {every_n_steps}: use null for never")
+        self.every_n_steps = every_n_steps
+        self.at_start = at_start
+        self.at_end = at_end
+        self._done_at: int | None = None
+
+    def check(self, pl_module: PixelGen, data: ImageData | None) -> None:
+        """Refuse, before training, what could not be done with this model and data.
+
+        Raises:
+            ValueError: naming it.
+        """
+
+    def run(self, trainer: Trainer, pl_module: PixelGen) -> Any:
+        """What is done; called on every process."""
+        raise NotImplementedError
+
+    def on_fit_start(self, trainer: Trainer, pl_module: PixelGen) -> None:
+        """Check what will be needed."""
+        self.check(pl_module, data_of(trainer))
+
+    def on_train_start(self, trainer: Trainer, pl_module: PixelGen) -> None:
+        """Before the first step, if asked for; a resumed run did its present step before it stopped."""
+        self._done_at = trainer.global_step or None
+        self._run_if(trainer.global_step == 0 and self.at_start, trainer, pl_module)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: PixelGen, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Every n-th optimizer step; batches that only accumulate gradients do not count."""
+        step, every = trainer.global_step, self.every_n_steps
+        self._run_if(step > 0 and every is not None and step % every == 0, trainer, pl_module)
+
+    def on_train_end(self, trainer: Trainer, pl_module: PixelGen) -> None:
+        """After the last step, unless it was one of the n-th ones."""
+        self._run_if(self.at_end, trainer, pl_module)
+
+    def _run_if(self, due: bool, trainer: Trainer, pl_module: PixelGen) -> None:
+        if due and trainer.global_step != self._done_at:
+            self._done_at = trainer.global_step
+            self.run(trainer, pl_module)
+
+
+# --- the trainer
+
+
+def callbacks_of(trainer: Trainer, kind: type[T]) -> list[T]:
+    """The trainer's callbacks of a class."""
+    return [callback for callback in trainer.callbacks if isinstance(callback, kind)]  # type: ignore[attr-defined]
 
 
 def find_ema(trainer: Trainer) -> EMA | None:
     """The EMA callback of a trainer, if it has one."""
-    return next((callback for callback in trainer.callbacks if isinstance(callback, EMA)), None)  # type: ignore[attr-defined]
+    return next(iter(callbacks_of(trainer, EMA)), None)
 
 
-def takes_text(pl_module: LightningModule) -> bool:
-    """Whether the module's network makes images from prompts."""
-    return getattr(pl_module.denoiser, "text_shape", None) is not None
+def data_of(trainer: Trainer) -> ImageData | None:
+    """The trainer's data module, if it has one."""
+    data: ImageData | None = trainer.datamodule  # type: ignore[attr-defined]
+    return data
 
 
-def data_prompts(data: ImageData | None, count: int) -> list[str]:
-    """Captions of the training images in their order, `count` of them.
+def log(trainer: Trainer, values: Mapping[str, float]) -> None:
+    """Give values to every logger at the current step, and to `trainer.callback_metrics` for callbacks to watch.
 
-    Raises:
-        ValueError: if there is no data module with captions.
+    `self.log` refuses in several hooks (`on_train_end` among them), and elsewhere logs only every
+    `log_every_n_steps`.
     """
-    if data is None or not getattr(data, "captions", False):
-        raise ValueError("there is no data module whose captions could serve as prompts: give prompts to the callback")
-    return data.prompts(count)
+    for logger in trainer.loggers:
+        logger.log_metrics(dict(values), step=trainer.global_step)
+        logger.save()
+    trainer.callback_metrics.update({name: torch.tensor(value) for name, value in values.items()})
+
+
+# --- pauses of training
+
+
+def now(trainer: Trainer) -> float:
+    """Seconds on a clock, once the device has done all that it was given."""
+    device = trainer.strategy.root_device
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
 
 
 @contextmanager
-def interlude(
-    trainer: Trainer, pl_module: LightningModule, average: str | None = None, eager: bool = False
-) -> Iterator[None]:
-    """Evaluation mode, no gradients, averaged weights and the trainer's mixed precision, all put back on leaving.
+def pause(trainer: Trainer) -> Iterator[None]:
+    """Time spent in here is not training: callbacks with a method `exclude(seconds)` are told to leave it out."""
+    started = now(trainer)
+    try:
+        yield
+    finally:
+        seconds = now(trainer) - started
+        for callback in callbacks_of(trainer, Callback):
+            if hasattr(callback, "exclude"):
+                callback.exclude(seconds)
+
+
+@contextmanager
+def sampling_mode(trainer: Trainer, pl_module: PixelGen, ema: Average = True, eager: bool = False) -> Iterator[None]:
+    """Evaluation mode, no gradients and EMA weights, all put back on leaving.
 
     The global random generators of torch, numpy and Python, and the mode of every submodule, are as before
-    afterwards, so that an interlude never changes the result of a training run.
+    afterwards, so that sampling never changes the result of a training run.
 
     Args:
         trainer: the running trainer.
         pl_module: its module.
-        average: which average to use (a name out of `EMA.names`); the first one if None, the raw weights if
-            there is no EMA callback.
+        ema: which weights; the raw ones if there is no EMA callback.
         eager: run compiled blocks uncompiled. Compiling them again for sampling takes 15 to 30 s for each batch
             size and gains 15 % on a CPU.
     """
-    ema = find_ema(trainer)
-    weights = nullcontext() if ema is None else ema.average(pl_module, average)
+    callback = find_ema(trainer)
+    weights = nullcontext() if callback is None else callback.average(pl_module, ema)
     compiled = torch.compiler.set_stance("force_eager" if eager else "default")
     quiet = _random_state(pl_module.device), _evaluation(pl_module), torch.no_grad()
     with ExitStack() as stack:
@@ -86,86 +177,3 @@ def _evaluation(module: nn.Module) -> Iterator[None]:
     finally:
         for submodule, training in modes.items():
             submodule.training = training
-
-
-class Schedule:
-    """When something is due: before training, every n optimizer steps, after training; never twice at a step.
-
-    Args:
-        every_n_steps: optimizer steps between two times, or None for never in between.
-        at_start: before the first step of a fresh run.
-        at_end: after the last step.
-    """
-
-    def __init__(self, every_n_steps: int | None, at_start: bool, at_end: bool) -> None:
-        if every_n_steps is not None and every_n_steps < 1:
-            raise ValueError(f"every_n_steps must be at least 1, got {every_n_steps}: use null for never")
-        self.every_n_steps = every_n_steps
-        self.at_start = at_start
-        self.at_end = at_end
-        self._last: int | None = None
-
-    def start(self, step: int) -> bool:
-        """Due at the start of training?"""
-        self._last = step if step > 0 else None  # a resumed run did this step before it stopped
-        return step == 0 and self.at_start and self._once(step)
-
-    def step(self, step: int) -> bool:
-        """Due after a batch that ended at optimizer step `step`? Batches that only accumulate are not counted."""
-        due = step > 0 and self.every_n_steps is not None and step % self.every_n_steps == 0
-        return due and self._once(step)
-
-    def end(self, step: int) -> bool:
-        """Due at the end of training?"""
-        return self.at_end and self._once(step)
-
-    def _once(self, step: int) -> bool:
-        fresh, self._last = step != self._last, step
-        return fresh
-
-
-class Periodic(Callback):
-    """Does something before training, every n optimizer steps and after training, never twice at one step.
-
-    Subclasses implement `run`, and `check` for what can be refused before training starts.
-
-    Args:
-        every_n_steps: optimizer steps between two times, or None for none in between.
-        at_start: also before the first step of a fresh run.
-        at_end: also after the last step.
-    """
-
-    def __init__(self, every_n_steps: int | None, at_start: bool = False, at_end: bool = True) -> None:
-        self.schedule = Schedule(every_n_steps, at_start, at_end)
-
-    def check(self, pl_module: Any, data: Any) -> None:
-        """Refuse, before training, what could not be done with this model and data.
-
-        Raises:
-            ValueError: naming it.
-        """
-
-    def run(self, trainer: Trainer, pl_module: Any) -> None:
-        """What is done; called on every process."""
-        raise NotImplementedError
-
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Check what will be needed."""
-        self.check(pl_module, trainer.datamodule)  # type: ignore[attr-defined]
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Before the first step, if asked for."""
-        if self.schedule.start(trainer.global_step):
-            self.run(trainer, pl_module)
-
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        """Every n-th step."""
-        if self.schedule.step(trainer.global_step):
-            self.run(trainer, pl_module)
-
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """After the last step, unless it was one of the n-th ones."""
-        if self.schedule.end(trainer.global_step):
-            self.run(trainer, pl_module)

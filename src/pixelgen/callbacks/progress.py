@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import RichProgressBar
 
-from pixelgen.module import is_logging_step
+from pixelgen.module import PixelGen, is_logging_step
 
 _REDRAWS_PER_SECOND = 4  # with the 100 of Lightning every step is drawn: over 1 ms of Python each time
 
@@ -30,7 +30,7 @@ class Progress(RichProgressBar):
         begun = trainer.fit_loop.epoch_loop.batch_progress.current.ready % epoch
         return min(epoch, begun + (trainer.max_steps - trainer.global_step) * trainer.accumulate_grad_batches)
 
-    def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
+    def get_metrics(self, trainer: Trainer, pl_module: PixelGen) -> dict[str, Any]:
         """What stands behind the bar: the step, the loss, and what else is logged with `prog_bar=True`.
 
         Reading logged values waits for the device, so they are read once in a logging step. Anything logged with

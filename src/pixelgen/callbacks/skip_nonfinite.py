@@ -5,18 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
-from torch import Tensor
 from torch.distributed.tensor import DTensor
 from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import PolynomialLR
 
-from pixelgen.module import is_logging_step
+from pixelgen.module import PixelGen, is_logging_step
 
 
-class Guard(Callback):
+class SkipNonFinite(Callback):
     """Skips optimizer steps whose gradient is not finite, and stops a run that has gone wrong.
 
     In a skipped step weights and the optimizer's moments stay as they are; the step still counts for schedules and
@@ -41,7 +40,7 @@ class Guard(Callback):
         """Steps skipped so far; asking waits for the device."""
         return int(self._counts[0])
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_start(self, trainer: Trainer, pl_module: PixelGen) -> None:
         """Warn of a schedule that ends before training: from there on nothing would be learned."""
         for config in trainer.lr_scheduler_configs:
             schedule = config.scheduler
@@ -52,29 +51,31 @@ class Guard(Callback):
                     "--init_from starts another one from its weights"
                 )
 
-    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: PixelGen, optimizer: Optimizer) -> None:
         """Let the step do nothing if the gradient is not finite.
 
         Raises:
             RuntimeError: after `patience` skipped steps in a row, in the next logging step.
         """
         parameters = [p for p in pl_module.parameters() if p.grad is not None]
-        norm = _norm([p.grad for p in parameters if p.grad is not None], pl_module.device)
+        norm = get_total_norm([p.grad for p in parameters if p.grad is not None])
+        norm = norm.full_tensor() if isinstance(norm, DTensor) else norm.to(pl_module.device)
         bad = (~torch.isfinite(norm)).float()
         skipped, in_a_row = self._counts.to(norm.device)
         self._counts = torch.stack([skipped + bad, (in_a_row + 1) * bad])
-        if getattr(optimizer, "_step_supports_amp_scaling", False):
+        if _is_fused(optimizer):
             optimizer.found_inf = bad  # type: ignore[attr-defined]  # what fused optimizers ask before they step
         elif bad:
             for parameter in parameters:
                 parameter.grad = None
-        if is_logging_step(trainer, trainer.global_step + 1):
-            self._report(trainer.global_step + 1)
+        step = trainer.global_step + 1
+        if is_logging_step(trainer, step):
+            self._report(step)
             if not bad:
-                pl_module.log("grad_norm", norm)
+                pl_module.log("grad_norm", norm / gradient_scale(trainer, optimizer))
             pl_module.log("skipped_steps", self._counts[0])
 
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_end(self, trainer: Trainer, pl_module: PixelGen) -> None:
         """Tell of what was skipped since the last logging step."""
         self._report(trainer.global_step)
 
@@ -101,8 +102,11 @@ class Guard(Callback):
         self._counts = torch.tensor([state_dict["skipped"], state_dict["in_a_row"]], dtype=torch.float32)
 
 
-def _norm(gradients: list[Tensor], device: torch.device) -> Tensor:
-    if not gradients:
-        return torch.zeros((), device=device)
-    norm = get_total_norm(gradients)
-    return norm.full_tensor() if isinstance(norm, DTensor) else norm
+def gradient_scale(trainer: Trainer, optimizer: Optimizer) -> float:
+    """By what 16-mixed precision has multiplied the gradients; fused optimizers alone divide by it in their step."""
+    scaler: torch.amp.GradScaler | None = getattr(trainer.precision_plugin, "scaler", None)
+    return float(scaler.get_scale()) if scaler is not None and _is_fused(optimizer) else 1.0
+
+
+def _is_fused(optimizer: Optimizer) -> bool:
+    return getattr(optimizer, "_step_supports_amp_scaling", False)

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import Trainer
 
-from pixelgen.callbacks.log import log
-from pixelgen.callbacks.periodic import Schedule
+from pixelgen.callbacks.periodic import Periodic, data_of, log
+from pixelgen.module import PixelGen
 
 
-class Skipped(Callback):
+class Skipped(Periodic):
     """Logs how many samples and shards the data has skipped since the start of training, `data/skipped/<reason>`.
 
     Of all processes together, and only the reasons that have occurred; nothing for data that skips nothing, such as
@@ -22,23 +20,12 @@ class Skipped(Callback):
     """
 
     def __init__(self, every_n_steps: int = 50) -> None:
-        self.schedule = Schedule(every_n_steps, at_start=False, at_end=True)
+        super().__init__(every_n_steps)
         self.counts: dict[str, int] = {}
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        """Log every n-th step."""
-        if self.schedule.step(trainer.global_step):
-            self._log(trainer)
-
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Log the final counts."""
-        if self.schedule.end(trainer.global_step):
-            self._log(trainer)
-
-    def _log(self, trainer: Trainer) -> None:
-        own: dict[str, int] | None = getattr(trainer.datamodule, "skipped", None)  # type: ignore[attr-defined]
+    def run(self, trainer: Trainer, pl_module: PixelGen) -> None:
+        """Add up the counts of all processes, and log them."""
+        own: dict[str, int] | None = getattr(data_of(trainer), "skipped", None)
         if own is None:
             return
         counts = torch.tensor(list(own.values()), device=trainer.strategy.root_device)

@@ -1,25 +1,27 @@
-"""How fast training runs, and where its time goes."""
+"""How fast training runs, where its time goes, and at which learning rate."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
 from lightning.fabric.utilities.throughput import get_available_flops
-from lightning.pytorch import Callback, LightningModule, Trainer
-from torch import Tensor, nn
+from lightning.pytorch import Callback, Trainer
+from torch import nn
 from torch.distributed.tensor import DTensor
+from torch.optim import Optimizer
 from torch.utils.flop_counter import FlopCounterMode
-from torch.utils.hooks import RemovableHandle
 
-from pixelgen.callbacks.log import log
+from pixelgen.callbacks.periodic import log, now
 from pixelgen.encoders.frozen import FrozenEncoder
+from pixelgen.module import PixelGen, is_logging_step
 
 # dense bf16 and fp16 peaks by the makers' data sheets, where Lightning's table holds the sparse one or nothing
 _DENSE_HALF_PEAK = {"H100 PCIe": 756e12, "H100": 989e12, "H800": 989e12, "H200": 989e12}
+_DTYPES = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 
 
 def peak_flops(device: torch.device, dtype: torch.dtype) -> float | None:
@@ -32,19 +34,6 @@ def peak_flops(device: torch.device, dtype: torch.dtype) -> float | None:
     return get_available_flops(device, dtype)
 
 
-@contextmanager
-def pause(trainer: Trainer) -> Iterator[None]:
-    """Time spent in here is not training: `Throughput` leaves it out."""
-    started = _now(trainer.strategy.root_device)
-    try:
-        yield
-    finally:
-        seconds = _now(trainer.strategy.root_device) - started
-        for callback in trainer.callbacks:  # type: ignore[attr-defined]
-            if isinstance(callback, Throughput):
-                callback.exclude(seconds)
-
-
 class Throughput(Callback):
     """Logs images per second, step time, waiting for data, time in frozen networks, MFU and peak memory.
 
@@ -54,7 +43,8 @@ class Throughput(Callback):
     `throughput/perceptual_share` is the forward time of frozen networks in the logging step over that step's time;
     their backward pass is not in it. FLOPs are counted once, in the first training step of a run, which therefore runs
     uncompiled, with the share of samples that happens to pass the gate there; not where the peak is unknown, and not
-    for sharded networks.
+    for sharded networks. The learning rate is logged as `lr`, or `lr-<name or number>` where parameters are in groups,
+    in the trainer's logging steps.
 
     Args:
         every_n_steps: optimizer steps between two loggings.
@@ -71,7 +61,8 @@ class Throughput(Callback):
         self.images_per_second: float | None = None
         self.flops_per_image: float | None = None
         self._counter: FlopCounterMode | None = None
-        self._profile: _FrozenProfile | None = None
+        self._frozen: list[float] | None = None  # seconds in frozen networks, and of the whole step
+        self._measuring = ExitStack()  # the two above
         self._step = 0
 
     def exclude(self, seconds: float) -> None:
@@ -80,61 +71,68 @@ class Throughput(Callback):
         self._excluded_gap += seconds
 
     def _open_window(self, trainer: Trainer) -> None:
-        self._opened = self._batch_ended = _now(trainer.strategy.root_device)
+        self._opened = self._batch_ended = now(trainer)
         self._excluded = self._excluded_gap = self._waited = 0.0
         self._images = 0
-        self._steps_before = trainer.global_step
+        self._step = self._steps_before = trainer.global_step
 
     # --- hooks
 
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_fit_start(self, trainer: Trainer, pl_module: PixelGen) -> None:
         """Open the first window early: other callbacks pause already before the first step."""
         self._open_window(trainer)
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_start(self, trainer: Trainer, pl_module: PixelGen) -> None:
         """Open the first window."""
-        self._step = trainer.global_step
         self._open_window(trainer)
         if self.peak_flops is None:
-            self.peak_flops = peak_flops(pl_module.device, _compute_dtype(trainer))
+            self.peak_flops = peak_flops(pl_module.device, _DTYPES.get(str(trainer.precision), torch.float32))
 
-    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_start(self, trainer: Trainer, pl_module: PixelGen, batch: Any, batch_idx: int) -> None:
         """Note how long the batch took to arrive."""
         self._waited += max(0.0, time.perf_counter() - self._batch_ended - self._excluded_gap)
         if self.count_flops and self.peak_flops and self.flops_per_image is None and not _sharded(pl_module):
-            self._counter = FlopCounterMode(display=False)
-            self._counter.__enter__()
+            self._counter = self._measuring.enter_context(FlopCounterMode(display=False))
         elif (trainer.global_step + 1) % self.every_n_steps == 0:
-            self._profile = _FrozenProfile(pl_module)
+            self._frozen = self._measuring.enter_context(_time_frozen(trainer, pl_module))
 
-    def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_after_backward(self, trainer: Trainer, pl_module: PixelGen) -> None:
         """Stop counting FLOPs: one forward and one backward pass are over."""
         if self._counter is not None:
-            self._counter.__exit__(None, None, None)
+            self._measuring.close()
+
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: PixelGen, optimizer: Optimizer) -> None:
+        """Log the learning rate."""
+        if is_logging_step(trainer, trainer.global_step + 1):
+            groups = optimizer.param_groups
+            names = (
+                [f"lr-{group.get('name', number)}" for number, group in enumerate(groups)]
+                if len(groups) > 1
+                else ["lr"]
+            )
+            pl_module.log_dict({name: float(group["lr"]) for name, group in zip(names, groups, strict=True)})
 
     def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+        self, trainer: Trainer, pl_module: PixelGen, outputs: Any, batch: dict[str, Any], batch_idx: int
     ) -> None:
         """Count the batch, and log if it is time."""
-        images = _batch_size(batch)
+        images = len(batch["image"])
         self._images += images
+        self._measuring.close()
         if self._counter is not None:
             self.flops_per_image = self._counter.get_total_flops() / max(1, images)
             self._counter = None
-        share = None
-        if self._profile is not None:
-            share = self._profile.close()
-            self._profile = None
+        frozen, self._frozen = self._frozen, None
         if trainer.global_step != self._step:
             self._step = trainer.global_step
             if self._step % self.every_n_steps == 0:
-                self._log(trainer, pl_module, share)
+                self._log(trainer, pl_module, frozen)
                 self._open_window(trainer)
         self._excluded_gap = 0.0
         self._batch_ended = time.perf_counter()
 
-    def _log(self, trainer: Trainer, pl_module: LightningModule, perceptual_share: float | None) -> None:
-        seconds = _now(trainer.strategy.root_device) - self._opened - self._excluded
+    def _log(self, trainer: Trainer, pl_module: PixelGen, frozen: list[float] | None) -> None:
+        seconds = now(trainer) - self._opened - self._excluded
         steps = max(1, trainer.global_step - self._steps_before)
         per_device = self._images / seconds
         self.images_per_second = per_device * trainer.world_size
@@ -143,8 +141,8 @@ class Throughput(Callback):
             "throughput/step_ms": 1000 * seconds / steps,
             "throughput/data_share": min(1.0, self._waited / seconds),
         }
-        if perceptual_share is not None:
-            values["throughput/perceptual_share"] = perceptual_share
+        if frozen:
+            values["throughput/perceptual_share"] = frozen[0] / frozen[1]
         if self.flops_per_image and self.peak_flops:
             values["throughput/flops_per_step"] = self.flops_per_image * self._images * trainer.world_size / steps
             values["throughput/mfu"] = self.flops_per_image * per_device / self.peak_flops
@@ -152,23 +150,19 @@ class Throughput(Callback):
             values["throughput/peak_memory_gib"] = torch.cuda.max_memory_allocated(pl_module.device) / 2**30
         log(trainer, values)
 
-    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_validation_start(self, trainer: Trainer, pl_module: PixelGen) -> None:
         """Validation is not training time."""
-        self._validation_started = _now(trainer.strategy.root_device)
+        self._validation_started = now(trainer)
 
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_validation_end(self, trainer: Trainer, pl_module: PixelGen) -> None:
         """Leave the validation out."""
         if trainer.state.fn == "fit":
-            self.exclude(_now(trainer.strategy.root_device) - self._validation_started)
+            self.exclude(now(trainer) - self._validation_started)
 
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+    def on_exception(self, trainer: Trainer, pl_module: PixelGen, exception: BaseException) -> None:
         """Leave no counters or hooks behind."""
-        if self._counter is not None:
-            self._counter.__exit__(None, None, None)
-            self._counter = None
-        if self._profile is not None:
-            self._profile.close()
-            self._profile = None
+        self._measuring.close()
+        self._counter = self._frozen = None
 
     def state_dict(self) -> dict[str, Any]:
         """The counted FLOPs, so that a resumed run does not count again."""
@@ -179,52 +173,32 @@ class Throughput(Callback):
         self.flops_per_image = state_dict["flops_per_image"]
 
 
-class _FrozenProfile:
-    """Times the forward passes of frozen networks during one step, synchronising around each."""
+@contextmanager
+def _time_frozen(trainer: Trainer, pl_module: PixelGen) -> Iterator[list[float]]:
+    """Times the forward passes of frozen networks, synchronising around each.
 
-    def __init__(self, pl_module: LightningModule) -> None:
-        self.device = pl_module.device
-        self.seconds = 0.0
-        self.handles: list[RemovableHandle] = []
-        frozen = [module for module in pl_module.modules() if isinstance(module, FrozenEncoder)]
-        self.any = bool(frozen)
-        for module in frozen:
-            self.handles.append(module.register_forward_pre_hook(self._enter))
-            self.handles.append(module.register_forward_hook(self._leave))
-        self.started = _now(self.device)
+    Yields:
+        A list; on leaving, it holds the seconds in them, and of the whole time, if there are any.
+    """
+    frozen = [module for module in pl_module.modules() if isinstance(module, FrozenEncoder)]
+    started, spent, seconds = now(trainer), [0.0], list[float]()
 
-    def _enter(self, module: nn.Module, inputs: Any) -> None:
-        self.entered = _now(self.device)
+    def enter(module: nn.Module, inputs: Any) -> None:
+        spent[0] -= now(trainer)
 
-    def _leave(self, module: nn.Module, inputs: Any, output: Any) -> None:
-        self.seconds += _now(self.device) - self.entered
+    def leave(module: nn.Module, inputs: Any, output: Any) -> None:
+        spent[0] += now(trainer)
 
-    def close(self) -> float | None:
-        """Remove the hooks and return the share of time, or None if there are no frozen networks."""
-        for handle in self.handles:
+    handles = [module.register_forward_pre_hook(enter) for module in frozen]
+    handles += [module.register_forward_hook(leave) for module in frozen]
+    try:
+        yield seconds
+    finally:
+        for handle in handles:
             handle.remove()
-        total = _now(self.device) - self.started
-        return self.seconds / total if self.any else None
+        if frozen:
+            seconds += [spent[0], now(trainer) - started]
 
 
-def _now(device: torch.device) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter()
-
-
-def _sharded(pl_module: LightningModule) -> bool:
+def _sharded(pl_module: PixelGen) -> bool:
     return any(isinstance(parameter, DTensor) for parameter in pl_module.parameters())
-
-
-def _batch_size(batch: Any) -> int:
-    image = batch["image"] if isinstance(batch, Mapping) else batch[0]
-    assert isinstance(image, Tensor)
-    return len(image)
-
-
-def _compute_dtype(trainer: Trainer) -> torch.dtype:
-    precision = str(trainer.precision)
-    if precision.startswith("bf16"):
-        return torch.bfloat16
-    return torch.float16 if precision.startswith("16") else torch.float32

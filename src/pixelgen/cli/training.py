@@ -6,8 +6,7 @@ import logging
 import sys
 import warnings
 from argparse import ArgumentError
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
@@ -37,7 +36,8 @@ from pixelgen.distributed.fsdp import FSDP, refuse_shards, refuse_unsupported
 from pixelgen.models import Denoiser
 from pixelgen.module import PixelGen
 from pixelgen.runs.folder import SaveConfig, claim_folder, unused_folder
-from pixelgen.runs.run import check_resumable, find_checkpoint, run_folder, start_from
+from pixelgen.runs.run import check_resumable, find_checkpoint, run_folder
+from pixelgen.runs.transfer import start_from
 
 TRAINER_DEFAULTS = {
     "precision": "bf16-mixed",
@@ -218,16 +218,6 @@ class CLI(LightningCLI):
         self.make_folder()
         checkpoint = find_checkpoint(self.config.ckpt_path) if self.config.ckpt_path else None
         self.trainer.fit(self.model, datamodule=self.datamodule, ckpt_path=checkpoint, weights_only=True)
-
-
-@contextmanager
-def stop_on_bad_input() -> Iterator[None]:
-    """Turn an error about the user's input into one line and exit status 2."""
-    try:
-        yield
-    except ValueError as error:
-        sys.stderr.write(f"error: {error}\n")
-        raise SystemExit(2) from error
 
 
 def check(model: PixelGen, data: ImageData) -> None:

@@ -164,7 +164,7 @@ class Reader:
             block.complete = sample is None or block.size >= self.buffer_bytes
 
     def _read(self, begin: Position) -> Iterator[tuple[Sample | None, Position]]:
-        """Samples from a position on in the order of the shards, each with the position after it; None at a pass' end."""
+        """Samples from a position on in the order of the shards, each with the position after it; None ends a pass."""
         number, first = begin.shard, begin.sample
         for epoch in count(begin.epoch):
             parts = parts_of_pass(self.source, self.seed, epoch, self.reader, self.readers)

@@ -189,14 +189,15 @@ def write_sample(tar: tarfile.TarFile, key: str, files: Mapping[str, bytes]) -> 
         tar.addfile(member, io.BytesIO(content))
 
 
-def unfinished_folder(to: Path) -> Path:
-    """Where shards for a folder are written until all is done.
-
-    Raises:
-        ValueError: if the folder is in use.
-    """
+def check_unused(to: Path) -> None:
+    """Raise a ValueError if a folder for shards is in use."""
     if to.exists() and (not to.is_dir() or any(to.iterdir())):
         raise ValueError(f"{to} exists already: give another folder with --to, or remove it")
+
+
+def unfinished_folder(to: Path) -> Path:
+    """Where shards for a folder are written until all is done; a ValueError if the folder is in use."""
+    check_unused(to)
     return to.with_name(f"{to.name}.unfinished")
 
 

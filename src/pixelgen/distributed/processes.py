@@ -1,15 +1,99 @@
-"""What the processes of a run tell each other beside the states of metrics."""
+"""The processes of a command or a run: how they start, and what they tell each other."""
 
 from __future__ import annotations
 
-from typing import TypeVar
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Literal, TypeVar
 
+import torch
+from lightning import Fabric
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import distributed
 
+Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
 T = TypeVar("T")
 
 
-def of_the_first(value: T) -> T:
+def launch(devices: int = 1, precision: Precision = "bf16-mixed", num_nodes: int = 1) -> Fabric:
+    """One process for each device, GPUs where there are any; started here, or by torchrun or SLURM.
+
+    Args:
+        devices: processes on this machine.
+        precision: of the networks' matrix products under `fabric.autocast()`.
+        num_nodes: machines.
+
+    Raises:
+        ValueError: if there are not as many devices.
+    """
+    if devices < 1:
+        raise ValueError(f"devices is {devices}: give at least 1")
+    with _quiet():
+        try:
+            fabric = Fabric(devices=devices, precision=precision, num_nodes=num_nodes)
+        except MisconfigurationException as error:
+            raise ValueError(f"there are no {devices} devices ({' '.join(str(error).split())}): give fewer") from error
+        fabric.launch()
+    return fabric
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Lightning would tell of each process and of the precision."""
+    loggers = [logging.getLogger(f"lightning.{name}") for name in ("fabric", "pytorch")]
+    levels = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.WARNING)
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+@contextmanager
+def agree(fabric: Fabric) -> Iterator[None]:
+    """If a process fails in here, all of them do: none waits for one that has left."""
+    failure: Exception | None = None
+    try:
+        yield
+    except Exception as error:
+        failure = error
+    failed = torch.tensor(float(failure is not None), device=fabric.device)
+    if fabric.world_size > 1:
+        failed = fabric.all_reduce(failed, reduce_op="sum")  # type: ignore[assignment]
+    if failure is not None:
+        raise failure
+    if failed > 0:
+        raise ValueError("another process has failed: see its message")
+
+
+@contextmanager
+def progress(fabric: Fabric, images: int, batches: int, what: str = "images") -> Iterator[Any]:
+    """A bar on rank 0 over the images of all processes; it advances by calls, `batches` in all."""
+    speed = TextColumn("{task.fields[speed]}")
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), speed, TimeRemainingColumn()
+    with Progress(*columns, disable=fabric.global_rank != 0 or images == 0) as bar:
+        task = bar.add_task(what, total=images, speed="")
+        done = 0
+
+        def advance() -> None:
+            nonlocal done
+            done += 1
+            completed = images * done / batches
+            elapsed = bar.tasks[task].elapsed or 0.0
+            speed = f"{completed / elapsed:.1f} images/s" if elapsed else ""
+            bar.update(task, completed=round(completed), speed=speed)
+
+        yield advance
+
+
+# Objects, where no trainer or Fabric is at hand
+
+
+def first(value: T) -> T:
     """The first process's value, on all of them."""
     if not _several():
         return value
@@ -18,7 +102,7 @@ def of_the_first(value: T) -> T:
     return box[0]
 
 
-def of_all(values: list[T]) -> list[T]:
+def gather(values: list[T]) -> list[T]:
     """The lists of all processes, one after the other."""
     if not _several():
         return values

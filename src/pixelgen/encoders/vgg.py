@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from torchvision.models import VGG16_Weights
 from torchvision.models.vgg import cfgs, make_layers
 
-from pixelgen.encoders.frozen import FeaturePyramid, download, read_weights
+from pixelgen.encoders.frozen import FeaturePyramid
+from pixelgen.encoders.hub import download, read_weights
 
 _LAST_LAYERS = (3, 8, 15, 22, 29)  # relu1_2, relu2_2, relu3_3, relu4_3, relu5_3
 
@@ -27,7 +28,7 @@ class VGG16(FeaturePyramid):
     shift = (-0.030, -0.088, -0.188)  # LPIPS' own normalisation of images in [-1, 1]
     scale = (0.458, 0.448, 0.450)
 
-    def __init__(self, weights: Path | None = None) -> None:
+    def __init__(self, weights: str | Path | None = None) -> None:
         path = weights or download(VGG16_Weights.IMAGENET1K_V1.url, "VGG-16")
         network = vgg16_features()
         state = read_weights(path, "VGG-16")
@@ -41,6 +42,7 @@ class VGG16(FeaturePyramid):
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """Images (B, 3, H, W) in [-1, 1] → five maps, at strides 1, 2, 4, 8, 16."""
+        images = images.float()  # a prediction in half precision is treated like the clean image
         shift, scale = (images.new_tensor(value).view(3, 1, 1) for value in (self.shift, self.scale))
         x = ((images - shift) / scale).to(memory_format=torch.channels_last)
         features = []

@@ -10,7 +10,7 @@ import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
-from pixelgen.distributed.processes import is_first, of_the_first
+from pixelgen.distributed.processes import first, is_first
 from pixelgen.encoders.frozen import FeatureExtractor
 from pixelgen.evaluation.frechet import FeatureStatistics
 from pixelgen.evaluation.inception_score import InceptionScore
@@ -176,7 +176,7 @@ class Evaluation(nn.Module):
             if split is not None:
                 scores |= {name("inception_score"): split[0], name("inception_score_std"): split[1]}
         # a decomposition may round differently on different machines
-        scores, problem = of_the_first((scores, problem))
+        scores, problem = first((scores, problem))
         if problem is not None:
             raise ValueError(problem)
         return scores

@@ -14,13 +14,15 @@ from torch.utils.data import Dataset
 
 from pixelgen.data.images import Item
 from pixelgen.data.sets import ARRAY, arrays, open_images
+from pixelgen.distributed.processes import progress
 from pixelgen.encoders.frozen import FeatureExtractor
 from pixelgen.encoders.inception import INCEPTION
 from pixelgen.evaluation import protocol
 from pixelgen.evaluation.extract import ONLY_FRECHET, Evaluation, Metrics, warn_of_few
 from pixelgen.evaluation.reference import read_reference, show
 from pixelgen.evaluation.statistics import Statistics
-from pixelgen.samples.generate import SETTINGS, file_name, progress
+from pixelgen.samples.generate import file_name
+from pixelgen.samples.settings import SETTINGS
 
 SCORES = "evaluation.json"
 OUTPUTS = {"sfid": "spatial", "inception_score": "logits"}  # what else than features they look at

@@ -11,7 +11,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from pixelgen.samples.generate import SETTINGS
+from pixelgen.samples.settings import SETTINGS
 
 UNKNOWN = "unknown"
 FROM_SETTINGS = ("average", "step", "weights", "sampler", "size", "seed", "precision", "negative")

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from pixelgen.data.images import Item
 from pixelgen.data.sets import ARRAY, ImageArray, arrays
-from pixelgen.distributed.processes import of_all
+from pixelgen.distributed.processes import gather
 from pixelgen.encoders.frozen import FeatureExtractor
 from pixelgen.evaluation.extract import ONLY_FRECHET, Evaluation, Metrics
 from pixelgen.evaluation.statistics import Statistics
@@ -119,7 +119,7 @@ def show(
                 evaluation.update(images.to(evaluation.device), seen)
         if advance is not None:
             advance()
-    corrupt, wrong = of_all(corrupt), of_all(wrong)
+    corrupt, wrong = gather(corrupt), gather(wrong)
     _refuse(wrong, corrupt, len(chosen), skip_corrupt)
     return len(corrupt)
 

@@ -43,7 +43,7 @@ class PerceptualLoss(nn.Module, Term):
 
     def forward(self, x_hat: Tensor, x: Tensor) -> Tensor:
         """Images (B, 3, H, W) in [-1, 1] → (B,), float32; gradients reach `x_hat` only."""
-        x_hat, x = self.prepare(x_hat), self.prepare(x)
+        x_hat, x = self.prepare(x_hat.float()), self.prepare(x.float())
         with torch.no_grad():
             target = self.encoder(x)
         return self.compare(self.encoder(x_hat), target)

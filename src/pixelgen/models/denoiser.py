@@ -107,10 +107,7 @@ class Denoiser(nn.Module, ABC):
         return list(self.blocks)
 
     def compile_blocks(self, dynamic: bool | None = None) -> None:
-        """Compile every block on its own, for any batch size if `dynamic`, or once it varies if that is None.
-
-        Names in checkpoints stay as they are.
-        """
+        """Compile every block on its own, for any batch size if `dynamic` is true, once it varies if it is None."""
         self.require("compile_blocks", "blocks")
         for block in self.every_block():
             block.compile(dynamic=dynamic)

@@ -44,23 +44,18 @@ class SwiGLU(nn.Module):
 class TimestepEmbedder(nn.Module):
     """Time in [0, 1] → 256 sinusoids (cosines first) → Linear-SiLU-Linear.
 
-    Args:
-        dim: width of the embedding.
-        max_period: longest period of the sinusoids; 10 000 in the class-conditional network, 10 in the text network.
-        frequencies: number of sinusoids.
+    The longest period is 10 000 in the class-conditional network, 10 in the text network.
     """
 
-    def __init__(self, dim: int, max_period: float = 10_000.0, frequencies: int = 256) -> None:
+    def __init__(self, dim: int, max_period: float = 10_000.0) -> None:
         super().__init__()
-        self.mlp = nn.Sequential(nn.Linear(frequencies, dim), nn.SiLU(), nn.Linear(dim, dim))
+        self.mlp = nn.Sequential(nn.Linear(256, dim), nn.SiLU(), nn.Linear(dim, dim))
         self.max_period = max_period
-        self.frequencies = frequencies
 
     def forward(self, t: Tensor) -> Tensor:
         """(B,) → (B, D)."""
-        half = self.frequencies // 2
-        k = torch.arange(half, device=t.device, dtype=torch.float32)
-        angles = t.float()[:, None] * self.max_period ** (-k / half)
+        k = torch.arange(128, device=t.device, dtype=torch.float32)
+        angles = t.float()[:, None] * self.max_period ** (-k / 128)
         embedding = torch.cat([angles.cos(), angles.sin()], dim=-1)
         weight = next(self.mlp.parameters())
         return self.mlp(embedding.to(weight.dtype))

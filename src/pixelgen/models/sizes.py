@@ -19,7 +19,10 @@ _SIZES: dict[str, tuple[int, int, int, int | None, int, float]] = {
 
 
 def jit(
-    size: Size = "L/16", input_size: int = 256, num_classes: int | None = 1000, proj_drop: float | None = None
+    size: Size = "L/16",
+    input_size: int = 256,
+    num_classes: int | None = 1000,
+    proj_drop: float | Literal["published"] | None = "published",
 ) -> JiT:
     """A class-conditional network of a published size: JiT's B, L, H and PixelGen's L and XL.
 
@@ -27,7 +30,7 @@ def jit(
         size: letter and patch size in pixels.
         input_size: side of the training images in pixels.
         num_classes: number of classes, or null for an unconditional network.
-        proj_drop: dropout of the middle blocks; null for the published value of the size.
+        proj_drop: dropout of the middle blocks: `published` for the value of the size, null for none.
     """
     letter, _, patch = size.partition("/")
     depth, hidden_size, num_heads, bottleneck_dim, in_context_start, published_drop = _SIZES[letter]
@@ -40,7 +43,7 @@ def jit(
         num_classes=num_classes,
         bottleneck_dim=bottleneck_dim,
         in_context_start=in_context_start,
-        proj_drop=published_drop if proj_drop is None else proj_drop,
+        proj_drop=published_drop if proj_drop == "published" else proj_drop or 0.0,
     )
 
 

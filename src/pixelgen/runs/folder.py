@@ -11,6 +11,8 @@ from jsonargparse import Namespace
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, SaveConfigCallback
 
+from pixelgen.files import write_text
+
 CLAIM = ".claimed"
 
 
@@ -76,9 +78,7 @@ class SaveConfig(SaveConfigCallback):
             shutil.copyfile(path, folder / f"config-{number}.yaml")
         elif path.exists():
             return
-        unfinished = folder / ".config.yaml.unfinished"
-        unfinished.write_text(text)
-        unfinished.replace(path)  # whenever we are killed, there is a whole config
+        write_text(path, text)
         (folder / CLAIM).unlink(missing_ok=True)
 
 

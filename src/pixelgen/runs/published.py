@@ -1,9 +1,8 @@
-"""Published checkpoints: PixelGen's and JiT's files in the shape of ours, and the network's size, read from weights."""
+"""Published checkpoints: PixelGen's and JiT's files, and the network's size, read from its weights."""
 
 from __future__ import annotations
 
-import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import isqrt
 from pathlib import Path
 from typing import Any
@@ -11,13 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pixelgen.encoders import TextEncoder
-from pixelgen.flow import AdamsBashforth, Heun
 from pixelgen.models import Denoiser, JiT, TextJiT
 from pixelgen.models.sizes import _SIZES
-from pixelgen.module import PixelGen
 
-Weights = dict[str, Tensor]  # a state dict of the denoiser
+Weights = dict[str, Tensor]  # a state dict
 QWEN = "Qwen/Qwen3-1.7B"  # the text encoder of the published text model
 
 
@@ -34,53 +30,56 @@ class Recipe:
     noise_scale: float | None = None
 
 
+@dataclass(frozen=True)
+class Contents:
+    """What a file of weights holds.
+
+    Args:
+        raw: raw weights of the denoiser; empty if they are not there.
+        averages: EMAs of the denoiser by name; those of training hold what trains alone.
+        objective: weights of the objective.
+        step: optimizer step, if known.
+        ema_step: optimizer step of the last update of the EMAs, if known.
+        recipe: of a published checkpoint, whose EMAs are whole; None for ours.
+    """
+
+    raw: Weights
+    averages: dict[str, Weights]
+    objective: Weights = field(default_factory=dict)
+    step: int | None = None
+    ema_step: int | None = None
+    recipe: Recipe | None = None
+
+
 # Files
 
 
-def unreadable(path: Path, error: Exception) -> ValueError:
-    """What to tell a user whose checkpoint or export could not be read, `error` being why."""
-    if unsafe := re.search(r"GLOBAL ([\w.]+)", str(error)):
-        return ValueError(
-            f"{path} holds Python objects that cannot be loaded safely ({unsafe[1]}, …): save its state dicts alone, "
-            "once and in a sandbox, as docs/published.md shows"
-        )
-    return ValueError(f"{path} is not a readable checkpoint or export ({type(error).__name__}: {error})")
+def convert_keys(checkpoint: dict[str, Any]) -> Contents | None:
+    """Contents of a published checkpoint of PixelGen or JiT, with the names of ours; None for any other.
 
-
-def in_our_shape(checkpoint: dict[str, Any]) -> dict[str, Any]:
-    """A published checkpoint as one of ours, with its `Recipe` as `published`; any other as it is.
-
-    PixelGen's averages are named `ema`, JiT's `ema1` and `ema2`. Optimizers and callbacks are left behind.
+    PixelGen's EMA is named `ema`, JiT's `ema1` and `ema2`. Optimizers and callbacks are left behind.
     """
     state = checkpoint.get("state_dict")
     if state is None:
-        return _from_jit(checkpoint)
+        return _convert_jit(checkpoint)
     if not any(key.startswith(("ema_denoiser.", "diffusion_trainer.")) for key in state):
-        return checkpoint
-    weights = {key: value for key, value in state.items() if key.startswith("denoiser.")}
-    projector = below("diffusion_trainer.proj.", state)
-    weights |= {f"objective.repa.proj.{key}": value for key, value in projector.items()}
-    averages = {"ema": below("ema_denoiser.", state)}
-    return _ours(weights, averages, checkpoint.get("global_step"), Recipe(shift=2.0, noise_scale=1.0))
+        return None
+    projector = {f"repa.proj.{key}": value for key, value in below("diffusion_trainer.proj.", state).items()}
+    average = below("ema_denoiser.", state)
+    averages = {"ema": average} if average else {}
+    step, recipe = checkpoint.get("global_step"), Recipe(shift=2.0, noise_scale=1.0)
+    return Contents(below("denoiser.", state), averages, projector, step, recipe=recipe)
 
 
-def _from_jit(checkpoint: dict[str, Any]) -> dict[str, Any]:
-    """JiT's layout in ours: `model`, `model_ema1` and `model_ema2`, each with names that start with `net.`."""
-    raw, *averages = (
-        below("net.", checkpoint[key]) if isinstance(checkpoint.get(key), dict) else {}
-        for key in ("model", "model_ema1", "model_ema2")
-    )
-    if not any((raw, *averages)):
-        return checkpoint
-    weights = {f"denoiser.{key}": value for key, value in raw.items()}
-    recipe = Recipe(noise_scale=getattr(checkpoint.get("args"), "noise_scale", None))
-    return _ours(weights, dict(zip(("ema1", "ema2"), averages, strict=True)), None, recipe)
-
-
-def _ours(weights: Weights, averages: dict[str, Weights], step: int | None, recipe: Recipe) -> dict[str, Any]:
-    averages = {name: average for name, average in averages.items() if average}
-    callbacks = {"EMA": {"averages": averages}}
-    return {"state_dict": weights, "callbacks": callbacks, "global_step": step, "published": recipe}
+def _convert_jit(checkpoint: dict[str, Any]) -> Contents | None:
+    """JiT's layout: `model`, `model_ema1` and `model_ema2`, each with names that start with `net.`."""
+    keys = {"raw": "model", "ema1": "model_ema1", "ema2": "model_ema2"}
+    states = {name: checkpoint[key] for name, key in keys.items() if isinstance(checkpoint.get(key), dict)}
+    averages = {name: weights for name, state in states.items() if (weights := below("net.", state))}
+    raw = averages.pop("raw", {})
+    if not raw and not averages:
+        return None
+    return Contents(raw, averages, recipe=Recipe(noise_scale=getattr(checkpoint.get("args"), "noise_scale", None)))
 
 
 def below(prefix: str, state: Weights) -> Weights:
@@ -150,8 +149,7 @@ def _mlp_ratio(hidden_size: int, feed_forward: int) -> float:
     return next(ratio for ratio in ratios if int(int(hidden_size * ratio) * 2 / 3) == feed_forward)
 
 
-def is_text(weights: Weights) -> bool:
-    """Whether the weights are of a network that takes text."""
+def _is_text(weights: Weights) -> bool:
     return "y_pos_embedding" in weights
 
 
@@ -195,22 +193,24 @@ def denoiser_of(weights: Weights, path: Path, in_context_start: int | None = Non
     Raises:
         ValueError: if the network is none of ours, or an entry is missing, unexpected or of another shape.
     """
-    text = is_text(weights)
     with torch.device("meta"):
-        denoiser = TextJiT(**text_architecture(weights)) if text else JiT(**architecture(weights, in_context_start))
+        if _is_text(weights):
+            denoiser: Denoiser = TextJiT(**text_architecture(weights))
+        else:
+            denoiser = JiT(**architecture(weights, in_context_start))
     denoiser.to_empty(device="cpu")
-    fill_denoiser(denoiser, weights, path)
+    load_weights(denoiser, weights, path)
     return denoiser
 
 
-def fill_denoiser(denoiser: Denoiser, weights: Weights, path: Path) -> None:
-    """Copy weights into a denoiser; `path` and errors are those of `refuse_other_network`."""
-    refuse_other_network(denoiser, weights, path)
+def load_weights(denoiser: Denoiser, weights: Weights, path: Path) -> None:
+    """Copy weights into a denoiser; `path` and errors are those of `check_weights`."""
+    check_weights(denoiser, weights, path)
     if not any(value.is_meta for value in denoiser.state_dict().values()):  # else rank 0 hands them on
         denoiser.load_state_dict(weights)
 
 
-def refuse_other_network(denoiser: Denoiser, weights: Weights, path: Path) -> None:
+def check_weights(denoiser: Denoiser, weights: Weights, path: Path) -> None:
     """Refuse weights that do not fit a denoiser; `path` is where they came from, for the message.
 
     Raises:
@@ -229,11 +229,8 @@ def refuse_other_network(denoiser: Denoiser, weights: Weights, path: Path) -> No
         raise ValueError(f"the weights in {path} are of another network: {'; '.join(problems[:3])}{more}")
 
 
-# Models
-
-
 def model_config(
-    weights: Weights, recipe: Recipe, in_context_start: int | None = None, text_encoder: str = QWEN
+    weights: Weights, recipe: Recipe, in_context_start: int | None = None, text_encoder: str | None = None
 ) -> dict[str, Any]:
     """The `model` section of a config: the network of these weights, sampled as its authors do.
 
@@ -243,11 +240,11 @@ def model_config(
         weights: state dict.
         recipe: of its authors.
         in_context_start: as for `architecture`, whose errors are those of this.
-        text_encoder: folder or repository of the encoder of a network that takes text.
+        text_encoder: folder or repository of the encoder of a network that takes text; None for the published one.
     """
-    if is_text(weights):
+    if _is_text(weights):
         text = text_architecture(weights)
-        encoder = {"model": text_encoder, "max_length": text["text_length"]}
+        encoder = {"model": text_encoder or QWEN, "max_length": text["text_length"]}
         arguments: dict[str, Any] = {
             "denoiser": {"class_path": "pixelgen.models.TextJiT", "init_args": text},
             "text_encoder": {"class_path": "pixelgen.encoders.TextEncoder", "init_args": encoder},
@@ -265,14 +262,3 @@ def model_config(
         "noise_scale": noise_scale,
     }
     return {"class_path": "pixelgen.PixelGen", "init_args": arguments}
-
-
-def model_of(weights: Weights, recipe: Recipe, path: Path) -> PixelGen:
-    """What `model_config` describes, filled with the weights; `path` and errors are those of `denoiser_of`."""
-    arguments = model_config(weights, recipe)["init_args"]
-    options = arguments["sampler"]["init_args"]
-    denoiser = denoiser_of(weights, path)
-    if is_text(weights):
-        encoder = TextEncoder(**arguments["text_encoder"]["init_args"])
-        return PixelGen(denoiser, sampler=AdamsBashforth(**options), text_encoder=encoder)
-    return PixelGen(denoiser, sampler=Heun(**options), noise_scale=arguments["noise_scale"])

@@ -2,13 +2,51 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+from lightning.pytorch.utilities import rank_zero_warn
+
 from pixelgen.models import Denoiser
-from pixelgen.runs.published import Weights
+from pixelgen.module import PixelGen
+from pixelgen.runs.published import Weights, load_weights
+from pixelgen.runs.run import Run, check_settings
 
 POSITIONS = "pos_embed"
 TABLE = "y_embedder.embedding_table.weight"
 TOKENS = "in_context_posemb"
 TIME = "t_embedder.mlp.2.bias"
+
+
+def start_from(model: PixelGen, source: str | Path) -> None:
+    """Fill a new model from whatever `load` takes: the first EMA of the denoiser, and REPA's projector.
+
+    Other classes and image sizes are met as `transferred` says, with a warning; else the whole denoiser must fit.
+    A projector that is not there, or does not fit, starts anew with a warning; the adaptive weight always does.
+
+    Raises:
+        ValueError: naming the first parameters that are missing, unexpected, or of another shape, or the setting that
+            differs.
+    """
+    run = Run(source)
+    weights, changes = transferred(run.weights(), model.denoiser)
+    load_weights(model.denoiser, weights, run.path)
+    check_settings(model.denoiser, run)
+    for change in changes:
+        rank_zero_warn(f"starting from {run.path}: {change}")
+    own, theirs = model.objective.state_dict(), run.contents.objective
+    for slot in dict.fromkeys(key.partition(".")[0] for key in own):
+        if slot == "adaptive":
+            continue
+        mine, found = (
+            {key: value.shape for key, value in state.items() if key.partition(".")[0] == slot}
+            for state in (own, theirs)
+        )
+        if mine == found:
+            own |= {key: theirs[key] for key in found}
+        else:
+            first = next(iter(mine))
+            rank_zero_warn(f"{run.path} does not hold the objective's own weights ({first}, …): they start anew")
+    model.objective.load_state_dict(own)
 
 
 def transferred(weights: Weights, denoiser: Denoiser) -> tuple[Weights, list[str]]:
@@ -20,7 +58,7 @@ def transferred(weights: Weights, denoiser: Denoiser) -> tuple[Weights, list[str
     * No classes: the null class joins the time embedding, since the network adds the two. Class tokens are dropped.
     * Classes where there were none: label table and class tokens start anew.
 
-    Whatever else differs is left as it is, for `fill_denoiser` to name.
+    Whatever else differs is left as it is, for `load_weights` to name.
     """
     own, weights, said = denoiser.state_dict(), dict(weights), []
     if _differ(own, weights, POSITIONS):

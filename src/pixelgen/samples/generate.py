@@ -1,14 +1,15 @@
-"""Sets of generated images on disk: made once, by any number of processes, and finished after an interruption."""
+"""Generated images: one stream for every use, and sets on disk that are finished after an interruption."""
 
 from __future__ import annotations
 
 import json
 import os
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +18,16 @@ from filelock import FileLock, Timeout
 from lightning import Fabric
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
-from pixelgen.flow import Sampler, to_uint8
+from pixelgen.distributed.processes import agree, progress
+from pixelgen.files import atomic, write_text
+from pixelgen.flow import to_uint8
 from pixelgen.models import Denoiser
 from pixelgen.module import PixelGen
+from pixelgen.samples.sampling import Sampling
+from pixelgen.samples.settings import SETTINGS, refuse_other_settings
 
-SETTINGS = "settings.json"
 METADATA = "pixelgen"  # key of the text in each PNG: JSON of the settings, the seed and the condition
 TOKENS = 8192  # patches in a network batch: enough to fill a GPU
 LARGEST = 32  # images in a network batch, since a small set is padded to one
@@ -41,14 +44,69 @@ class Request:
     """One image to make.
 
     Args:
-        path: of the PNG, relative to the folder of its set.
+        path: of the PNG, relative to the folder of its set; empty where none is written.
         seed: of the noise.
         condition: class number or prompt; None for an unconditional network.
     """
 
     path: str
     seed: int
-    condition: int | str | None = None
+    condition: Any = None
+
+
+def stream(
+    model: PixelGen,
+    requests: Sequence[Request],
+    sampling: Sampling | None = None,
+    batch_size: int = 64,
+    rank: int = 0,
+    world_size: int = 1,
+    *,
+    present: Collection[int] = (),
+    pad: bool = False,
+) -> Iterator[tuple[list[int], Tensor]]:
+    """Generate this process's share of images, batch by batch.
+
+    Batches are runs of `batch_size` requests from the start of the list, handed out in turn. Every process calls the
+    network equally often, as sharded networks need: where its share is one batch short, the images of one more batch
+    are thrown away.
+
+    Args:
+        model: on its device.
+        requests: all images, of all processes.
+        sampling: sampler, size, negative prompt and precision; None for the model's own sampler, the training size and
+            the precision of the trainer that is attached.
+        batch_size: images in a batch.
+        rank: of this process.
+        world_size: number of processes.
+        present: numbers of images that are there; batches that lack none are left out, the others made whole.
+        pad: fill the last batch up, so that the network always sees `batch_size` images.
+
+    Yields:
+        The numbers of the requests in a batch, and their images, uint8 (B, C, H, W), on the device of the model.
+    """
+    batches = missing_batches(len(requests), batch_size, present)
+    for i in range(ceil(len(batches) / world_size)):
+        number = i * world_size + rank
+        numbers = batches[min(number, len(batches) - 1)]
+        filled = [*numbers, *[numbers[-1]] * (batch_size - len(numbers) if pad else 0)]
+        images = _sample(model, [requests[n] for n in filled], sampling)
+        if number < len(batches):
+            yield numbers, images[: len(numbers)]
+
+
+def missing_batches(number: int, batch_size: int, present: Collection[int] = ()) -> list[list[int]]:
+    """Numbers from 0 in runs of `batch_size`, those runs left out that are all present."""
+    batches = [list(range(i, min(i + batch_size, number))) for i in range(0, number, batch_size)]
+    return [batch for batch in batches if any(n not in present for n in batch)]
+
+
+def _sample(model: PixelGen, requests: Sequence[Request], sampling: Sampling | None) -> Tensor:
+    options: dict[str, Any] = {}
+    if sampling is not None:
+        options = {name: getattr(sampling, name) for name in ("sampler", "size", "negative", "precision")}
+    conditions: Any = None if requests[0].condition is None else [request.condition for request in requests]
+    return to_uint8(model.sample(conditions, [r.seed for r in requests], batch_size=len(requests), **options))
 
 
 def generate(
@@ -57,16 +115,12 @@ def generate(
     folder: Path,
     settings: Mapping[str, Any],
     fabric: Fabric,
-    *,
-    batch_size: int = 64,
-    sampler: Sampler | None = None,
-    size: tuple[int, int] | None = None,
-    negative: str = "",
+    sampling: Sampling = Sampling(),
 ) -> None:
     """Make what is missing of a set of images; call it in every process, with the same arguments.
 
     The network always sees the same requests side by side, `network_batch` of them from the start of the list: so the
-    files are the same to the byte whatever `batch_size`, the number of processes and interruptions. Each process
+    files are the same to the byte whatever the batch size, the number of processes and interruptions. Each process
     writes its share, under temporary names that are replaced by the final ones once the files are whole. Batches that
     lack an image are made again, images that are there are kept.
 
@@ -75,28 +129,25 @@ def generate(
         requests: the images of the set; a set may grow at its end later.
         folder: where the set lives, with `settings.json`.
         settings: what the images depend on (JSON); it also stands in the metadata of each PNG.
-        fabric: launched; its precision is used.
-        batch_size: images made between two looks at the clock and the disk, rounded up to whole network batches.
-        sampler: other than the model's own.
-        size: (height, width) in pixels, if not the training size.
-        negative: prompt that guidance leads away from.
+        fabric: launched.
+        sampling: its sampler, size, negative prompt and precision make the images; its batch size, rounded up to whole
+            network batches, is how many may wait for the disk.
 
     Raises:
         ValueError: if the folder holds a set of other settings, is being filled by somebody else, or cannot be written.
     """
-    together = network_batch(model.denoiser, size)
+    together = network_batch(model.denoiser, sampling.size)
     settings = {**settings, "network_batch": together}
-    groups = [requests[i : i + together] for i in range(0, len(requests), together)]
-    with _claim(folder, requests, settings, fabric) as present, agreement(fabric):
-        missing = [group for group in groups if any(request.path not in present for request in group)]
-        share = missing[fabric.global_rank :: fabric.world_size]
-        left = sum(request.path not in present for group in missing for request in group)
-        at_once = max(1, -(-batch_size // together))
-        with progress(fabric, left, len(share)) as advance, _Writer(folder, settings, at_once) as writer:
-            for group in share:
-                wanted = [i for i, request in enumerate(group) if request.path not in present]
-                images = _make(model, group, together, sampler, size, negative, fabric)
-                writer.write([group[i] for i in wanted], images[wanted])
+    rank, world_size, ahead = fabric.global_rank, fabric.world_size, max(1, ceil(sampling.batch_size / together))
+    with _claim(folder, requests, settings, fabric) as present, agree(fabric):
+        batches = missing_batches(len(requests), together, present)
+        left = sum(n not in present for batch in batches for n in batch)
+        share = len(batches[rank::world_size])
+        images = stream(model, requests, sampling, together, rank, world_size, present=present, pad=True)
+        with progress(fabric, left, share) as advance, _Writer(folder, settings, ahead) as writer:
+            for numbers, made in images:
+                wanted = [i for i, number in enumerate(numbers) if number not in present]
+                writer.write([requests[numbers[i]] for i in wanted], made[wanted])
                 advance()
 
 
@@ -109,38 +160,15 @@ def network_batch(denoiser: Denoiser, size: tuple[int, int] | None = None) -> in
     return max(1, min(LARGEST, TOKENS * denoiser.patch_size**2 // (height * width)))
 
 
-def _make(
-    model: PixelGen,
-    group: Sequence[Request],
-    together: int,
-    sampler: Sampler | None,
-    size: tuple[int, int] | None,
-    negative: str,
-    fabric: Fabric,
-) -> Tensor:
-    """Images of a group, uint8 (together, C, H, W) on the device; an incomplete group is padded by its last request."""
-    padded = [*group, *[group[-1]] * (together - len(group))]
-    conditions: Any = None if group[0].condition is None else [request.condition for request in padded]
-    options: dict[str, Any] = {"negative": negative} if negative else {}
-    with fabric.autocast():
-        images = model.sample(
-            conditions, [request.seed for request in padded], sampler, batch_size=together, size=size, **options
-        )
-    return to_uint8(images)
-
-
-# --- the folder
-
-
 @contextmanager
 def _claim(
     folder: Path, requests: Sequence[Request], settings: Mapping[str, Any], fabric: Fabric
-) -> Iterator[set[str]]:
+) -> Iterator[set[int]]:
     """Hold the folder for this set, and say which images are there, as rank 0 sees it."""
     lock = FileLock(folder / ".lock", timeout=0)
-    present: set[str] = set()
+    present: set[int] = set()
     try:
-        with agreement(fabric):
+        with agree(fabric):
             if fabric.global_rank == 0:
                 present = _open(folder, lock, requests, settings)
         yield fabric.broadcast(present)
@@ -148,58 +176,26 @@ def _claim(
         lock.release()
 
 
-def _open(folder: Path, lock: FileLock, requests: Sequence[Request], settings: Mapping[str, Any]) -> set[str]:
-    """Create the folder or check that it holds this set; paths of the requested images that are there."""
+def _open(folder: Path, lock: FileLock, requests: Sequence[Request], settings: Mapping[str, Any]) -> set[int]:
+    """Create the folder or check that it holds this set; numbers of the requested images that are there."""
     path = folder / SETTINGS
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock.acquire()
         files = {os.path.relpath(os.path.join(at, name), folder) for at, _, names in os.walk(folder) for name in names}
-        present = {request.path for request in requests} & files
-        if path.exists():
-            refuse_other_settings(path, settings)
-        elif present:
-            raise ValueError(f"{folder} holds {min(present)} but no {SETTINGS}: give another folder")
-        else:
-            unfinished = folder / f".{SETTINGS}.unfinished"
-            unfinished.write_text(json.dumps(settings, indent=2) + "\n")
-            unfinished.replace(path)
     except Timeout as error:
         raise ValueError(f"{folder} is being filled by another process: wait for it or give another folder") from error
     except OSError as error:
         raise ValueError(f"could not write into {folder} ({error}): give another folder") from error
+    present = {number for number, request in enumerate(requests) if request.path in files}
+    if path.exists():
+        refuse_other_settings(path, settings)
+    elif present:
+        first = min(requests[number].path for number in present)
+        raise ValueError(f"{folder} holds {first} but no {SETTINGS}: give another folder")
+    else:
+        write_text(path, json.dumps(settings, indent=2) + "\n")
     return present
-
-
-def refuse_other_settings(path: Path, settings: Mapping[str, Any]) -> None:
-    """Compare the settings that images are to be made with to those in a `settings.json`.
-
-    Raises:
-        ValueError: naming the settings that differ.
-    """
-    try:
-        found: dict[str, Any] = _flat(json.loads(path.read_text()))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is damaged ({error}): give another folder") from error
-    wanted = _flat(json.loads(json.dumps(settings)))
-    differing = [
-        f"{key} is {found.get(key)!r}, not {wanted.get(key)!r}"
-        for key in dict.fromkeys([*wanted, *found])
-        if found.get(key) != wanted.get(key)
-    ]
-    if differing:
-        more = f" and {len(differing) - 3} more" if len(differing) > 3 else ""
-        raise ValueError(
-            f"{path.parent} holds images of other settings ({'; '.join(differing[:3])}{more}): give another folder"
-        )
-
-
-def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings by dotted names."""
-    flat: dict[str, Any] = {}
-    for key, value in settings.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-    return flat
 
 
 class _Writer:
@@ -232,12 +228,8 @@ class _Writer:
         host = images.permute(0, 2, 3, 1).to("cpu", non_blocking=True)
         if ready is not None:
             ready.record()
-        self._waiting.append(
-            [
-                self._pool.submit(self._write, request, image, ready)
-                for request, image in zip(requests, host, strict=True)
-            ]
-        )
+        pairs = zip(requests, host, strict=True)
+        self._waiting.append([self._pool.submit(self._write, request, image, ready) for request, image in pairs])
         while len(self._waiting) > self.ahead:
             self._wait()
 
@@ -250,54 +242,5 @@ class _Writer:
             ready.synchronize()
         about = PngInfo()
         about.add_text(METADATA, json.dumps({**self.settings, "seed": request.seed, "condition": request.condition}))
-        path = self.folder / request.path
-        unfinished = path.with_name(f".{path.name}.unfinished")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(image.squeeze(-1).contiguous().numpy()).save(unfinished, "PNG", pnginfo=about)
-            unfinished.replace(path)
-        except OSError as error:
-            unfinished.unlink(missing_ok=True)
-            raise ValueError(
-                f"could not write {path} ({error}): free some space, then the same command goes on from there"
-            ) from error
-
-
-# --- processes
-
-
-@contextmanager
-def agreement(fabric: Fabric) -> Iterator[None]:
-    """If a process fails in here, all of them do: none waits for one that has left."""
-    failure: Exception | None = None
-    try:
-        yield
-    except Exception as error:
-        failure = error
-    failed = torch.tensor(float(failure is not None), device=fabric.device)
-    if fabric.world_size > 1:
-        failed = fabric.all_reduce(failed, reduce_op="sum")  # type: ignore[assignment]
-    if failure is not None:
-        raise failure
-    if failed > 0:
-        raise ValueError("another process has failed: see its message")
-
-
-@contextmanager
-def progress(fabric: Fabric, images: int, batches: int, what: str = "images") -> Iterator[Any]:
-    """A bar on rank 0 over the images of all processes; it advances by calls, `batches` in all."""
-    speed = TextColumn("{task.fields[speed]}")
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), speed, TimeRemainingColumn()
-    with Progress(*columns, disable=fabric.global_rank != 0 or images == 0) as bar:
-        task = bar.add_task(what, total=images, speed="")
-        done = 0
-
-        def advance() -> None:
-            nonlocal done
-            done += 1
-            completed = images * done / batches
-            elapsed = bar.tasks[task].elapsed or 0.0
-            speed = f"{completed / elapsed:.1f} images/s" if elapsed else ""
-            bar.update(task, completed=round(completed), speed=speed)
-
-        yield advance
+        with atomic(self.folder / request.path, "free some space, then resume with the same command") as temporary:
+            Image.fromarray(image.squeeze(-1).contiguous().numpy()).save(temporary, "PNG", pnginfo=about)

@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from PIL import Image
 
+from pixelgen.files import atomic
+
 _READERS, _AHEAD = 4, 64  # threads, and images that they may be ahead
 
 
@@ -23,19 +25,16 @@ def write_npz(images: Sequence[Path], to: Path) -> None:
     """
     first = _pixels(images[0])
     header = {"descr": "|u1", "fortran_order": False, "shape": (len(images), *first.shape)}
-    unfinished = to.with_name(f".{to.name}.unfinished")
-    try:
-        with ZipFile(unfinished, "w") as archive, archive.open("arr_0.npy", "w", force_zip64=True) as file:
-            np.lib.format.write_array_header_1_0(file, header)
-            for path, image in zip(images, _ahead(images), strict=True):
-                if image.shape != first.shape:
-                    raise ValueError(f"{path} is {image.shape}, but {images[0].name} is {first.shape}: remove one")
-                file.write(image.tobytes())
-        unfinished.replace(to)
-    except OSError as error:
-        raise ValueError(f"could not write {to} ({error}): free some space") from error
-    finally:
-        unfinished.unlink(missing_ok=True)
+    with (
+        atomic(to) as temporary,
+        ZipFile(temporary, "w") as archive,
+        archive.open("arr_0.npy", "w", force_zip64=True) as file,
+    ):
+        np.lib.format.write_array_header_1_0(file, header)
+        for path, image in zip(images, _ahead(images), strict=True):
+            if image.shape != first.shape:
+                raise ValueError(f"{path} is {image.shape}, but {images[0].name} is {first.shape}: remove one")
+            file.write(image.tobytes())
 
 
 def _ahead(paths: Sequence[Path]) -> Iterator[np.ndarray]:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
+from pixelgen.distributed.processes import Precision
 from pixelgen.flow import Sampler
 
 Average = bool | float | str
 """Which weights: True for the first EMA, False or `raw` for the raw weights, or the decay or name of an EMA."""
-Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
 
 
 @dataclass(frozen=True)

@@ -3,15 +3,18 @@ import json
 import pytest
 
 from pixelgen.data.drawing import PALETTE
+from pixelgen.data.shapes import ShapesData
 from pixelgen.evaluation.geneval.prompts import (
     COCO,
     COLORS,
+    ObjectSpec,
     Prompt,
-    Wanted,
+    find_prompts,
     geneval_prompts,
     prompts_sha256,
     read_prompts,
-    spread,
+    shapes_prompts,
+    subset_by_task,
     to_lines,
     write_prompts,
 )
@@ -60,7 +63,7 @@ def test_metadata_there_and_back(tmp_path):
     assert json.dumps(Prompt.parse(json.loads(line)).metadata()) == line
 
 
-def test_files_that_are_none(tmp_path):
+def test_files_without_prompts(tmp_path):
     with pytest.raises(ValueError, match="there is no file of prompts"):
         read_prompts(tmp_path / "none")
     path = tmp_path / "prompts.jsonl"
@@ -77,7 +80,9 @@ def test_other_objects():
     prompts = write_prompts(["circle", "square"], ["red", "blue"], max_count=2)
     counts = {"single_object": 2, "two_object": 2, "counting": 2, "colors": 4, "position": 8, "color_attr": 4}
     assert per_task(prompts) == counts
-    assert Prompt("counting", (Wanted("circle", 2),), "a photo of two circles", (Wanted("circle", 3),)) in prompts
+    assert (
+        Prompt("counting", (ObjectSpec("circle", 2),), "a photo of two circles", (ObjectSpec("circle", 3),)) in prompts
+    )
     assert {prompt.text for prompt in prompts if prompt.task == "color_attr"} == {
         f"a photo of a {c} {a} and a {d} {b}"
         for a, b in (("circle", "square"), ("square", "circle"))
@@ -97,9 +102,9 @@ def test_tasks_that_one_object_cannot_have():
     }
 
 
-def test_spread_takes_from_every_task():
+def test_subset_by_task_takes_from_every_task():
     prompts = geneval_prompts()
-    chosen = spread(prompts, 50)
+    chosen = subset_by_task(prompts, 50)
     assert per_task(chosen) == {
         "single_object": 9,
         "two_object": 9,
@@ -110,5 +115,23 @@ def test_spread_takes_from_every_task():
     }
     assert chosen == sorted(chosen, key=prompts.index)
     assert len(set(chosen)) == 50
-    assert spread(prompts, 1000) == prompts
-    assert [prompt.task for prompt in spread(prompts, 2)] == ["single_object", "two_object"]
+    assert subset_by_task(prompts, 1000) == subset_by_task(prompts, None) == prompts
+    assert [prompt.task for prompt in subset_by_task(prompts, 2)] == ["single_object", "two_object"]
+
+
+def test_by_name_and_by_file(tmp_path):
+    assert find_prompts("geneval") == geneval_prompts()
+    assert find_prompts("shapes") == shapes_prompts()
+    path = tmp_path / "mine.jsonl"
+    path.write_text(to_lines(geneval_prompts()[3:5]))
+    assert find_prompts(str(path)) == geneval_prompts()[3:5]
+    with pytest.raises(ValueError, match="no file of prompts circles"):
+        find_prompts("circles")
+
+
+def test_shapes_are_those_of_the_data():
+    data = ShapesData(shapes=["ring", "heart"], colors=["red", "blue"], max_objects=2, captions=True)
+    prompts = find_prompts("shapes", data)
+    assert {wanted.name for prompt in prompts for wanted in prompt.include} == {"ring", "heart"}
+    assert max(wanted.count for prompt in prompts for wanted in prompt.include) == 2
+    assert find_prompts("geneval", data) == geneval_prompts()

@@ -3,16 +3,16 @@ import json
 import pytest
 
 from golden_files import FOLDER
-from pixelgen.evaluation.geneval.prompts import Prompt, Wanted
-from pixelgen.evaluation.geneval.rules import Found, believed, judge_objects, relations
-from pixelgen.evaluation.geneval.score import scores
+from pixelgen.evaluation.geneval.prompts import ObjectSpec, Prompt
+from pixelgen.evaluation.geneval.rules import DetectedObject, confident, judge_objects, relations
+from pixelgen.evaluation.geneval.score import geneval_scores
 
 GOLDEN = json.loads((FOLDER / "geneval_cases.json").read_text())
 
 
 def verdict_of(case):
     objects = [
-        Found(name, tuple(box), confidence, color)
+        DetectedObject(name, tuple(box), confidence, color)
         for name, boxes in case["detections"].items()
         for (*box, confidence), color in zip(boxes, case["colors"][name], strict=True)
     ]
@@ -29,7 +29,9 @@ def test_golden_case(number):
 
 def test_golden_summary():
     cases = GOLDEN["cases"]
-    found = scores([Prompt.parse(case["metadata"]) for case in cases], [verdict_of(case).correct for case in cases])
+    found = geneval_scores(
+        [Prompt.parse(case["metadata"]) for case in cases], [verdict_of(case).correct for case in cases]
+    )
     expected = GOLDEN["summary"]
     assert found.pop("overall") == pytest.approx(expected["overall"], abs=1e-12)
     assert found.pop("images") == pytest.approx(expected["images"], abs=1e-12)
@@ -57,11 +59,11 @@ def test_relations(a, b, expected):
 
 
 def test_thresholds_and_order():
-    things = [Found("cup", (0, 0, 1, 1), confidence) for confidence in (0.2, 0.3, 0.31, 0.95, 0.9, 0.5)]
-    assert [thing.confidence for thing in believed(things, "cup", "colors")] == [0.95, 0.9, 0.5, 0.31]
-    assert [thing.confidence for thing in believed(things, "cup", "counting")] == [0.95]
-    assert believed(things, "fork", "colors") == []
-    assert len(believed(things[3:4] * 20, "cup", "counting")) == 16
+    things = [DetectedObject("cup", (0, 0, 1, 1), confidence) for confidence in (0.2, 0.3, 0.31, 0.95, 0.9, 0.5)]
+    assert [thing.confidence for thing in confident(things, "cup", "colors")] == [0.95, 0.9, 0.5, 0.31]
+    assert [thing.confidence for thing in confident(things, "cup", "counting")] == [0.95]
+    assert confident(things, "fork", "colors") == []
+    assert len(confident(things[3:4] * 20, "cup", "counting")) == 16
 
 
 def test_colours_are_only_asked_where_they_matter():
@@ -71,14 +73,14 @@ def test_colours_are_only_asked_where_they_matter():
         asked.append([thing.name for thing in group])
         return ["red"] * len(group)
 
-    prompt = Prompt("color_attr", (Wanted("cup", color="red"), Wanted("fork", color="blue")), "")
-    judge_objects(prompt, [Found("cup", (0, 0, 1, 1), 0.9)] * 3, color_of)
+    prompt = Prompt("color_attr", (ObjectSpec("cup", color="red"), ObjectSpec("fork", color="blue")), "")
+    judge_objects(prompt, [DetectedObject("cup", (0, 0, 1, 1), 0.9)] * 3, color_of)
     assert asked == [["cup"]]  # one of three, as wanted, and no fork
 
 
 def test_reasons_say_what_was_found():
-    prompt = Prompt("position", (Wanted("cup", color="red"), Wanted("fork", position=("above", 0))), "")
-    things = [Found("cup", (0, 0, 10, 10), 0.9), Found("fork", (0, 40, 10, 50), 0.9)]
+    prompt = Prompt("position", (ObjectSpec("cup", color="red"), ObjectSpec("fork", position=("above", 0))), "")
+    things = [DetectedObject("cup", (0, 0, 10, 10), 0.9), DetectedObject("fork", (0, 40, 10, 50), 0.9)]
     verdict = judge_objects(prompt, things, lambda group: ["red"])
     assert verdict.reasons == ("wanted fork above cup, found below",)
     verdict = judge_objects(prompt, things, lambda group: ["blue"])

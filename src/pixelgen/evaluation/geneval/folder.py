@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,27 +11,31 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
 from pixelgen.evaluation.geneval.detectors import Detector
 from pixelgen.evaluation.geneval.prompts import Prompt
+from pixelgen.files import write_text
+
+LOG = ".verdicts-{}.jsonl"
+Record = dict[str, Any]  # a verdict on an image, as a line of the original's `results.jsonl`
 
 
 @dataclass(frozen=True)
-class Sample:
-    """One image of a folder: its path in it, and what it was made from."""
+class GeneratedImage:
+    """One image of a folder: its path in it, and the prompt that it was generated from."""
 
     path: str
     prompt: Prompt
 
 
-def sample_path(number: int, seed: int) -> str:
-    """Where the image of a seed lies, relative to the folder, from the number of its prompt."""
+def image_path(number: int, seed: int) -> str:
+    """Path of the image of a seed, relative to the folder, from the number of its prompt."""
     return f"{number:05d}/samples/{seed:04d}.png"
 
 
-def lay_out(folder: Path, prompts: Sequence[Prompt]) -> None:
+def write_metadata(folder: Path, prompts: Sequence[Prompt]) -> None:
     """Write the metadata of every prompt.
 
     Raises:
@@ -39,81 +43,138 @@ def lay_out(folder: Path, prompts: Sequence[Prompt]) -> None:
     """
     for number, prompt in enumerate(prompts):
         path = folder / f"{number:05d}" / "metadata.jsonl"
-        text = json.dumps(prompt.metadata()) + "\n"
-        try:
-            if path.exists() and Prompt.parse(json.loads(path.read_text())) != prompt:
-                raise ValueError(f"{path} is that of another prompt than {prompt.text!r}: give another folder")
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text)
-        except OSError as error:
-            raise ValueError(f"could not write {path} ({error}): free some space or give another folder") from error
+        if not path.exists():
+            write_text(path, json.dumps(prompt.metadata()) + "\n")
+        elif _read_metadata(path) != prompt:
+            raise ValueError(f"{path} is that of another prompt than {prompt.text!r}: give another folder")
 
 
-def find_samples(folder: Path) -> list[Sample]:
-    """The images of a folder in order, whoever made them; `grid.png` and the like are passed over.
+def find_images(folder: Path) -> list[GeneratedImage]:
+    """The images of a folder in order, whoever generated them; `grid.png` and the like are left out.
 
     Raises:
         ValueError: if there are none, or metadata is missing or wrong.
     """
-    samples = []
+    images = []
     for numbered in sorted(folder.iterdir() if folder.is_dir() else []):
         if numbered.name.isdecimal() and numbered.is_dir():
-            prompt = _prompt(numbered / "metadata.jsonl")
-            images = [path for path in (numbered / "samples").glob("*.png") if re.fullmatch(r"\d+", path.stem)]
-            samples += [Sample(str(path.relative_to(folder)), prompt) for path in sorted(images)]
-    if not samples:
+            prompt = _read_metadata(numbered / "metadata.jsonl")
+            paths = [path for path in sorted((numbered / "samples").glob("*.png")) if path.stem.isdecimal()]
+            images += [GeneratedImage(str(path.relative_to(folder)), prompt) for path in paths]
+    if not images:
         raise ValueError(f"{folder} holds no images in GenEval's layout: 00000/metadata.jsonl, 00000/samples/0000.png")
-    return samples
+    return images
 
 
-def _prompt(path: Path) -> Prompt:
+def _read_metadata(path: Path) -> Prompt:
     try:
         return Prompt.parse(json.loads(path.read_text()))
     except (OSError, ValueError) as error:
         raise ValueError(f"{path} is missing or damaged ({error}): every prompt's folder needs its metadata") from error
 
 
-def judge_samples(
+def judge_images(
     detector: Detector,
     folder: Path,
-    samples: Sequence[Sample],
+    images: Sequence[GeneratedImage],
     device: torch.device | str = "cpu",
     batch_size: int = 16,
-) -> Iterator[list[dict[str, Any]]]:
-    """Verdicts on images, a batch at a time, with the keys of the original's `results.jsonl`.
+) -> Iterator[Record]:
+    """Verdicts on images; those that follow each other and have the same size are judged together.
 
-    Images that follow each other and have the same size are judged together.
+    Raises:
+        ValueError: naming an image that cannot be read.
     """
-    waiting: list[tuple[Sample, Tensor]] = []
-    for sample in samples:
-        image = _read(folder / sample.path)
-        if waiting and (len(waiting) == batch_size or waiting[0][1].shape != image.shape):
-            yield _judge(detector, waiting, device)
-            waiting = []
-        waiting.append((sample, image))
-    if waiting:
-        yield _judge(detector, waiting, device)
+    batch: list[tuple[GeneratedImage, Tensor]] = []
+    for image in images:
+        pixels = _read_pixels(folder / image.path)
+        if batch and (len(batch) == batch_size or batch[0][1].shape != pixels.shape):
+            yield from _judge_batch(detector, batch, device)
+            batch = []
+        batch.append((image, pixels))
+    if batch:
+        yield from _judge_batch(detector, batch, device)
 
 
-def _judge(detector: Detector, batch: list[tuple[Sample, Tensor]], device: torch.device | str) -> list[dict[str, Any]]:
-    images = torch.stack([image for _, image in batch]).to(device)
-    verdicts = detector.judge(images, [sample.prompt for sample, _ in batch])
+def _judge_batch(
+    detector: Detector, batch: Sequence[tuple[GeneratedImage, Tensor]], device: torch.device | str
+) -> list[Record]:
+    pixels = torch.stack([pixels for _, pixels in batch]).to(device)
+    verdicts = detector.judge(pixels, [image.prompt for image, _ in batch])
     return [
         {
-            "filename": sample.path,
-            "tag": sample.prompt.task,
-            "prompt": sample.prompt.text,
+            "filename": image.path,
+            "tag": image.prompt.task,
+            "prompt": image.prompt.text,
             "correct": verdict.correct,
             "reason": "\n".join(verdict.reasons),
-            "metadata": json.dumps(sample.prompt.metadata()),
+            "metadata": json.dumps(image.prompt.metadata()),
         }
-        for (sample, _), verdict in zip(batch, verdicts, strict=True)
+        for (image, _), verdict in zip(batch, verdicts, strict=True)
     ]
 
 
-def _read(path: Path) -> Tensor:
+def _read_pixels(path: Path) -> Tensor:
     try:
         with Image.open(path) as image:
             return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
-    except (OSError, UnidentifiedImageError) as error:
+    except OSError as error:
         raise ValueError(f"{path} is no image ({error}): delete it and make it again") from error
+
+
+class VerdictLog:
+    """The verdicts so far, so that scoring resumes: one hidden file for each process until all verdicts are there.
+
+    A verdict holds for the image that was judged: one that has been written anew, has another prompt or is judged by
+    another detector has none.
+
+    Args:
+        folder: of the images.
+        detector: that judges them.
+        rank: number of this process.
+    """
+
+    def __init__(self, folder: Path, detector: Detector, rank: int = 0) -> None:
+        self.folder, self.path = folder, folder / LOG.format(rank)
+        self._detector = [type(detector).__name__, detector.names, detector.colors, detector.protocol]
+
+    def known(self, images: Sequence[GeneratedImage]) -> list[Record]:
+        """Verdicts that earlier processes left."""
+        lines = (line for path in self._paths() for line in path.read_text(errors="replace").splitlines())
+        known = {entry["key"]: entry["record"] for entry in map(_parse, lines) if entry is not None}
+        keys = (self._key(image.path, json.dumps(image.prompt.metadata())) for image in images if known)
+        return [known[key] for key in keys if key in known]
+
+    def add(self, record: Record) -> None:
+        """Append a verdict.
+
+        Raises:
+            ValueError: if it cannot be written.
+        """
+        entry = {"key": self._key(record["filename"], record["metadata"]), "record": record}
+        try:
+            with self.path.open("a") as file:  # after a new line: the last one may be half a line
+                file.write("\n" + json.dumps(entry))
+        except OSError as error:
+            raise ValueError(f"could not write down the verdicts in {self.path} ({error})") from error
+
+    def clear(self) -> None:
+        """Remove the files of all processes."""
+        for path in self._paths():
+            path.unlink(missing_ok=True)
+
+    def _paths(self) -> list[Path]:
+        return sorted(self.folder.glob(LOG.format("*")))
+
+    def _key(self, path: str, metadata: str) -> str:
+        stat = (self.folder / path).stat()
+        about = [*self._detector, path, stat.st_size, stat.st_mtime_ns, metadata]
+        return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
+
+
+def _parse(line: str) -> dict[str, Any] | None:
+    try:
+        entry: dict[str, Any] = json.loads(line)
+    except ValueError:  # an empty line, or the last one of a process that was killed
+        return None
+    return entry

@@ -4,34 +4,33 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from pixelgen.data.shapes import DEFAULT_COLORS, DEFAULT_SHAPES, ShapesData
+
 COLORS = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "brown", "black", "white")
 RELATIONS = ("left of", "right of", "above", "below")
 NUMBERS = ("two", "three", "four")
 
-COCO = tuple(
-    """person, bicycle, car, motorcycle, airplane, bus, train, truck, boat, traffic light, fire hydrant, stop sign,
+_COCO = """person, bicycle, car, motorcycle, airplane, bus, train, truck, boat, traffic light, fire hydrant, stop sign,
     parking meter, bench, bird, cat, dog, horse, sheep, cow, elephant, bear, zebra, giraffe, backpack, umbrella,
     handbag, tie, suitcase, frisbee, skis, snowboard, sports ball, kite, baseball bat, baseball glove, skateboard,
     surfboard, tennis racket, bottle, wine glass, cup, fork, knife, spoon, bowl, banana, apple, sandwich, orange,
     broccoli, carrot, hot dog, pizza, donut, cake, chair, couch, potted plant, bed, dining table, toilet, tv, laptop,
     computer mouse, tv remote, computer keyboard, cell phone, microwave, oven, toaster, sink, refrigerator, book,
-    clock, vase, scissors, teddy bear, hair drier, toothbrush""".replace("\n", " ")
-    .replace("    ", "")
-    .split(", ")
-)
+    clock, vase, scissors, teddy bear, hair drier, toothbrush"""
+COCO = tuple(name.strip() for name in _COCO.split(","))
 """GenEval's names of the 80 classes, in the order of COCO."""
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """Objects that an image must show (or, among the excluded, must not show so many of).
+class ObjectSpec:
+    """Objects of one class that an image must show (or, if excluded, must not show so many of).
 
     `position` is a relation and the number of the earlier entry that it refers to.
     """
@@ -42,33 +41,32 @@ class Wanted:
     position: tuple[str, int] | None = None
 
     def metadata(self) -> dict[str, Any]:
-        """As a line of GenEval's prompt file has it."""
-        more: dict[str, Any] = {} if self.color is None else {"color": self.color}
-        more |= {} if self.position is None else {"position": list(self.position)}
-        return {"class": self.name, "count": self.count, **more}
+        """As it stands in a line of GenEval's prompt file."""
+        color = {} if self.color is None else {"color": self.color}
+        position = {} if self.position is None else {"position": list(self.position)}
+        return {"class": self.name, "count": self.count, **color, **position}
 
     @staticmethod
-    def parse(metadata: dict[str, Any]) -> Wanted:
+    def parse(metadata: dict[str, Any]) -> ObjectSpec:
         """The inverse of `metadata`."""
         position = metadata.get("position")
-        place = None if position is None else (str(position[0]), int(position[1]))
-        return Wanted(metadata["class"], int(metadata["count"]), metadata.get("color"), place)
+        relation = None if position is None else (str(position[0]), int(position[1]))
+        return ObjectSpec(metadata["class"], int(metadata["count"]), metadata.get("color"), relation)
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """A prompt with what an image made from it is tested for; `task` is GenEval's `tag`."""
+    """A prompt with what an image generated from it is tested for; `task` is GenEval's `tag`."""
 
     task: str
-    include: tuple[Wanted, ...]
+    include: tuple[ObjectSpec, ...]
     text: str
-    exclude: tuple[Wanted, ...] = ()
+    exclude: tuple[ObjectSpec, ...] = ()
 
     def metadata(self) -> dict[str, Any]:
-        """As a line of GenEval's prompt file has it."""
-        exclude = {"exclude": [wanted.metadata() for wanted in self.exclude]} if self.exclude else {}
-        include = [wanted.metadata() for wanted in self.include]
-        return {"tag": self.task, "include": include, **exclude, "prompt": self.text}
+        """As a line of GenEval's prompt file."""
+        exclude = {"exclude": [spec.metadata() for spec in self.exclude]} if self.exclude else {}
+        return {"tag": self.task, "include": [spec.metadata() for spec in self.include], **exclude, "prompt": self.text}
 
     @staticmethod
     def parse(metadata: dict[str, Any]) -> Prompt:
@@ -78,7 +76,7 @@ class Prompt:
             ValueError: if it lacks something.
         """
         try:
-            include, exclude = (tuple(map(Wanted.parse, metadata.get(key, ()))) for key in ("include", "exclude"))
+            include, exclude = (tuple(map(ObjectSpec.parse, metadata.get(key, ()))) for key in ("include", "exclude"))
             return Prompt(metadata["tag"], include, metadata["prompt"], exclude)
         except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
             raise ValueError(
@@ -86,19 +84,83 @@ class Prompt:
             ) from error
 
 
-def with_article(words: str) -> str:
-    """`a red cup`, `an orange`."""
-    return f"an {words}" if words[0] in "aeiou" else f"a {words}"
+# --- sets of prompts
 
 
-def plural(name: str) -> str:
-    """GenEval's plural, which knows no exceptions."""
-    return name + ("es" if name.endswith("s") else "s")
+def find_prompts(name: str, data: object = None) -> list[Prompt]:
+    """`geneval`: the 553 published ones; `shapes`: the same tasks on drawn shapes; or those in a file.
+
+    Args:
+        name: of the set, or path of a file with one line of JSON for each prompt.
+        data: the data module; shapes, colours and numbers are those of `ShapesData` where it is one.
+
+    Raises:
+        ValueError: if there is neither such a set nor such a file.
+    """
+    if name == "geneval":
+        return geneval_prompts()
+    if name == "shapes" and isinstance(data, ShapesData):
+        return shapes_prompts(data.shapes, data.colors, data.max_objects)
+    return shapes_prompts() if name == "shapes" else read_prompts(Path(name))
 
 
 def geneval_prompts() -> list[Prompt]:
     """The 553 published prompts."""
     return write_prompts(COCO)
+
+
+def shapes_prompts(
+    shapes: Sequence[str] = DEFAULT_SHAPES, colors: Sequence[str] = DEFAULT_COLORS, max_objects: int = 4
+) -> list[Prompt]:
+    """Prompts in the grammar of the captions of `ShapesData` with the same arguments, by GenEval's procedure."""
+    prompts = write_prompts(shapes, colors, max_count=min(4, max_objects))
+    return [prompt for prompt in prompts if len(prompt.include) <= max_objects]
+
+
+def read_prompts(path: Path) -> list[Prompt]:
+    """Prompts from a file of GenEval's format.
+
+    Raises:
+        ValueError: naming the line that is wrong, or if there is no prompt.
+    """
+    if not path.is_file():
+        raise ValueError(f"there is no file of prompts {path}: give one line of JSON for each prompt, or a set's name")
+    prompts = []
+    for number, line in enumerate(path.read_text().splitlines(), start=1):
+        try:
+            prompts += [Prompt.parse(json.loads(line))] if line.strip() else []
+        except ValueError as error:
+            raise ValueError(f"{path}, line {number}: {error}") from error
+    if not prompts:
+        raise ValueError(f"{path} holds no prompts: give one line of JSON for each")
+    return prompts
+
+
+def to_lines(prompts: Sequence[Prompt]) -> str:
+    """GenEval's prompt file: one line of JSON for each prompt."""
+    return "".join(json.dumps(prompt.metadata()) + "\n" for prompt in prompts)
+
+
+def prompts_sha256(prompts: Sequence[Prompt]) -> str:
+    """SHA-256 of the prompt file, which identifies a set of prompts."""
+    return hashlib.sha256(to_lines(prompts).encode()).hexdigest()
+
+
+def subset_by_task(prompts: Sequence[Prompt], count: int | None) -> list[Prompt]:
+    """At most `count` prompts (None: all), as many of each task as possible, evenly spaced, in their order."""
+    tasks: dict[str, list[int]] = {}
+    for number, prompt in enumerate(prompts):
+        tasks.setdefault(prompt.task, []).append(number)
+    quota, left = dict.fromkeys(tasks, 0), len(prompts) if count is None else min(count, len(prompts))
+    while left:
+        for task in [task for task in tasks if quota[task] < len(tasks[task])][:left]:
+            quota[task] += 1
+            left -= 1
+    chosen = (tasks[task][i * len(tasks[task]) // n] for task, n in quota.items() for i in range(n))
+    return [prompts[number] for number in sorted(chosen)]
+
+
+# --- GenEval's procedure
 
 
 def write_prompts(
@@ -115,58 +177,62 @@ def write_prompts(
         max_count: largest number of objects that is asked for, 2 to 4; below 2, nothing is counted.
     """
     draw = _Draw(tuple(names), tuple(colors), max_count, np.random.default_rng(seed))
-    drawn = [draw.single_object(int(i)) for i in draw.random.choice(len(names), size=len(names), replace=False)]
+    drawn = draw.single_objects()
     several, many = len(names) > 1, len(colors) > 1
     tasks: list[tuple[bool, Callable[[], Prompt]]] = [
-        (several, draw.two_object),
+        (several, draw.two_objects),
         (max_count > 1, draw.counting),
-        (True, draw.colors),
+        (True, draw.one_color),
         (several, draw.position),
-        (several and many, draw.color_attr),
+        (several and many, draw.two_colors),
     ]
     for possible, task in tasks:
         drawn += [task() for _ in range(per_task if possible else 0)]
     return list(dict.fromkeys(drawn))
 
 
+@dataclass(frozen=True)
 class _Draw:
     """Draws one prompt of a task at a time; the order of the draws is the published one."""
 
-    def __init__(
-        self, names: tuple[str, ...], palette: tuple[str, ...], max_count: int, random: np.random.Generator
-    ) -> None:
-        self.names, self.palette, self.max_count, self.random = names, palette, max_count, random
-        start = names.index("person") + 1 if "person" in names else 0
-        self.paintable = tuple(name for name in names[start:] + names[:start] if name != "person")
+    names: tuple[str, ...]
+    palette: tuple[str, ...]
+    max_count: int
+    random: np.random.Generator
 
-    def single_object(self, index: int) -> Prompt:
-        name = self.names[index]
-        return Prompt("single_object", (Wanted(name),), f"a photo of {with_article(name)}")
+    def single_objects(self) -> list[Prompt]:
+        order = self.random.choice(len(self.names), size=len(self.names), replace=False)
+        return [_prompt("single_object", ObjectSpec(self.names[i])) for i in order]
 
-    def two_object(self) -> Prompt:
+    def two_objects(self) -> Prompt:
         a, b = self._two(self.names)
-        return Prompt("two_object", (Wanted(a), Wanted(b)), f"a photo of {with_article(a)} and {with_article(b)}")
+        return _prompt("two_object", ObjectSpec(a), ObjectSpec(b))
 
     def counting(self) -> Prompt:
         name = self._one(self.names)
         count = int(self.random.integers(2, self.max_count, endpoint=True))
-        text = f"a photo of {NUMBERS[count - 2]} {plural(name)}"
-        return Prompt("counting", (Wanted(name, count),), text, (Wanted(name, count + 1),))
+        plural = name + ("es" if name.endswith("s") else "s")  # GenEval's, which knows no exceptions
+        text = f"a photo of {NUMBERS[count - 2]} {plural}"
+        return Prompt("counting", (ObjectSpec(name, count),), text, (ObjectSpec(name, count + 1),))
 
-    def colors(self) -> Prompt:
-        name, color = self._one(self.paintable), self._one(self.palette)
-        return Prompt("colors", (Wanted(name, color=color),), f"a photo of {with_article(f'{color} {name}')}")
+    def one_color(self) -> Prompt:
+        return _prompt("colors", ObjectSpec(self._one(self._colored), color=self._one(self.palette)))
 
     def position(self) -> Prompt:
         a, b = self._two(self.names)
         relation = self._one(RELATIONS)
-        include = (Wanted(b), Wanted(a, position=(relation, 0)))
-        return Prompt("position", include, f"a photo of {with_article(a)} {relation} {with_article(b)}")
+        text = f"a photo of {_with_article(a)} {relation} {_with_article(b)}"
+        return Prompt("position", (ObjectSpec(b), ObjectSpec(a, position=(relation, 0))), text)
 
-    def color_attr(self) -> Prompt:
-        (a, b), (c, d) = self._two(self.paintable), self._two(self.palette)
-        text = f"a photo of {with_article(f'{c} {a}')} and {with_article(f'{d} {b}')}"
-        return Prompt("color_attr", (Wanted(a, color=c), Wanted(b, color=d)), text)
+    def two_colors(self) -> Prompt:
+        (a, b), (c, d) = self._two(self._colored), self._two(self.palette)
+        return _prompt("color_attr", ObjectSpec(a, color=c), ObjectSpec(b, color=d))
+
+    @property
+    def _colored(self) -> tuple[str, ...]:
+        """The objects that are given colours, from the one after "person"."""
+        start = self.names.index("person") + 1 if "person" in self.names else 0
+        return tuple(name for name in self.names[start:] + self.names[:start] if name != "person")
 
     def _one(self, among: Sequence[str]) -> str:
         return among[int(self.random.choice(len(among)))]
@@ -176,48 +242,11 @@ class _Draw:
         return among[int(a)], among[int(b)]
 
 
-def to_lines(prompts: Sequence[Prompt]) -> str:
-    """GenEval's prompt file: one line of JSON for each prompt."""
-    return "".join(json.dumps(prompt.metadata()) + "\n" for prompt in prompts)
+def _prompt(task: str, *include: ObjectSpec) -> Prompt:
+    """The prompt that names objects, with their colours, one after the other."""
+    words = (spec.name if spec.color is None else f"{spec.color} {spec.name}" for spec in include)
+    return Prompt(task, include, f"a photo of {' and '.join(map(_with_article, words))}")
 
 
-def prompts_sha256(prompts: Sequence[Prompt]) -> str:
-    """SHA-256 of the prompt file, by which two sets of prompts are told apart."""
-    return hashlib.sha256(to_lines(prompts).encode()).hexdigest()
-
-
-def read_prompts(path: Path) -> list[Prompt]:
-    """Prompts from a file of GenEval's format.
-
-    Raises:
-        ValueError: naming the line that is wrong, or if there is no prompt.
-    """
-    if not path.is_file():
-        raise ValueError(f"there is no file of prompts {path}: give one line of JSON for each prompt, or a set's name")
-    prompts = list(_parse(path))
-    if not prompts:
-        raise ValueError(f"{path} holds no prompts: give one line of JSON for each")
-    return prompts
-
-
-def _parse(path: Path) -> Iterator[Prompt]:
-    for number, line in enumerate(path.read_text().splitlines(), start=1):
-        if line.strip():
-            try:
-                yield Prompt.parse(json.loads(line))
-            except ValueError as error:
-                raise ValueError(f"{path}, line {number}: {error}") from error
-
-
-def spread(prompts: Sequence[Prompt], count: int) -> list[Prompt]:
-    """At most `count` prompts, as many of each task as possible, evenly spaced over each, in their order."""
-    tasks: dict[str, list[int]] = {}
-    for number, prompt in enumerate(prompts):
-        tasks.setdefault(prompt.task, []).append(number)
-    quota, left = dict.fromkeys(tasks, 0), min(count, len(prompts))
-    while left:
-        for task in [task for task in tasks if quota[task] < len(tasks[task])][:left]:
-            quota[task] += 1
-            left -= 1
-    chosen = (tasks[task][i * len(tasks[task]) // n] for task, n in quota.items() for i in range(n))
-    return [prompts[number] for number in sorted(chosen)]
+def _with_article(words: str) -> str:
+    return f"an {words}" if words[0] in "aeiou" else f"a {words}"

@@ -7,21 +7,21 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pixelgen.evaluation.geneval.prompts import Prompt, Wanted
+from pixelgen.evaluation.geneval.prompts import ObjectSpec, Prompt
 
 CONFIDENCE, COUNTING_CONFIDENCE = 0.3, 0.9
-"""Objects are believed in above this confidence, in the task `counting` above the second one."""
+"""Objects count above this confidence, in the task `counting` above the second one."""
 
-MOST = 16
-"""Objects of a class that are looked at."""
+MAX_OBJECTS = 16
+"""Objects of one class that are considered, those of highest confidence."""
 
 SLACK = 0.1
 """Share of the two sizes by which boxes must be apart to stand in a relation."""
 
 
 @dataclass(frozen=True)
-class Found:
-    """One object that a detector has found: class, box (left, upper, right, lower) in pixels, confidence in [0, 1].
+class DetectedObject:
+    """One object that a detector found: class, box (left, upper, right, lower) in pixels, confidence in [0, 1].
 
     `source` is the detector's own: whatever it needs to tell the object's colour.
     """
@@ -44,58 +44,60 @@ class Verdict:
         return not self.reasons
 
 
-ColorOf = Callable[[Sequence[Found]], Sequence[str]]
+ColorsOf = Callable[[Sequence[DetectedObject]], Sequence[str]]
 """Colours of objects of one class."""
 
 
-def judge_objects(prompt: Prompt, objects: Sequence[Found], color_of: ColorOf) -> Verdict:
+def judge_objects(prompt: Prompt, objects: Sequence[DetectedObject], colors_of: ColorsOf) -> Verdict:
     """Test the objects of one image for everything that a prompt includes and excludes.
 
     Args:
-        prompt: what is wanted.
-        objects: all that was found, in any order; `believed` is applied to them here.
-        color_of: called only where a colour is wanted and enough objects are there.
+        prompt: what the image was generated from.
+        objects: all that was found, in any order; `confident` is applied to them here.
+        colors_of: called only where a colour is asked for and enough objects are there.
     """
-    names = dict.fromkeys(wanted.name for wanted in (*prompt.include, *prompt.exclude))
-    seen = {name: believed(objects, name, prompt.task) for name in names}
+    names = dict.fromkeys(spec.name for spec in (*prompt.include, *prompt.exclude))
+    found = {name: confident(objects, name, prompt.task) for name in names}
     reasons: list[str] = []
-    matched: list[list[Found] | None] = []
-    for wanted in prompt.include:
-        group = seen[wanted.name][: wanted.count]
-        against = _against(wanted, group, matched, color_of)
-        matched.append(None if against else group)
-        reasons += [against] if against else []
-    for wanted in prompt.exclude:
-        if len(seen[wanted.name]) >= wanted.count:
-            reasons.append(f"wanted fewer than {wanted.count} {wanted.name}, found {len(seen[wanted.name])}")
+    matched: list[list[DetectedObject] | None] = []
+    for spec in prompt.include:
+        group = found[spec.name][: spec.count]
+        reason = _reason_against(spec, group, matched, colors_of)
+        matched.append(None if reason else group)
+        reasons += [reason] if reason else []
+    for spec in prompt.exclude:
+        if len(found[spec.name]) >= spec.count:
+            reasons.append(f"wanted fewer than {spec.count} {spec.name}, found {len(found[spec.name])}")
     return Verdict(tuple(reasons))
 
 
-def believed(objects: Sequence[Found], name: str, task: str) -> list[Found]:
-    """The objects of one class that count in a task, surest first."""
-    least = COUNTING_CONFIDENCE if task == "counting" else CONFIDENCE
-    kept = [thing for thing in objects if thing.name == name and thing.confidence > least]
-    return sorted(kept, key=lambda thing: -thing.confidence)[:MOST]
+def confident(objects: Sequence[DetectedObject], name: str, task: str) -> list[DetectedObject]:
+    """The objects of one class that count in a task, those of highest confidence first."""
+    threshold = COUNTING_CONFIDENCE if task == "counting" else CONFIDENCE
+    kept = [thing for thing in objects if thing.name == name and thing.confidence > threshold]
+    return sorted(kept, key=lambda thing: -thing.confidence)[:MAX_OBJECTS]
 
 
-def _against(wanted: Wanted, group: list[Found], matched: list[list[Found] | None], color_of: ColorOf) -> str:
+def _reason_against(
+    spec: ObjectSpec, group: list[DetectedObject], matched: list[list[DetectedObject] | None], colors_of: ColorsOf
+) -> str:
     """The first reason against one entry of what is included; empty if there is none."""
-    if len(group) < wanted.count:
-        return f"wanted {wanted.count} {wanted.name}, found {len(group)}"
-    if wanted.color is not None:
-        colors = list(color_of(group))
-        if colors.count(wanted.color) < wanted.count:
-            return f"wanted {wanted.count} {wanted.color} {wanted.name}, found {', '.join(colors)}"
-    if wanted.position is not None:
-        relation, other = wanted.position
+    if len(group) < spec.count:
+        return f"wanted {spec.count} {spec.name}, found {len(group)}"
+    if spec.color is not None:
+        colors = list(colors_of(group))
+        if colors.count(spec.color) < spec.count:
+            return f"wanted {spec.count} {spec.color} {spec.name}, found {', '.join(colors)}"
+    if spec.position is not None:
+        relation, other = spec.position
         targets = matched[other]
         if targets is None:
-            return f"nothing there for {wanted.name} to be {relation}"
+            return f"nothing there for {spec.name} to be {relation}"
         for thing in group:
             for target in targets:
                 if relation not in (stands := relations(thing.box, target.box)):
                     found = " and ".join(sorted(stands)) or "too near"
-                    return f"wanted {wanted.name} {relation} {target.name}, found {found}"
+                    return f"wanted {spec.name} {relation} {target.name}, found {found}"
     return ""
 
 

@@ -1,18 +1,33 @@
-"""GenEval's scores from verdicts, added up over processes."""
+"""GenEval's scores: from verdicts, of a folder of images, and in words."""
 
 from __future__ import annotations
 
+import json
+from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-from torchmetrics import Metric
+from lightning import Fabric
+from rich.progress import track
+from rich.table import Table
 
-from pixelgen.evaluation.geneval.prompts import Prompt
+from pixelgen.distributed.processes import agree, gather
+from pixelgen.evaluation.geneval.detectors import Detector, ShapesDetector, find_detector
+from pixelgen.evaluation.geneval.folder import VerdictLog, find_images, judge_images
+from pixelgen.evaluation.geneval.prompts import Prompt, geneval_prompts, prompts_sha256
+from pixelgen.files import write_text
+from pixelgen.samples.settings import SETTINGS
+
+SCORES, RESULTS = "geneval.json", "results.jsonl"
+NOTE = (
+    "Where fine-tuning data contains GenEval-style prompts, as BLIP3o-60k does, the score is in-distribution: "
+    "say so beside it."
+)
+SHAPES_NOTE = "A model of drawn shapes was trained on captions of these prompts' grammar: the score is in-distribution."
 
 
-def scores(prompts: Sequence[Prompt], correct: Sequence[bool]) -> dict[str, float]:
+def geneval_scores(prompts: Sequence[Prompt], correct: Sequence[bool]) -> dict[str, float]:
     """Shares in [0, 1] of a set of images, from the prompt of each and whether it is right.
 
     Returns:
@@ -30,31 +45,95 @@ def scores(prompts: Sequence[Prompt], correct: Sequence[bool]) -> dict[str, floa
     return {"overall": overall, **shares, "images": images, "prompts": some}
 
 
-class GenEvalScore(Metric):
-    """`scores` of a set of images of which each process judges its share.
+def score_folder(folder: Path, detector: Detector | None, fabric: Fabric, batch_size: int = 16) -> dict[str, Any]:
+    """Judge all images of a folder, each process its share, and write the result; resumes where it was stopped.
+
+    Returns:
+        `scores` and `protocol`, as in `geneval.json`.
+
+    Raises:
+        ValueError: if the folder or an image cannot be read or written, or the detector does not know its objects.
+    """
+    with agree(fabric):
+        images = find_images(folder)
+        prompts = [image.prompt for image in images]
+        detector = find_detector(detector, prompts).to(fabric.device)
+        log = VerdictLog(folder, detector, fabric.global_rank)
+        verdicts = {record["filename"]: record for record in log.known(images)}
+    with agree(fabric):  # by now all processes have read the same log, and begin to add to it
+        missing = [image for image in images if image.path not in verdicts]
+        share = missing[fabric.global_rank :: fabric.world_size]
+        records = judge_images(detector, folder, share, fabric.device, batch_size)
+        judged = []
+        for record in track(records, "verdicts", len(share), disable=fabric.global_rank != 0):
+            log.add(record)
+            judged.append(record)
+    verdicts |= {record["filename"]: record for record in gather(judged)}
+    correct = [verdicts[image.path]["correct"] for image in images]
+    report = {"scores": geneval_scores(prompts, correct), "protocol": geneval_protocol(folder, prompts, detector)}
+    with agree(fabric):
+        if fabric.global_rank == 0:
+            write_text(folder / RESULTS, "".join(json.dumps(verdicts[image.path]) + "\n" for image in images))
+            write_text(folder / SCORES, json.dumps(report, indent=2) + "\n")
+            log.clear()
+    return report
+
+
+def geneval_protocol(folder: Path, images: Sequence[Prompt], detector: Detector) -> dict[str, Any]:
+    """All that the scores of a folder depend on.
 
     Args:
-        prompts: of each image, in the order of their numbers. An image without verdict counts as wrong.
-        options: of torchmetrics' `Metric`.
+        folder: of the images.
+        images: the prompt of each.
+        detector: that judged them.
     """
+    prompts = list(dict.fromkeys(images))
+    counts = Counter(images).values()
+    settings = folder / SETTINGS
+    return {
+        "prompts": len(prompts),
+        "prompts_sha256": prompts_sha256(prompts),
+        "published_prompts": prompts == geneval_prompts(),
+        "images": len(images),
+        "images_per_prompt": [min(counts), max(counts)],
+        **detector.protocol,
+        "made_with": json.loads(settings.read_text()) if settings.is_file() else None,
+        "note": SHAPES_NOTE if isinstance(detector, ShapesDetector) else NOTE,
+    }
 
-    full_state_update = False
-    higher_is_better = True
-    is_differentiable = False
 
-    right: Tensor
+def score_table(scores: dict[str, float]) -> Table:
+    """Scores, a row each."""
+    table = Table("task", title="GenEval")
+    table.add_column("score", justify="right")
+    for name, value in scores.items():
+        if name.startswith("task/"):
+            table.add_row(name.removeprefix("task/"), f"{value:.4f}")
+    table.add_section()
+    table.add_row("overall", f"{scores['overall']:.4f}", style="bold")
+    table.add_row("images right", f"{scores['images']:.4f}")
+    table.add_row("prompts with a right image", f"{scores['prompts']:.4f}")
+    return table
 
-    def __init__(self, prompts: Sequence[Prompt], **options: Any) -> None:
-        super().__init__(**options)
-        if not prompts:
-            raise ValueError("there is no image to score: give at least one prompt")
-        self.prompts = list(prompts)
-        self.add_state("right", torch.zeros(len(prompts), dtype=torch.long), dist_reduce_fx="sum")
 
-    def update(self, numbers: Sequence[int], correct: Sequence[bool]) -> None:
-        """Add verdicts on images by their numbers, each once over all processes."""
-        self.right[list(numbers)] = torch.tensor(list(correct), dtype=torch.long, device=self.right.device)
+def protocol_sentence(protocol: dict[str, Any]) -> str:
+    """The protocol in a sentence, to be quoted with the score."""
+    least, most = protocol["images_per_prompt"]
+    which = "published" if protocol["published_prompts"] else "not the published ones"
+    number = f"{least}" if least == most else f"{least} to {most}"
+    parts = [f"{protocol['prompts']} prompts ({which}, sha256 {protocol['prompts_sha256'][:16]}) × {number} images"]
+    parts += _settings_in_words(protocol["made_with"])
+    for name in ("detector", "clip"):
+        if name in protocol:
+            revision = protocol.get(f"{name}_revision")
+            parts.append(f"{name} {protocol[name]}" + ("" if revision is None else f"@{revision[:23]}"))
+    return "; ".join(parts)
 
-    def compute(self) -> dict[str, float]:
-        """As `scores`."""
-        return scores(self.prompts, (self.right > 0).tolist())
+
+def _settings_in_words(made: dict[str, Any] | None) -> list[str]:
+    if made is None:
+        return ["made elsewhere"]
+    sampler = made.get("sampler", {})
+    settings = ", ".join(f"{key} {value}" for key, value in sampler.items() if key != "class")
+    seeds = f"seeds {', '.join(map(str, made.get('seeds', [])))}"
+    return [seeds, f"average {made.get('average')} of step {made.get('step')}", f"{sampler.get('class')} ({settings})"]

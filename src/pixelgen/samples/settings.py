@@ -1,0 +1,103 @@
+"""What a set of images depends on: `settings.json`, and the name of the folder."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from pixelgen.module import PixelGen
+from pixelgen.samples.sampling import Sampling
+
+SETTINGS = "settings.json"
+
+
+def settings_of(
+    model: PixelGen, sampling: Sampling, identity: Mapping[str, Any], requests: Mapping[str, Any]
+) -> dict[str, Any]:
+    """All that the images of a set depend on (JSON).
+
+    Args:
+        model: filled with the weights that make them.
+        sampling: how they are generated.
+        identity: which weights these are, as `Run.identity` says it.
+        requests: what is asked for: seeds and conditions.
+
+    Raises:
+        ValueError: for a size that does not divide into patches, or a negative prompt that could do nothing.
+    """
+    denoiser, sampler = model.denoiser, sampling.sampler or model.sampler
+    if sampling.size is not None and any(side < 1 or side % denoiser.patch_size for side in sampling.size):
+        raise ValueError(
+            f"size {sampling.size[0]} {sampling.size[1]} does not divide into patches: use multiples of "
+            f"{denoiser.patch_size}"
+        )
+    model.conditioner.check_negative(sampler, sampling.negative)
+    return {
+        **identity,
+        "precision": sampling.precision,
+        "compiled": sampling.compile,
+        "weights": fingerprint(denoiser),
+        "sampler": sampler.settings(),
+        "noise_scale": model.noise_scale,
+        "size": sampling.size or (denoiser.image_size, denoiser.image_size),
+        **requests,
+        "negative": sampling.negative,
+        **model.conditioner.settings,
+    }
+
+
+def fingerprint(module: nn.Module) -> str:
+    """Sixteen hexadecimal digits of the SHA-256 of a module's parameters and buffers."""
+    digest = hashlib.sha256()
+    for name, value in sorted(module.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().numpy().data)
+    return digest.hexdigest()[:16]
+
+
+def folder_name(settings: Mapping[str, Any]) -> str:
+    """EMA, step and sampler by name, everything else by six digits of a hash."""
+    sampler = settings["sampler"]
+    parts = [str(settings["average"]), f"step{settings['step']}", f"{sampler['class']}{sampler['num_steps']}"]
+    if sampler["guidance"] != 1:
+        parts.append(f"guidance{sampler['guidance']:g}")
+        if (sampler["guidance_min"], sampler["guidance_max"]) != (0, 1):
+            parts.append(f"{sampler['guidance_min']:g}to{sampler['guidance_max']:g}")
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+    return "-".join([*parts, digest[:6]])
+
+
+def refuse_other_settings(path: Path, settings: Mapping[str, Any]) -> None:
+    """Compare the settings that images are to be made with to those in a `settings.json`.
+
+    Raises:
+        ValueError: naming the settings that differ.
+    """
+    try:
+        found = _flat(json.loads(path.read_text()))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is damaged ({error}): give another folder") from error
+    wanted = _flat(json.loads(json.dumps(settings)))
+    differing = [
+        f"{key} is {found.get(key)!r}, not {wanted.get(key)!r}"
+        for key in dict.fromkeys([*wanted, *found])
+        if found.get(key) != wanted.get(key)
+    ]
+    if differing:
+        more = f" and {len(differing) - 3} more" if len(differing) > 3 else ""
+        raise ValueError(
+            f"{path.parent} holds images of other settings ({'; '.join(differing[:3])}{more}): give another folder"
+        )
+
+
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings by dotted names."""
+    flat: dict[str, Any] = {}
+    for key, value in settings.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return flat
