@@ -26,7 +26,8 @@ from pixelgen.evaluation.scores import ONLY_FRECHET, Metrics
 from pixelgen.evaluation.statistics import Statistics
 from pixelgen.evaluation.sweep import rows
 from pixelgen.flow import Sampler
-from pixelgen.runs.run import EXPORT, Run
+from pixelgen.runs.checkpoints import EXPORT
+from pixelgen.runs.run import Run
 from pixelgen.sample import sample_with
 from pixelgen.samples.sampling import Sampling
 

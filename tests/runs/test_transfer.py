@@ -8,8 +8,8 @@ import torch
 import yaml
 
 import pixelgen
+from digits import write_digits
 from pixelgen import PixelGen
-from pixelgen.data.digits import write_digits
 from pixelgen.fit import main
 from pixelgen.losses import Objective
 from pixelgen.losses.adaptive import AdaptiveWeight
