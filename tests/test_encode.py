@@ -10,7 +10,7 @@ from safetensors import safe_open
 from safetensors.torch import load
 
 from pixelgen.data import Captions, ShardData
-from pixelgen.data.tars import Skipped, read_shard
+from pixelgen.data.tars import SkipCounts, read_shard
 from pixelgen.encode import encode, main
 from pixelgen.encoders import TextEncoder
 from pixelgen.fit import main as fit
@@ -42,7 +42,7 @@ def command(shards, to, *options):
 
 
 def samples(folder):
-    return [sample for shard in sorted(folder.glob("*.tar")) for sample in read_shard(str(shard), Skipped())]
+    return [sample for shard in sorted(folder.glob("*.tar")) for sample in read_shard(str(shard), SkipCounts())]
 
 
 def test_embeddings_are_those_of_encoding_on_the_fly(shards, tmp_path, capsys):

@@ -10,9 +10,9 @@ import yaml
 from lightning.pytorch.utilities import rank_zero_only
 
 import pixelgen
+from digits import write_digits
 from pixelgen.cli.arguments import last_checkpoint, with_nulls
 from pixelgen.cli.training import CLI
-from pixelgen.data.digits import write_digits
 from pixelgen.fit import main
 from pixelgen.flow import Euler
 from pixelgen.runs.run import Run

@@ -9,7 +9,7 @@ from PIL import Image
 from pixelgen.data import Captions, ShardData
 from pixelgen.data.decoding import image_of
 from pixelgen.data.pack import main, pack
-from pixelgen.data.tars import Skipped, read_shard
+from pixelgen.data.tars import SkipCounts, read_shard
 
 
 def fill(folder, count=6, captions=True, size=(20, 10)):
@@ -22,7 +22,7 @@ def fill(folder, count=6, captions=True, size=(20, 10)):
 
 
 def samples(folder):
-    return [sample for shard in sorted(folder.glob("*.tar")) for sample in read_shard(str(shard), Skipped())]
+    return [sample for shard in sorted(folder.glob("*.tar")) for sample in read_shard(str(shard), SkipCounts())]
 
 
 def test_images_and_captions_come_back(tmp_path, capsys):

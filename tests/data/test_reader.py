@@ -7,18 +7,18 @@ from itertools import islice
 import pytest
 
 from pixelgen.data.reader import Place, Reader, Source, share
-from pixelgen.data.tars import Skipped, expand
+from pixelgen.data.tars import SkipCounts, expand_shards
 from shard_files import write_shards, write_tar
 
 BIG = 1 << 30
 
 
 def source(folder, lengths, **options):
-    return Source("source", tuple(expand(write_shards(folder, lengths, **options))))
+    return Source("source", tuple(expand_shards(write_shards(folder, lengths, **options))))
 
 
 def reader(of, number=0, readers=1, buffer_bytes=BIG, state=(0, 0, 0, 0), seed=3):
-    return Reader(of, seed, number, readers, buffer_bytes, Skipped(), state)
+    return Reader(of, seed, number, readers, buffer_bytes, SkipCounts(), state)
 
 
 def one_pass(of, number, readers, epoch, **options):

@@ -14,7 +14,7 @@ from pixelgen.data.decoding import Decoder
 from pixelgen.data.reader import Source
 from pixelgen.data.shapes import ShapesData
 from pixelgen.data.stream import Mixture, ShardLoader, ShardStream
-from pixelgen.data.tars import Skipped, expand
+from pixelgen.data.tars import SkipCounts, expand_shards
 from shard_files import picture, write_shards, write_tar
 
 CAPTIONS = Captions(prefix_probability=0)
@@ -23,7 +23,7 @@ CAPTIONS = Captions(prefix_probability=0)
 def sources(folder, *lengths, weights=None):
     patterns = [write_shards(folder / str(i), n, captions=True, start=1000 * i) for i, n in enumerate(lengths)]
     weights = weights or [1.0] * len(lengths)
-    return [Source(name, tuple(expand(name)), w) for name, w in zip(patterns, weights, strict=True)]
+    return [Source(name, tuple(expand_shards(name)), w) for name, w in zip(patterns, weights, strict=True)]
 
 
 def stream(of, batch_size=2, length=8, rank=0, world_size=1, buffer_bytes=800, decoder=None):
@@ -142,7 +142,7 @@ def test_one_warning_and_the_count_for_what_cannot_be_used(tmp_path):
         warnings.simplefilter("always")
         run.train(3)
     assert [sorted(batch) for batch in run.seen] == [[0, 1, 2, 3]] * 3
-    reasons = dict(zip(Skipped.REASONS, run.loader.skipped.tolist(), strict=True))
+    reasons = dict(zip(SkipCounts.REASONS, run.loader.skipped.tolist(), strict=True))
     assert {reason for reason, n in reasons.items() if n} == {
         *("corrupt image", "no caption", "no image", "small image", "unreadable shard", "repeated file"),
     }
@@ -201,7 +201,7 @@ def test_an_item_does_not_depend_on_who_reads_it(tmp_path):
 
     def items(readers):
         mixtures = [
-            Mixture(of, Decoder(8, 3, captions=captions, flip=True), 3, r, readers, 10**6, Skipped())
+            Mixture(of, Decoder(8, 3, captions=captions, flip=True), 3, r, readers, 10**6, SkipCounts())
             for r in range(readers)
         ]
         return sorted(item["caption"] for mixture in mixtures for item in islice(mixture, 20 // readers))

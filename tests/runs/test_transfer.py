@@ -5,8 +5,8 @@ import torch
 import yaml
 
 import pixelgen
+from digits import write_digits
 from pixelgen import PixelGen
-from pixelgen.data.digits import write_digits
 from pixelgen.fit import main
 from pixelgen.models import JiT
 from pixelgen.runs.transfer import start_from, transferred

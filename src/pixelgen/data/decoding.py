@@ -21,7 +21,7 @@ class Unusable(Exception):
     """A sample cannot be used.
 
     Args:
-        reason: One of `Skipped.REASONS`.
+        reason: One of `SkipCounts.REASONS`.
         detail: What exactly is wrong.
     """
 

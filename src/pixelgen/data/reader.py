@@ -14,7 +14,7 @@ from random import Random
 from typing import NamedTuple
 from zlib import crc32
 
-from pixelgen.data.tars import Sample, Skipped, read_shard
+from pixelgen.data.tars import Sample, SkipCounts, read_shard
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ class Reader:
         reader: int,
         readers: int,
         buffer_bytes: int,
-        skipped: Skipped,
+        skipped: SkipCounts,
         state: Sequence[int] = (0, 0, 0, 0),
     ) -> None:
         self.source, self.seed, self.reader, self.readers = source, seed, reader, readers

@@ -17,7 +17,7 @@ from pixelgen.data.decoding import Decoder, Unusable
 from pixelgen.data.images import ImageData, Item
 from pixelgen.data.reader import Source
 from pixelgen.data.stream import ShardLoader, ShardStream
-from pixelgen.data.tars import Skipped, expand, is_remote, read_shard
+from pixelgen.data.tars import SkipCounts, expand_shards, is_remote, read_shard
 
 CLASSES = "classes.txt"
 """Names of the classes, one a line, beside the shards."""
@@ -129,8 +129,8 @@ class ShardData(ImageData):
     def skipped(self) -> dict[str, int]:
         """What this process has left out of the training data so far, by reason."""
         if self._loader is None:
-            return dict.fromkeys(Skipped.REASONS, 0)
-        return dict(zip(Skipped.REASONS, self._loader.skipped.tolist(), strict=True))
+            return dict.fromkeys(SkipCounts.REASONS, 0)
+        return dict(zip(SkipCounts.REASONS, self._loader.skipped.tolist(), strict=True))
 
     def setup(self, stage: str | None = None) -> None:
         """Read each source up to its first usable sample."""
@@ -163,7 +163,7 @@ class ShardData(ImageData):
     def _captions(self) -> Iterator[str]:
         """Captions of the first source, in the order of its shards; also where batches have states instead."""
         captions = self._decode.captions or Captions(prefix_probability=0)
-        decode, skipped = Decoder(self.image_size, self.seed, captions=captions), Skipped(quiet=True)
+        decode, skipped = Decoder(self.image_size, self.seed, captions=captions), SkipCounts(quiet=True)
         samples = (sample for shard in self.sources[0].shards for sample in read_shard(shard, skipped))
         for sample in islice(samples, PROBED):
             with suppress(Unusable):
@@ -216,14 +216,14 @@ def _sources(patterns: list[str], weights: list[float] | None) -> list[Source]:
     if not patterns:
         raise ValueError("shards is empty: give the paths or URLs of the tars")
     if weights is None:
-        return [Source("::".join(patterns), tuple(shard for pattern in patterns for shard in expand(pattern)))]
+        return [Source("::".join(patterns), tuple(shard for pattern in patterns for shard in expand_shards(pattern)))]
     if len(weights) != len(patterns) or min(weights) <= 0:
         raise ValueError(
             f"there are {len(patterns)} entries in shards and the weights {weights}: give each a positive one"
         )
     if len(set(patterns)) != len(patterns):
         raise ValueError("an entry of shards is given twice: add up their weights")
-    return [Source(name, tuple(expand(name)), weight) for name, weight in zip(patterns, weights, strict=True)]
+    return [Source(name, tuple(expand_shards(name)), weight) for name, weight in zip(patterns, weights, strict=True)]
 
 
 def _names_beside(shard: str) -> list[str] | None:
@@ -248,7 +248,7 @@ def first_item(source: Source, decode: Decoder) -> Item:
     Raises:
         ValueError: naming the source and what was wrong with its samples, if there is none.
     """
-    skipped, example, tried = Skipped(quiet=True), "", 0
+    skipped, example, tried = SkipCounts(quiet=True), "", 0
     for shard in source.shards:
         for sample in read_shard(shard, skipped):
             try:

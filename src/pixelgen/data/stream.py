@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, IterableDataset, default_collate, get_w
 from pixelgen.data.decoding import Decoder, Unusable
 from pixelgen.data.images import OTHER_DATA, Item
 from pixelgen.data.reader import Reader, Source
-from pixelgen.data.tars import Skipped
+from pixelgen.data.tars import SkipCounts
 
 Batch = dict[str, Any]
 State = list[int]
@@ -44,7 +44,7 @@ class Mixture:
         reader: int,
         readers: int,
         buffer_bytes: int,
-        skipped: Skipped,
+        skipped: SkipCounts,
         state: State | None = None,
     ) -> None:
         state = state or [0] * (1 + 4 * len(sources))
@@ -116,7 +116,7 @@ class ShardStream(IterableDataset[Batch]):
         info = get_worker_info()
         worker, workers = (0, 1) if info is None else (info.id, info.num_workers)
         part = (self.first + worker) % workers  # batch b is always made by part b mod workers
-        skipped = Skipped()
+        skipped = SkipCounts()
         mixture = Mixture(
             self.sources,
             self.decode,
@@ -171,7 +171,7 @@ class ShardLoader:
         self.stream, self.epoch_batches, self.consumed, self.gather = stream, epoch_batches, consumed, gather
         self.endless, self.options = endless, options
         self.workers: int = max(1, options.get("num_workers", 0))
-        self.skipped = torch.zeros(len(Skipped.REASONS), dtype=torch.int64)
+        self.skipped = torch.zeros(len(SkipCounts.REASONS), dtype=torch.int64)
         self._running: list[Iterator[Batch]] = []  # at most one
         # cleared when this loader goes: workers whose iterator ends in a cycle of garbage would each take 5 s to stop
         self.close = weakref.finalize(self, _stop, self._running)
