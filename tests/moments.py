@@ -11,7 +11,7 @@ from lightning.pytorch.loops.fit_loop import _FitLoop
 from PIL import Image
 
 from pixelgen import PixelGen
-from pixelgen.callbacks import EMA, checkpoint
+from pixelgen.callbacks import EMA, checkpoint, checkpoint_io
 
 
 def die(*_):
@@ -31,8 +31,8 @@ def half_written():
 
 
 def between_its_two_names():
-    original = checkpoint._rename
-    checkpoint._rename = lambda file, to: die() if "06.ckpt" in to.name else original(file, to)
+    original = checkpoint_io.publish
+    checkpoint_io.publish = lambda file, to: die() if "06.ckpt" in to.name else original(file, to)
 
 
 def before_old_ones_are_dropped():

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from types import MappingProxyType
+
 import torch
 from lightning.pytorch import LightningDataModule, Trainer
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 from pixelgen import PixelGen
+from pixelgen.conditioner import Text
 from pixelgen.encoders.frozen import FeatureExtractor
 from pixelgen.flow import Euler
 from pixelgen.models import JiT
@@ -51,6 +54,18 @@ class TinyModule(PixelGen):
         self.sampled += list(seeds)
         torch.rand(7)  # callbacks must put the global generator back
         return super().sample(condition, seeds, *args, **options)
+
+
+class Prompts(Text):
+    """Prompts for a network that never sees them."""
+
+    settings = MappingProxyType({"text_encoder": "none"})
+
+    def __init__(self):
+        super().__init__(None)
+
+    def from_batch(self, batch):
+        return None
 
 
 class TinyImages(Dataset):

@@ -4,11 +4,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback
 from torch.distributed.checkpoint.api import CheckpointException
 
-from pixelgen.callbacks.checkpoint import Checkpoint, _link
-from pixelgen.callbacks.checkpoint_io import write_error
+from pixelgen.callbacks.checkpoint import Checkpoint
+from pixelgen.callbacks.checkpoint_io import link, write_error
 from tiny_run import TinyData, TinyModule, tiny_trainer
 
 
@@ -80,12 +81,31 @@ def test_last_batch_of_the_last_epoch_is_saved_exactly(tmp_path):
     assert first.losses + second.losses == whole.losses
 
 
-def test_last_is_found_without_a_path(tmp_path):
-    fit(tmp_path, Checkpoint(every_n_steps=2), max_steps=4)
-    module = fit(tmp_path, Checkpoint(every_n_steps=2), max_steps=6, ckpt_path="last")
+@pytest.mark.parametrize("ckpt_path", ["last", None])
+def test_a_run_is_resumed_by_its_path_and_never_written_over(tmp_path, ckpt_path):
+    fit(tmp_path, Checkpoint(every_n_steps=2), max_steps=4, ckpt_path=ckpt_path)
+    with pytest.raises(ValueError, match=r"checkpoints of another run: resume it with fit\(ckpt_path='.*last.ckpt'\)"):
+        fit(tmp_path, Checkpoint(every_n_steps=2), max_steps=6, ckpt_path=ckpt_path)
+    last = tmp_path / "checkpoints/last.ckpt"
+    module = fit(tmp_path, Checkpoint(every_n_steps=2), max_steps=6, ckpt_path=last)
     assert len(module.losses) == 2
     assert names(tmp_path) == ["last.ckpt", "step_0000004.ckpt", "step_0000006.ckpt"]
-    assert step_of(tmp_path / "checkpoints/last.ckpt") == 6
+    assert step_of(last) == 6
+
+
+def test_lightning_knows_it_as_the_checkpoint_callback(tmp_path):
+    checkpoint = Checkpoint(monitor="fid")
+    trainer = tiny_trainer(tmp_path, [Score({2: 1.0}), checkpoint], max_steps=2, limit_val_batches=1)
+    assert trainer.checkpoint_callbacks == [checkpoint]
+    trainer.fit(TinyModule(), TinyData())
+    module = TinyModule()
+    trainer.validate(module, TinyData().val_dataloader(), ckpt_path="best", verbose=False)
+    best = torch.load(tmp_path / "checkpoints/best.ckpt", weights_only=True)
+    assert torch.equal(
+        module.denoiser.final_layer.linear.weight, best["state_dict"]["denoiser.final_layer.linear.weight"]
+    )
+    with pytest.raises(MisconfigurationException, match="enable_checkpointing=False"):
+        tiny_trainer(tmp_path, [Checkpoint()], enable_checkpointing=False)
 
 
 @pytest.mark.parametrize(("mode", "expected"), [("min", 3), ("max", 2)])
@@ -111,10 +131,10 @@ def test_best_of_a_saved_step_is_a_link(tmp_path):
 
 def test_the_best_one_in_shards_is_kept(tmp_path):
     checkpoint, trainer = Checkpoint(keep_last=1), tiny_trainer(tmp_path, [])
-    checkpoint.dirpath = str(tmp_path)
+    checkpoint.folder = tmp_path
     for step in (1, 2, 3):
         (tmp_path / f"step_000000{step}.ckpt").mkdir()
-    _link(tmp_path / "step_0000001.ckpt", tmp_path / "best.ckpt")
+    link(tmp_path / "step_0000001.ckpt", tmp_path / "best.ckpt")
     trainer.fit_loop.epoch_loop.automatic_optimization.optim_progress.optimizer.step.total.completed = 3
     checkpoint._drop_old(trainer)
     assert sorted(path.name for path in tmp_path.glob("step_*")) == ["step_0000001.ckpt", "step_0000003.ckpt"]
@@ -129,13 +149,16 @@ def test_resumed_run_remembers_the_best(tmp_path):
 
 
 def test_value_of_a_validation_is_watched(tmp_path):
-    checkpoint = Checkpoint(every_n_steps=100, monitor="val_loss")
+    checkpoint = Checkpoint(every_n_steps=100, monitor="val/flow_matching")
     fit(tmp_path, checkpoint, max_steps=4, limit_val_batches=1)
     assert names(tmp_path) == ["best.ckpt", "last.ckpt", "step_0000004.ckpt"]
 
 
 def test_a_name_that_nothing_is_logged_as_is_told(tmp_path):
-    with pytest.warns(UserWarning, match=r"there is no best.ckpt: no fdi was logged, only fid; set checkpoint.monitor"):
+    with pytest.warns(
+        UserWarning,
+        match=r"there is no best.ckpt: no fdi was logged, only fid, gate/passed, loss, loss/flow_matching; set",
+    ):
         fit(tmp_path, Checkpoint(monitor="fdi"), Score({2: 1.0}), max_steps=3)
 
 
@@ -183,6 +206,14 @@ def test_last_is_a_copy_where_links_are_impossible(tmp_path, monkeypatch):
     assert step_of(tmp_path / "checkpoints/last.ckpt") == 4
 
 
-def test_arguments():
-    with pytest.raises(ValueError, match="keep_last must be at least 1"):
-        Checkpoint(keep_last=0)
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"keep_last": 0}, "keep_last must be at least 1"),
+        ({"every_n_steps": 0}, "every_n_steps must be at least 1"),
+        ({"mode": "best"}, "mode must be min or max"),
+    ],
+)
+def test_arguments(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        Checkpoint(**arguments)

@@ -110,11 +110,15 @@ def test_accumulated_batches_are_one_step(tmp_path):
 def test_only_trainable_denoiser_parameters_in_float32(tmp_path):
     ema = EMA([0.9])
     module = TinyModule().bfloat16()
-    module.training_step = lambda batch, batch_idx: module.denoiser(batch["image"].bfloat16()).square().mean()
+    module.training_step = lambda batch, batch_idx: (
+        module.denoiser(batch["image"].bfloat16(), torch.ones(4).bfloat16(), batch["label"]).square().mean()
+    )
     module.other = torch.nn.Linear(2, 2)
+    module.denoiser.t_embedder.requires_grad_(False)
+    expected = [name for name, _ in module.denoiser.named_parameters() if not name.startswith("t_embedder")]
     fit(tmp_path, ema, module=module, max_steps=1)
     shadow = averages(ema)["0.9"]
-    assert list(shadow) == ["final_layer.linear.weight", "final_layer.linear.bias", "classes.weight"]
+    assert list(shadow) == expected
     assert all(value.dtype == torch.float32 for value in shadow.values())
 
 
@@ -147,7 +151,7 @@ def test_swapping_in_inference_mode_leaves_trainable_tensors(tmp_path):
     with torch.inference_mode(), ema.average(module):
         pass
     assert not any(parameter.is_inference() for parameter in module.parameters())
-    module.training_step(next(iter(TinyData().train_dataloader())), 0).backward()
+    module.denoise(next(iter(TinyData().train_dataloader()))).x_hat.sum().backward()
 
 
 class AtValidation(Callback):
@@ -258,3 +262,23 @@ def test_a_second_run_starts_over(tmp_path):
     fit(tmp_path, ema, record, max_steps=1)
     expected = 0.5 * record.seen[0]["final_layer.linear.bias"] + 0.5 * record.seen[1]["final_layer.linear.bias"]
     torch.testing.assert_close(averages(ema)["0.5"]["final_layer.linear.bias"], expected)
+
+
+def test_averages_made_before_training_are_forgotten(tmp_path):
+    ema, record, module = EMA([0.5]), Record(), TinyModule()
+    with ema.average(module):
+        pass
+    with torch.no_grad():
+        module.denoiser.final_layer.linear.bias.add_(1)  # as `init_from` would
+    fit(tmp_path, ema, record, module=module, max_steps=1)
+    expected = 0.5 * record.seen[0]["final_layer.linear.bias"] + 0.5 * record.seen[1]["final_layer.linear.bias"]
+    torch.testing.assert_close(averages(ema)["0.5"]["final_layer.linear.bias"], expected)
+
+
+def test_any_average_is_asked_for_as_for_samples(tmp_path):
+    ema = EMA([0.9, 0.5])
+    assert [ema.resolve(name) for name in (True, 0.5, "0.5", False, "raw")] == ["0.9", "0.5", "0.5", None, None]
+    module = fit(tmp_path, ema)
+    raw = module.denoiser.final_layer.linear.bias.clone()
+    with ema.average(module), ema.average(module, ema=False):
+        assert torch.equal(module.denoiser.final_layer.linear.bias, raw)

@@ -8,7 +8,7 @@ from pixelgen.callbacks.checkpoint import Checkpoint
 from pixelgen.callbacks.ema import EMA
 from pixelgen.callbacks.preview import Preview
 from pixelgen.flow import to_uint8
-from tiny_run import TinyData, TinyModule, tiny_trainer
+from tiny_run import Prompts, TinyData, TinyModule, tiny_trainer
 
 
 def fit(folder, *callbacks, module=None, ckpt_path=None, **options):
@@ -80,12 +80,12 @@ def test_modes_are_put_back_one_by_one(tmp_path):
     [
         (3, None, [0, 1, 2, 0]),
         (8, None, [0, 2, 4, 6]),
-        (None, None, None),
+        (None, None, [None] * 4),
         (3, [2, 1], [2, 1, 2, 1]),
     ],
 )
 def test_labels(num_classes, labels, expected):
-    assert Preview(num_images=4, labels=labels)._condition(num_classes) == expected
+    assert Preview(num_images=4, labels=labels)._requests(TinyModule(num_classes), None) == expected
 
 
 def test_loggers_that_take_images(tmp_path):
@@ -127,11 +127,11 @@ class Prompted(TinyModule):
     """Makes grey images, and keeps the prompts."""
 
     def __init__(self):
-        super().__init__()
-        self.denoiser.text_shape, self.denoiser.num_classes = (4, 8), None
+        super().__init__(num_classes=None)
+        self.conditioner = Prompts()
         self.asked = []
 
-    def sample(self, condition=None, seeds=0, *, batch_size=64):
+    def sample(self, condition=None, *args, **options):
         self.asked.append(condition)
         return torch.zeros(len(condition), 3, 8, 8)
 
@@ -159,7 +159,7 @@ def test_prompts_stand_under_the_pictures(tmp_path, prompts, asked):
 
 
 def test_prompts_that_nobody_understands_are_refused(tmp_path):
-    with pytest.raises(ValueError, match="but the network takes none"):
+    with pytest.raises(ValueError, match=r"preview.prompts are .*the network does not know them"):
         fit(tmp_path, Preview(prompts=["a"]))
     with pytest.raises(ValueError, match="no data module whose captions could serve"):
         tiny_trainer(tmp_path, [Preview()], max_steps=1).fit(Prompted(), TinyData())

@@ -1,8 +1,11 @@
+from types import SimpleNamespace
+
 import pytest
 import torch
 from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.plugins import MixedPrecision
 
-from pixelgen.callbacks.skip_nonfinite import SkipNonFinite
+from pixelgen.callbacks.skip_nonfinite import SkipNonFinite, gradient_scale
 from tiny_run import TinyData, TinyModule, tiny_trainer
 
 
@@ -104,6 +107,26 @@ def test_training_without_accidents_is_unchanged(tmp_path):
     fit(tmp_path, guarded, SkipNonFinite())
     tiny_trainer(tmp_path, []).fit(plain, TinyData())
     assert plain.losses == guarded.losses
+
+
+@pytest.mark.parametrize(("fused", "expected"), [(True, 1024.0), (False, 1.0)])
+def test_gradients_that_are_still_scaled(fused, expected):
+    """Under 16-mixed precision fused optimizers unscale in their step, for others the plugin has done it before."""
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    scaler.scale(torch.ones(()))  # makes the scale
+    optimizer = torch.optim.AdamW([torch.nn.Parameter(torch.ones(1))], fused=fused)
+    for plugin, scale in ((SimpleNamespace(scaler=scaler), expected), (SimpleNamespace(scaler=None), 1.0)):
+        assert gradient_scale(SimpleNamespace(precision_plugin=plugin), optimizer) == scale
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_the_norm_in_half_precision_is_that_of_the_gradients(tmp_path, fused):
+    norms = []
+    for plugin in (None, MixedPrecision("16-mixed", "cpu", scaler=torch.amp.GradScaler("cpu"))):
+        options = {} if plugin is None else {"plugins": [plugin]}
+        trainer = fit(tmp_path, TinyModule(fused=fused), SkipNonFinite(), max_steps=1, **options)
+        norms.append(trainer.callback_metrics["grad_norm"].item())
+    assert norms[1] == pytest.approx(norms[0], rel=0.05)
 
 
 def test_state():

@@ -1,3 +1,4 @@
+import csv
 import time
 
 import pytest
@@ -7,10 +8,15 @@ from lightning.pytorch.loggers import CSVLogger
 from torch import nn
 
 from pixelgen.callbacks.checkpoint import Checkpoint
-from pixelgen.callbacks.periodic import sampling_mode
-from pixelgen.callbacks.throughput import Throughput, pause, peak_flops
+from pixelgen.callbacks.periodic import pause, sampling_mode
+from pixelgen.callbacks.throughput import Throughput, peak_flops
 from pixelgen.encoders.frozen import FrozenEncoder
 from tiny_run import TinyData, TinyModule, tiny_trainer
+
+# of the tiny network: products of 4 tokens, of one vector an image, attention; forward, and gradients of both factors
+TOKENS, VECTORS = 16 * 48 + 16 * 16 + 16 * 2 * 42 + 42 * 16 + 16 * 48, 16 * 16 + 16 * 96 + 16 * 32
+FLOPS = 3 * 2 * (4 * TOKENS + VECTORS + 2 * 4 * 4 * 16)
+FLOPS += 2 * 2 * (4 * 48 * 16 + 256 * 16)  # of images and times, whose gradient nobody asks for
 
 
 class Slow(FrozenEncoder):
@@ -94,10 +100,10 @@ def test_sampling_checkpoints_and_validation_are_left_out(tmp_path, monkeypatch,
 
     original = Checkpoint._write
 
-    def slow(self, trainer, path, **last):
+    def slow(self, trainer, *paths):
         with pause(trainer):
             time.sleep(0.25)
-        original(self, trainer, path, **last)
+        original(self, trainer, *paths)
 
     monkeypatch.setattr(Checkpoint, "_write", slow)
     throughput = Throughput(every_n_steps=6)
@@ -110,8 +116,7 @@ def test_sampling_checkpoints_and_validation_are_left_out(tmp_path, monkeypatch,
 def test_flops_are_counted_once_and_resumed(tmp_path):
     throughput = Throughput(every_n_steps=2, peak_flops=1e9)
     values = fit(tmp_path, throughput, Checkpoint(2), max_steps=4)
-    # 3 × 3 convolution of 3 to 3 channels on 8 × 8 pixels: forward, and the weight's gradient
-    assert throughput.flops_per_image == 2 * (2 * 9 * 3 * 3 * 64)
+    assert throughput.flops_per_image == FLOPS
     expected = throughput.flops_per_image * values["throughput/images_per_s"] / 1e9
     assert values["throughput/mfu"] == pytest.approx(expected)
     assert values["throughput/flops_per_step"] == pytest.approx(throughput.flops_per_image * 4)
@@ -123,16 +128,19 @@ def test_flops_are_counted_once_and_resumed(tmp_path):
 def test_accumulation(tmp_path):
     throughput = Throughput(every_n_steps=2, peak_flops=1e9)
     values = fit(tmp_path, throughput, max_steps=2, accumulate_grad_batches=2)
-    assert throughput.flops_per_image == 2 * (2 * 9 * 3 * 3 * 64)
+    assert throughput.flops_per_image == FLOPS
     assert values["throughput/images_per_s"] == pytest.approx(8000 / values["throughput/step_ms"])
 
 
-def test_training_does_not_notice(tmp_path):
+@pytest.mark.parametrize(("count_flops", "tolerance"), [(False, 0), (True, 1e-5)])
+def test_training_does_not_notice(tmp_path, count_flops, tolerance):
+    """Counted operations are split into smaller ones, which rounds otherwise."""
     plain, timed = TinyModule(global_noise=True), TinyModule(global_noise=True)
-    for module, callbacks in ((plain, []), (timed, [Throughput(every_n_steps=2, peak_flops=1e9)])):
+    throughput = Throughput(every_n_steps=2, count_flops=count_flops, peak_flops=1e9)
+    for module, callbacks in ((plain, []), (timed, [throughput])):
         torch.manual_seed(1)
         fit(tmp_path, *callbacks, module=module)
-    assert plain.losses == timed.losses
+    assert plain.losses == pytest.approx(timed.losses, rel=tolerance, abs=0)
 
 
 def test_nothing_is_left_behind_by_an_exception(tmp_path):
@@ -152,6 +160,31 @@ def test_nothing_is_left_behind_by_an_exception(tmp_path):
 def test_logged(tmp_path):
     fit(tmp_path, Throughput(every_n_steps=3), logger=CSVLogger(tmp_path, "", ""))
     assert "throughput/images_per_s" in (tmp_path / "metrics.csv").read_text()
+
+
+def rates(folder):
+    with (folder / "metrics.csv").open() as file:
+        return [
+            {name: float(row[name]) for name in row if name.startswith("lr") and row[name]}
+            for row in csv.DictReader(file)
+        ]
+
+
+def test_the_learning_rate_is_logged_with_its_warm_up(tmp_path):
+    module = TinyModule(lr=0.01, warmup_steps=4)
+    fit(tmp_path, Throughput(every_n_steps=50), module=module, logger=CSVLogger(tmp_path, "", ""), log_every_n_steps=2)
+    assert [row["lr"] for row in rates(tmp_path)] == pytest.approx([0.005, 0.01, 0.01])
+
+
+def test_the_learning_rate_of_each_group_is_logged(tmp_path):
+    class Groups(TinyModule):
+        def configure_optimizers(self):
+            last = [*self.denoiser.final_layer.parameters()]
+            others = [p for p in self.parameters() if all(p is not one for one in last)]
+            return torch.optim.AdamW([{"params": last, "lr": 0.1, "name": "last"}, {"params": others, "lr": 0.01}])
+
+    fit(tmp_path, Throughput(), module=Groups(), logger=CSVLogger(tmp_path, "", ""), max_steps=1)
+    assert rates(tmp_path) == [{"lr-last": pytest.approx(0.1), "lr-1": pytest.approx(0.01)}]
 
 
 def test_arguments():

@@ -9,18 +9,18 @@ from pathlib import Path
 import torch
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
-from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
 from pixelgen.callbacks.checkpoint import Checkpoint
 from pixelgen.callbacks.ema import EMA
-from pixelgen.callbacks.fid import FID
 from pixelgen.callbacks.geneval import GenEval
 from pixelgen.callbacks.preview import Preview
+from pixelgen.callbacks.scores import FID
 from pixelgen.callbacks.skip_nonfinite import SkipNonFinite
 from pixelgen.callbacks.summary import Summary
 from pixelgen.callbacks.throughput import Throughput
-from pixelgen.evaluation.extract import Metrics
+from pixelgen.conditioner import Labels, Text
+from pixelgen.evaluation import Metrics
 from pixelgen.evaluation.geneval import DetectedObject, Detector, Prompt
 from pixelgen.evaluation.geneval.prompts import ObjectSpec, to_lines
 from tiny_run import TinyData, TinyModule, tiny_trainer
@@ -30,22 +30,26 @@ warnings.filterwarnings("ignore")
 logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
 
 
-class Sharded(TinyModule):
-    text_encoder = "stands for one"
+class LabelsAndPrompts(Labels, Text):
+    """Classes, or prompts, whose length decides."""
 
-    def configure_model(self):
-        if getattr(self, "device_mesh", None) is not None and not hasattr(self, "done"):
-            self.done = True
-            self.denoiser = fully_shard(self.denoiser, mesh=self.device_mesh["data_parallel"])
+    def __init__(self):
+        Text.__init__(self, None)
+        self.num_classes = 3
+
+    def parse(self, given, number):
+        return super().parse([len(text) % 3 if isinstance(text, str) else text for text in given], number)
+
+
+class Poisoned(TinyModule):
+    def __init__(self):
+        super().__init__()
+        self.conditioner = LabelsAndPrompts()
 
     def training_step(self, batch, batch_idx):
         loss = super().training_step(batch, batch_idx)
         bad = self.global_step == 2 and self.global_rank == 1  # one process only
         return loss * float("inf") if bad else loss
-
-    def sample(self, condition=None, seeds=0, *, batch_size=64):
-        texts = [len(text) % 3 if isinstance(text, str) else text for text in condition]
-        return super().sample(texts, seeds, batch_size=batch_size)
 
 
 class Bright(Detector):
@@ -82,7 +86,7 @@ def main(strategy, folder, max_steps, ckpt_path=None):
     trainer = tiny_trainer(
         folder, [*callbacks, Checkpoint(every_n_steps=3, monitor="frechet/toy")], max_steps=max_steps, **options
     )
-    trainer.fit(Sharded(), TinyData(), ckpt_path=ckpt_path)
+    trainer.fit(Poisoned(), TinyData(), ckpt_path=ckpt_path)
     averages = ema.state_dict()["averages"]["0.5"]  # whole on the first process alone
     average = averages["final_layer.linear.weight"].flatten().tolist() if trainer.is_global_zero else None
     assert record.sharded == (strategy == "fsdp")

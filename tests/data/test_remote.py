@@ -1,4 +1,4 @@
-"""Remote files arrive whole from a server that stalls, hangs up, knows no ranges or is busy, and fail where they must."""
+"""Remote files arrive whole from a server that stalls, hangs up, knows no ranges or is busy; others fail."""
 
 from __future__ import annotations
 

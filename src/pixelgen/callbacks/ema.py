@@ -207,7 +207,9 @@ class EMA(Callback):
     def state_dict(self) -> dict[str, Any]:
         """Full tensors and primitives, copied to the CPU so that later steps cannot change them.
 
-        Where the averages are in shards, all ranks must call this; only rank 0 keeps what is gathered.
+        They are the optimizer `step` of the last update and the `averages` by name, as `pixelgen.runs.run` reads them
+        under `callbacks`, `EMA` of a checkpoint. Where the averages are in shards, all ranks must call this; only rank
+        0 keeps what is gathered.
         """
         averages = self._shadows if self._loaded is None else self._loaded
         copies: dict[str, Weights] = {name: {} for name in averages}

@@ -6,8 +6,8 @@ from typing import Any
 
 from lightning.pytorch import Trainer
 
-from pixelgen.callbacks.evaluator import Evaluator, record
-from pixelgen.callbacks.periodic import find_ema, log, sampling_mode
+from pixelgen.callbacks.periodic import find_ema, sampling_mode
+from pixelgen.callbacks.scores import Evaluator
 from pixelgen.conditioner import Text
 from pixelgen.distributed.processes import gather
 from pixelgen.evaluation.geneval import Detector, geneval_scores
@@ -69,7 +69,7 @@ class GenEval(Evaluator):
         self.detector.check(prompts)
         self._chosen = subset_by_task(prompts, self.num_prompts)
 
-    def evaluate(self, trainer: Trainer, pl_module: Any) -> dict[str, float]:
+    def run(self, trainer: Trainer, pl_module: Any) -> None:
         """Generate, judge and log; the same values on every process."""
         ema = find_ema(trainer)
         with sampling_mode(trainer, pl_module, eager=pl_module.device.type == "cpu"):
@@ -83,10 +83,8 @@ class GenEval(Evaluator):
             "sampler": pl_module.sampler.settings(),
             **self.detector.protocol,
         }
-        record(trainer, values | protocol)
-        log(trainer, values)
-        self.history.append({"step": trainer.global_step, **values})
-        return values
+        self.record(trainer, values | protocol)
+        self.keep(trainer, values)
 
     def _score(self, model: PixelGen, rank: int, world_size: int) -> dict[str, float]:
         images = [(prompt, seed) for prompt in self._chosen for seed in self.seeds]

@@ -19,7 +19,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 
-from pixelgen.callbacks import Callbacks, Evaluator, Preview, Progress
+from pixelgen.callbacks import Callbacks, Periodic, Progress
 from pixelgen.cli.arguments import (
     LAST,
     fill,
@@ -32,12 +32,12 @@ from pixelgen.cli.arguments import (
 )
 from pixelgen.config import build, one_sentence
 from pixelgen.data import ImageData
-from pixelgen.distributed.fsdp import FSDP, refuse_shards, refuse_unsupported
+from pixelgen.distributed.fsdp import refuse_shards, refuse_unsupported
 from pixelgen.models import Denoiser
 from pixelgen.module import PixelGen
+from pixelgen.runs.checkpoints import find_checkpoint, run_folder
 from pixelgen.runs.folder import SaveConfig, claim_folder, unused_folder
-from pixelgen.runs.run import check_resumable, find_checkpoint, run_folder
-from pixelgen.runs.transfer import start_from
+from pixelgen.runs.transfer import check_resumable, start_from
 
 TRAINER_DEFAULTS = {
     "precision": "bf16-mixed",
@@ -167,12 +167,11 @@ class CLI(LightningCLI):
         trainer: Trainer = self._instantiate_trainer(settings, extras)
         refuse_unsupported(trainer.strategy)
         for callback in extras:
-            if isinstance(callback, Evaluator | Preview):
+            if isinstance(callback, Periodic):
                 callback.check(self.model, self.datamodule)
         if self.config.ckpt_path:
             checkpoint = find_checkpoint(self.config.ckpt_path)
-            if not isinstance(trainer.strategy, FSDP):
-                refuse_shards(checkpoint)
+            refuse_shards(checkpoint, trainer.strategy)
             check_resumable(self.model, checkpoint)
         return trainer
 

@@ -50,7 +50,7 @@ def class_names(shapes: Sequence[str] = DEFAULT_SHAPES, colors: Sequence[str] = 
 
 
 def with_article(words: str) -> str:
-    """ "a red circle", "an orange circle"."""
+    """`a red circle`, `an orange circle`."""
     return f"an {words}" if words[0] in "aeiou" else f"a {words}"
 
 

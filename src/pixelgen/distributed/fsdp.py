@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import warnings
 from collections.abc import Iterable
 from datetime import timedelta
@@ -113,13 +114,13 @@ def read_shards(path: Path) -> dict[str, Any]:
     return checkpoint | {"state_dict": {key[len(prefix) :]: value for key, value in weights.items()}}
 
 
-def refuse_shards(checkpoint: Path) -> None:
+def refuse_shards(checkpoint: Path, strategy: Strategy) -> None:
     """Refuse to resume a checkpoint in shards without FSDP2.
 
     Raises:
-        ValueError: if it is one.
+        ValueError: in that case.
     """
-    if is_sharded(checkpoint):
+    if is_sharded(checkpoint) and not isinstance(strategy, FSDP):
         raise ValueError(
             f"{checkpoint} is in shards, which FSDP2 alone resumes: add --config configs/overlay/fsdp.yaml, "
             "or start from its weights with --init_from"
@@ -132,9 +133,10 @@ def refuse_unsupported(strategy: Strategy) -> None:
     Raises:
         ValueError: for FSDP1 and DeepSpeed, and for half and double precision that is not mixed.
     """
-    if isinstance(strategy.precision_plugin, HalfPrecision | DoublePrecision):
+    precision = strategy.precision_plugin
+    if isinstance(precision, HalfPrecision | DoublePrecision):
         raise ValueError(
-            f"trainer.precision {strategy.precision_plugin.precision} would keep weights, averages and moments in it: "
+            f"trainer.precision {precision.precision} would keep weights, averages and moments in it: "
             "take bf16-mixed, 16-mixed or 32-true"
         )
     if isinstance(strategy, FSDPStrategy | DeepSpeedStrategy):
@@ -145,12 +147,10 @@ def refuse_unsupported(strategy: Strategy) -> None:
 
 
 def check_synchronised(model: nn.Module, optimizers: Iterable[Optimizer], strategy: Strategy) -> None:
-    """Every parameter that trains must be split by FSDP2, or be one that DDP synchronises.
-
-    Others would get the gradients of their own process only, and the processes would drift apart without a word.
+    """Refuse parameters that neither FSDP2 has split nor DDP synchronises: the processes would drift apart.
 
     Raises:
-        ValueError: naming the first parameters of which that is not true.
+        ValueError: naming the first of them.
     """
     if isinstance(strategy, ModelParallelStrategy):
         fix = "give their module to `fully_shard` in `configure_model`"
@@ -158,13 +158,13 @@ def check_synchronised(model: nn.Module, optimizers: Iterable[Optimizer], strate
         fix = "create them in `__init__` or `configure_model`, as part of the module that is trained"
     else:
         return
-    names = {parameter: name for name, parameter in model.named_parameters() if parameter.requires_grad}
-    for group in (group for optimizer in optimizers for group in optimizer.param_groups):
-        for parameter in group["params"]:
-            names.setdefault(parameter, f"a parameter of shape {tuple(parameter.shape)} outside of the module")
-    wrapped = set() if strategy.model is None else set(getattr(strategy.model, "_module_parameters", ()))
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    wrapped = set(getattr(strategy.model, "_module_parameters", ()))
+    groups = [group["params"] for optimizer in optimizers for group in optimizer.param_groups]
     left = [
-        name for parameter, name in names.items() if not isinstance(parameter, DTensor) and parameter not in wrapped
+        names.get(parameter, f"a parameter of shape {tuple(parameter.shape)} outside of the module")
+        for parameter in itertools.chain(*groups)
+        if not isinstance(parameter, DTensor) and parameter not in wrapped
     ]
     if left:
         more = f" and {len(left) - 3} more" if len(left) > 3 else ""
