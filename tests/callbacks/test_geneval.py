@@ -6,7 +6,7 @@ import torch
 
 from painter import PROMPTS, Painter, painted
 from pixelgen.callbacks.ema import EMA
-from pixelgen.callbacks.geneval import GenEval
+from pixelgen.callbacks.scores import GenEval
 from pixelgen.callbacks.summary import Summary, scores
 from pixelgen.data.shapes import ShapesData
 from pixelgen.evaluation.geneval import ShapesDetector
@@ -73,7 +73,7 @@ def test_ranks_share_the_images(world_size, monkeypatch):
         verdicts.extend(own)
         return [(number, True) for number in range(7)]  # what all of them say together
 
-    monkeypatch.setattr("pixelgen.callbacks.geneval.gather", gather)
+    monkeypatch.setattr("pixelgen.callbacks.scores.gather", gather)
     for rank in range(world_size):
         model = Painter()
         assert callback._score(model, rank, world_size)["images"] == 1.0

@@ -13,9 +13,8 @@ from torch.distributed.tensor import DTensor
 
 from pixelgen.callbacks.checkpoint import Checkpoint
 from pixelgen.callbacks.ema import EMA
-from pixelgen.callbacks.geneval import GenEval
 from pixelgen.callbacks.preview import Preview
-from pixelgen.callbacks.scores import FID
+from pixelgen.callbacks.scores import FID, GenEval
 from pixelgen.callbacks.skip_nonfinite import SkipNonFinite
 from pixelgen.callbacks.summary import Summary
 from pixelgen.callbacks.throughput import Throughput
