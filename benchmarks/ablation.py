@@ -9,19 +9,18 @@ import csv
 import json
 import statistics
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from jsonargparse import CLI
 from rich.console import Console
-from torch import Tensor
 
 import pixelgen
 from pixelgen.data import ImageData
 from pixelgen.encoders import BackboneFeatures
-from pixelgen.evaluation import FeatureStatistics, ShapesAccuracy, Statistics, precision_recall
+from pixelgen.evaluation import PrecisionRecall, ShapesAccuracy, Statistics
+from pixelgen.evaluation.job import evenly_spaced
 from pixelgen.fit import main as fit
 from pixelgen.flow import to_uint8
 
@@ -79,29 +78,17 @@ def score(run: Path, data: ImageData, samples: int, reference_samples: int) -> d
     classes = model.denoiser.num_classes
     labels = None if classes is None else torch.arange(samples) % classes
     images = to_uint8(model.sample(labels, seeds=range(samples)))
-    generated = torch.cat([extractor(part) for part in images.split(64)])
-    real = torch.cat([extractor(part.to(model.device)) for part in _spread(data, reference_samples)])
-    precision, recall = precision_recall(generated, real)
-    found = {"frechet": _statistics(generated).distance(_statistics(real)), "precision": precision, "recall": recall}
+    generated = Statistics.of(torch.cat([extractor(part) for part in images.split(64)]))
+    dataset: Any = data.train_dataset()
+    chosen = evenly_spaced(dataset, reference_samples)
+    batches = (torch.stack([dataset[j]["image"] for j in chosen[i : i + 64]]) for i in range(0, len(chosen), 64))
+    real = Statistics.of(torch.cat([extractor(batch.to(model.device)) for batch in batches]))
+    found = {"frechet": generated.distance(real), **PrecisionRecall().compute(generated, real)}
     judge = ShapesAccuracy()
     if getattr(data, "class_names", None) == judge.class_names and labels is not None:
         judge.update(images.cpu(), labels)
         found |= {name: float(value) for name, value in judge.compute().items()}
     return found
-
-
-def _spread(data: ImageData, count: int, batch_size: int = 64) -> Iterator[Tensor]:
-    """Batches of training images (B, 3, H, W), uint8, evenly spaced over the set."""
-    dataset: Any = data.train_dataset()
-    chosen = [i * len(dataset) // count for i in range(min(count, len(dataset)))]
-    for i in range(0, len(chosen), batch_size):
-        yield torch.stack([dataset[j]["image"] for j in chosen[i : i + batch_size]])
-
-
-def _statistics(features: Tensor) -> Statistics:
-    sums = FeatureStatistics(features.shape[1])
-    sums.update(features.cpu())
-    return Statistics(*sums.compute())
 
 
 def _write_tables(folder: Path) -> str:
@@ -113,7 +100,7 @@ def _write_tables(folder: Path) -> str:
         found = [json.loads(path.read_text()) for path in runs]
         seeds = [path.parent.name.rpartition("-")[2] for path in runs]
         records += [{"row": row, "seed": seed, **entry} for seed, entry in zip(seeds, found, strict=True)]
-        cells = [_mean_and_spread([entry[name] for entry in found if name in entry]) for name in COLUMNS]
+        cells = [_mean_and_deviation([entry[name] for entry in found if name in entry]) for name in COLUMNS]
         lines.append(f"| {row} | {len(runs)} | " + " | ".join(cells) + " |")
     with (folder / "ablation.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, ("row", "seed", *COLUMNS, "steps", "minutes"))
@@ -124,12 +111,12 @@ def _write_tables(folder: Path) -> str:
     return table
 
 
-def _mean_and_spread(values: list[float]) -> str:
+def _mean_and_deviation(values: list[float]) -> str:
     if not values:
         return "–"
     digits = 0 if max(values) > 10 else 3
-    spread = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
-    return f"{statistics.mean(values):.{digits}f}{spread}"
+    deviation = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.{digits}f}{deviation}"
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import pytest
 import timm
 import torch
 
-from pixelgen.data.digits import write_digits
+from digits import write_digits
 from pixelgen.encoders.vgg import vgg16_features
 from pixelgen.fit import main
 from tiny_transformers import tiny_qwen3

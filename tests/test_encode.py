@@ -1,4 +1,4 @@
-"""Text states written into shards: those of encoding on the fly, trained on, and refused where they do not fit."""
+"""Text embeddings written into shards: those of encoding on the fly, trained on, and refused where they do not fit."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from safetensors import safe_open
 from safetensors.torch import load
 
 from pixelgen.data import Captions, ShardData
-from pixelgen.data.tars import Skipped, read_shard
+from pixelgen.data.tars import SkipCounts, read_shard
 from pixelgen.encode import encode, main
 from pixelgen.encoders import TextEncoder
 from pixelgen.fit import main as fit
@@ -42,10 +42,10 @@ def command(shards, to, *options):
 
 
 def samples(folder):
-    return [sample for shard in sorted(folder.glob("*.tar")) for sample in read_shard(str(shard), Skipped())]
+    return [sample for shard in sorted(folder.glob("*.tar")) for sample in read_shard(str(shard), SkipCounts())]
 
 
-def test_states_are_those_of_encoding_on_the_fly(shards, tmp_path, capsys):
+def test_embeddings_are_those_of_encoding_on_the_fly(shards, tmp_path, capsys):
     to = tmp_path / "encoded"
     encoded = command(shards, to, "--batch_size", "2")
     assert (encoded.shards, encoded.samples, encoded.kept) == (2, 5, 0)
@@ -53,10 +53,10 @@ def test_states_are_those_of_encoding_on_the_fly(shards, tmp_path, capsys):
     copies, network = samples(to), qwen()
     assert [(sample.key, sample.files["txt"].decode()) for sample in copies] == list(zip("01234", TEXTS, strict=True))
     assert {tuple(sample.files) for sample in copies} == {("png", "txt", "cls", "safetensors")}
-    states = torch.stack([load(sample.files["safetensors"])["text"] for sample in copies])
-    assert states.dtype == torch.bfloat16
-    assert torch.allclose(states.float(), network(TEXTS).float(), atol=0.02)
-    assert not torch.allclose(states[0].float(), states[1].float(), atol=0.2)
+    embeddings = torch.stack([load(sample.files["safetensors"])["text"] for sample in copies])
+    assert embeddings.dtype == torch.bfloat16
+    assert torch.allclose(embeddings.float(), network(TEXTS).float(), atol=0.02)
+    assert not torch.allclose(embeddings[0].float(), embeddings[1].float(), atol=0.2)
     out = capsys.readouterr().out
     assert "5 samples in 2 shards written: " in out
     assert "2 were left out:" in out
@@ -118,7 +118,7 @@ def run(shards, folder, *options):
     return fit([*data, *QUIET, *denoiser, "--run", str(folder), "--trainer.max_steps", "1", *options])
 
 
-def test_training_on_states_is_training_on_their_captions(shards, tmp_path):
+def test_training_on_embeddings_is_training_on_their_captions(shards, tmp_path):
     """With half of the prompts dropped, which stand for the empty one."""
     to = tmp_path / "encoded"
     encode([str(shards)], to=to, text_encoder=qwen(dtype="float32"))
@@ -143,12 +143,15 @@ def test_training_on_states_is_training_on_their_captions(shards, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"max_length": 8}, "the shards hold 8 text states of width 16, but the denoiser is built for 12 text states"),
+        (
+            {"max_length": 8},
+            "the shards hold 8 text embeddings of width 16, but the denoiser is built for 12 text embeddings",
+        ),
         ({"zero_padding": True}, "with zero_padding True, but the model's text_encoder has False"),
         ({"record": {"weights": "sha256:0"}}, "with weights sha256:0, but the model's text_encoder has sha256:"),
     ],
 )
-def test_states_of_another_encoder_are_refused_before_training(shards, tmp_path, options, message, capsys):
+def test_embeddings_of_another_encoder_are_refused_before_training(shards, tmp_path, options, message, capsys):
     record = options.pop("record", {})
     encode([str(shards)], to=tmp_path / "encoded", text_encoder=qwen(**options))
     path = tmp_path / "encoded" / "text_states.json"
@@ -159,7 +162,7 @@ def test_states_of_another_encoder_are_refused_before_training(shards, tmp_path,
     assert not (tmp_path / "run").exists()
 
 
-def test_states_without_captions_ask_for_the_prompts_of_previews_before_training(shards, tmp_path, capsys):
+def test_embeddings_without_captions_ask_for_the_prompts_of_previews_before_training(shards, tmp_path, capsys):
     encode([str(shards)], to=tmp_path / "encoded", text_encoder=qwen())
     bare = [
         (sample.key, {k: v for k, v in sample.files.items() if k != "txt"}) for sample in samples(tmp_path / "encoded")

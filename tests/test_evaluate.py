@@ -31,7 +31,7 @@ def folders(tmp_path_factory):
 
 
 def score(source, reference, **options):
-    return evaluate(source, reference, **({"extractor": Toy(), "metrics": SMALL, "num_workers": 0} | options))
+    return evaluate(source, reference=reference, **({"extractor": Toy(), "metrics": SMALL, "num_workers": 0} | options))
 
 
 def expected_distance():
@@ -81,7 +81,7 @@ def test_scores_of_one_protocol_are_replaced(folders, tmp_path):
 def test_reference_images_are_cropped_to_the_others(folders, tmp_path):
     real = write_folder(draw(40, size=20, seed=1), tmp_path / "real")
     large = score(folders[0], real)
-    from pixelgen.data.sets import open_images
+    from pixelgen.evaluation.images import open_images
 
     crops = open_images(real, 8)
     small = write_folder([crops[i]["image"] for i in range(40)], tmp_path / "small")
@@ -248,7 +248,7 @@ def test_the_network_is_compiled_if_asked(demo_run, folders, monkeypatch):
     monkeypatch.setattr("pixelgen.evaluate.sample", sample)
     for flags, compiled in ([], False), (["--compile"], True):
         main([str(demo_run), "--reference", str(folders[1]), "--num_images", "30", *flags, *TOY])
-        assert asked["compile"] is compiled
+        assert asked["sampling"].compile is compiled
 
 
 def test_what_is_images_and_what_weights(folders, demo_run, tmp_path):
@@ -297,7 +297,7 @@ def test_agrees_with_torch_fidelity_on_the_same_images_and_weights(tmp_path):
     made = write_folder(draw(16, size=32, brightness=-60), tmp_path / "made")
     real = write_folder(draw(18, size=32, seed=1, brightness=40), tmp_path / "real")
     metrics = Metrics(kid_subsets=10, kid_subset_size=12, splits=3)
-    ours = evaluate(made, real, extractor=Inception(weights), metrics=metrics, num_workers=0)
+    ours = evaluate(made, reference=real, extractor=Inception(weights), metrics=metrics, num_workers=0)
     theirs = calculate_metrics(
         input1=str(made), input2=str(real), cuda=False, isc=True, fid=True, kid=True, prc=True, verbose=False,
         feature_extractor="inception-v3-compat", feature_extractor_weights_path=str(weights), cache=False,

@@ -12,7 +12,8 @@ from safetensors.torch import load_file, save_file
 import pixelgen
 from pixelgen.cli.training import CLI
 from pixelgen.export import export, main
-from pixelgen.runs.run import EXPORT, EXPORT_FORMAT, Run, find_checkpoint, find_weights, read_contents
+from pixelgen.runs.checkpoints import EXPORT, EXPORT_FORMAT, find_checkpoint, find_weights, read_contents
+from pixelgen.runs.run import Run
 from pixelgen.runs.transfer import start_from
 
 
@@ -190,7 +191,7 @@ def test_nothing_is_left_of_an_export_that_failed(run, tmp_path, monkeypatch):
         target.write_text("half of it")
         raise SafetensorError("no space left")
 
-    monkeypatch.setattr("pixelgen.runs.run.save_file", full)
+    monkeypatch.setattr("pixelgen.runs.checkpoints.save_file", full)
     with pytest.raises(ValueError, match=r"could not write .* \(no space left\): free some space or give another --to"):
         export(run, tmp_path / "out")
     assert list((tmp_path / "out").iterdir()) == []

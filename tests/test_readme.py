@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 import pixelgen
+from digits import write_digits
 from pixelgen.cli.training import CLI
-from pixelgen.data.digits import write_digits
 from pixelgen.export import main as export
 
 ROOT = Path(__file__).parent.parent

@@ -16,7 +16,8 @@ from moments import in_the_fiftieth_image
 from pixelgen.export import export
 from pixelgen.flow import to_uint8
 from pixelgen.runs.run import Run
-from pixelgen.sample import main
+from pixelgen.sample import main, sample
+from pixelgen.samples.sampling import Sampling
 from processes import finish, free_port, start, status
 from tiny_run import randomise_average
 
@@ -81,6 +82,20 @@ def test_a_class_of_sampler_starts_from_its_own_defaults(run):
     folder = main([str(run), "--num_images", "1", "--sampler", "Heun", "--sampler.exact", "false"])
     assert settings(folder)["sampler"]["num_steps"] == 50
     assert settings(folder)["sampler"]["exact"] is False
+
+
+def test_the_checkpoint_is_read_once(run, tmp_path, monkeypatch):
+    read, load = [], torch.load
+    monkeypatch.setattr(torch, "load", lambda path, **options: read.append(path) or load(path, **options))
+    main([str(run), "--classes", "red circle", "--sampler.guidance", "2", "--to", str(tmp_path / "set")])
+    assert read == [run / "checkpoints" / "last.ckpt"]
+
+
+def test_python_takes_an_open_run(run, tmp_path):
+    opened, sampling = Run(run), Sampling(ema="raw", seed=3, precision="32-true")
+    ours = sample(opened, tmp_path / "ours", num_images=2, sampling=sampling)
+    theirs = main([str(run), "--num_images", "2", "--ema", "raw", "--seed", "3", "--to", str(tmp_path / "b"), *EXACT])
+    assert hashes(ours) == hashes(theirs)
 
 
 def test_classes_by_number_range_and_name(run, tmp_path):

@@ -10,7 +10,7 @@ import torch
 
 from parallel_parts import Means
 from pixelgen import PixelGen, sample
-from pixelgen.evaluation import Statistics, precision_recall
+from pixelgen.evaluation import PrecisionRecall, Statistics
 from pixelgen.evaluation import compare as tables
 from pixelgen.sweep import main
 from processes import finish, free_port, start
@@ -142,12 +142,14 @@ def test_images_beside_the_statistics_of_a_reference_are_measured_once(swept, tm
         assert now.scores["frechet/means"] == pytest.approx(before.scores["frechet/means"], rel=1e-9)
         ours = torch.stack([sample.read_image(now.folder / f"{i:06d}.png") for i in range(8)])
         theirs = torch.from_numpy(images).permute(0, 3, 1, 2)
-        precision, recall = precision_recall(forward(None, ours), forward(None, theirs))
+        precision, recall = (
+            PrecisionRecall().compute(*(Statistics.of(forward(None, s)) for s in (ours, theirs))).values()
+        )
         assert (now.scores["precision/means"], now.scores["recall/means"]) == (precision, recall)
 
 
 def test_what_the_reference_lacks_is_told_before_images_are_made(fresh, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("pixelgen.sweep.run", lambda *_: pytest.fail("images are made"))
+    monkeypatch.setattr("pixelgen.sweep.sample_with", lambda *_, **__: pytest.fail("images are made"))
     with pytest.raises(SystemExit):
         main([str(fresh), *SWEEP, "--metrics.precision_recall", "true"])
     assert "the reference holds no features of images: leave it out" in capsys.readouterr().err

@@ -80,7 +80,7 @@ def test_a_run_and_its_export_load_with_their_encoder(finished, tmp_path, monkey
     exported = pixelgen.load(tmp_path / "export", device="cpu")
     images = [model.sample("a photo of a red circle", seeds=1, sampler=GUIDED) for model in (run, exported)]
     assert torch.equal(*images)
-    assert run.text_encoder.width == 16
+    assert run.conditioner.encoder.width == 16
 
 
 def test_the_next_stage_starts_from_weights_at_another_size(finished, tmp_path):
@@ -95,9 +95,9 @@ def test_the_next_stage_starts_from_weights_at_another_size(finished, tmp_path):
     ("arguments", "message"),
     [
         ([*DENOISER, *encoder()], "TextJiT learns from captions, but the data has none"),
-        ([*CAPTIONS, *DENOISER], "TextJiT takes prompts: give the model a text_encoder"),
+        ([*CAPTIONS, *DENOISER], "TextJiT takes prompts through a text encoder, which this model has not: give it one"),
         ([*CAPTIONS, *encoder(), *CLASSES], "JiT takes no prompts: leave text_encoder out"),
-        ([*CAPTIONS, *DENOISER, *encoder("--model.text_encoder.max_length", "8")], "gives 8 states of width 16"),
+        ([*CAPTIONS, *DENOISER, *encoder("--model.text_encoder.max_length", "8")], "gives 8 embeddings of width 16"),
         ([*CAPTIONS, *DENOISER, *encoder("--model.text_encoder.zero_padding", "true")], "zero_padding is True"),
         ([*CAPTIONS, *DENOISER, *encoder("--model.text_encoder.model", "/nowhere")], "cannot load AutoModel from"),
     ],
@@ -144,7 +144,7 @@ def test_text_models_are_asked_by_text(finished, capsys):
         with pytest.raises(SystemExit):
             sample([str(finished), *arguments])
         error = capsys.readouterr().err.splitlines()[-1]
-        assert error == "error: this network is asked by text: give --prompts, and no --classes"
+        assert error == "error: this model takes text: use --prompts, not --classes"
 
 
 def test_a_negative_prompt_without_guidance_is_refused_before_a_folder_is_made(finished, tmp_path, capsys):
@@ -191,14 +191,14 @@ def test_prompts_of_shards_are_read_once(tmp_path):
     assert data.prompts(2) == ["photo 0", "photo 1"]
 
 
-def states():
+def embeddings():
     file = io.BytesIO()
     np.save(file, np.zeros((12, 16), np.float32))
     return file.getvalue()
 
 
 def test_shards_without_captions_have_no_prompts(tmp_path):
-    write_tar(tmp_path / "0.tar", [("0", {"png": picture(0), "npy": states()})])
+    write_tar(tmp_path / "0.tar", [("0", {"png": picture(0), "npy": embeddings()})])
     data = ShardData(str(tmp_path / "0.tar"), image_size=8, text_states=True)
     assert data.captions
     with pytest.raises(ValueError, match="no captions that could serve as prompts"):

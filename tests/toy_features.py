@@ -4,6 +4,7 @@ import torch
 from torch import nn
 
 from pixelgen.encoders import FeatureExtractor
+from pixelgen.evaluation.extract import Extraction
 
 
 class Toy(FeatureExtractor):
@@ -47,3 +48,10 @@ def write_folder(images, folder):
     for i, image in enumerate(images):
         Image.fromarray(image.permute(1, 2, 0).numpy()).save(folder / f"{i:06d}.png")
     return folder
+
+
+def reference_of(images, metrics):
+    """Statistics of images as a reference, with what metrics need."""
+    extraction = Extraction(Toy(), len(images), metrics.of_reference(Toy()), metrics.max_features, metrics.seed)
+    extraction.update(images, range(len(images)))
+    return extraction.statistics()

@@ -254,7 +254,7 @@ class Text(Conditioner):
                 "(for ShapesData, data.captions true; for others, data.captions Captions), or JiT for images without "
                 "text"
             )
-        encoder = self._encoder(f"{type(denoiser).__name__} takes prompts")
+        encoder = self._encoder(f"{type(denoiser).__name__} takes prompts through a text encoder")
         if data.text_shape not in (None, denoiser.text_shape):
             found, own = (
                 "{} text embeddings of width {}".format(*(s or ())) for s in (data.text_shape, denoiser.text_shape)

@@ -8,8 +8,9 @@ import yaml
 from rich.console import Console
 
 from pixelgen.cli.command import command
+from pixelgen.runs.checkpoints import refuse_used, write_export
 from pixelgen.runs.published import denoiser_of, model_config
-from pixelgen.runs.run import Run, refuse_used, write_export
+from pixelgen.runs.run import Run
 from pixelgen.samples.sampling import Average
 
 LICENCE = "Published weights are your own download and keep the licence that their authors gave them."
@@ -52,9 +53,10 @@ def convert(
     folder = run.path.with_suffix("") if to is None else Path(to)
     refuse_used(folder)
     weights, identity = run.weights(ema), run.identity(ema)
-    config = yaml.safe_dump({"model": model_config(weights, recipe, in_context_start, text_encoder)}, sort_keys=False)
-    text = f"# {identity['average']} of {run.path.name}, converted. {LICENCE}\n{config}"
-    return write_export(folder, denoiser_of(weights, run.path, in_context_start).state_dict(), identity, text)
+    config = model_config(weights, recipe, in_context_start, text_encoder)
+    comment = f"# {identity['average']} of {run.path.name}, converted. {LICENCE}\n"
+    text = comment + yaml.safe_dump({"model": config}, sort_keys=False)
+    return write_export(folder, denoiser_of(config, weights, run.path).state_dict(), identity, text)
 
 
 def _report(path: Path) -> None:

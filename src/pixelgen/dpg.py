@@ -49,6 +49,8 @@ def dpg(
     texts = read_texts(prompts)
     run, fabric = Run.open(source), launch(sampling.devices, sampling.precision, sampling.num_nodes)
     model = run.model(sampling.ema, fabric.device)
+    if sampling.compile:
+        model.denoiser.compile_blocks(dynamic=False)
     if not isinstance(model.conditioner, Text):
         raise ValueError(f"the model of {run} takes no prompts: give a text model")
     seeds = range(sampling.seed, sampling.seed + IMAGES)

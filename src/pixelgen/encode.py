@@ -19,7 +19,15 @@ from pixelgen.cli.command import command
 from pixelgen.data import Captions
 from pixelgen.data.decoding import Unusable, caption_of, image_of, random_of
 from pixelgen.data.shards import ENCODER
-from pixelgen.data.tars import Sample, Skipped, expand, finish_folder, read_shard, unfinished_folder, write_sample
+from pixelgen.data.tars import (
+    Sample,
+    SkipCounts,
+    expand_shards,
+    finish_folder,
+    read_shard,
+    unfinished_folder,
+    write_sample,
+)
 from pixelgen.distributed.processes import agree, gather, launch
 from pixelgen.encoders import TextEncoder
 from pixelgen.files import atomic, remove, write_text
@@ -39,7 +47,7 @@ class Encoded:
     left_out: list[str]
 
 
-class _LeftOut(Skipped):
+class _LeftOut(SkipCounts):
     """Remembers the place of each."""
 
     def __init__(self) -> None:
@@ -112,7 +120,7 @@ def encode(
 def _by_name(shards: Sequence[str]) -> dict[str, str]:
     """The source tars by the names that their copies get."""
     sources: dict[str, str] = {}
-    for shard in (shard for pattern in shards for shard in expand(pattern)):
+    for shard in (shard for pattern in shards for shard in expand_shards(pattern)):
         name = shard.rpartition("/")[2].partition(".tar")[0] + ".tar"
         if name in sources:
             raise ValueError(f"{sources[name]} and {shard} have the same name: encode them into two folders")
@@ -129,7 +137,7 @@ def _prepare(record: Path, settings: Mapping[str, Any]) -> None:
 
 
 def _batches(
-    shard: str, captions: Captions, seed: int, batch_size: int, left_out: Skipped
+    shard: str, captions: Captions, seed: int, batch_size: int, left_out: SkipCounts
 ) -> Iterator[list[tuple[Sample, str]]]:
     """Usable samples of a shard with their prompts, so many at a time; images are tried by several threads."""
 

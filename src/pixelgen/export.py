@@ -7,7 +7,8 @@ from pathlib import Path
 from rich.console import Console
 
 from pixelgen.cli.command import command
-from pixelgen.runs.run import Run, refuse_used, write_export
+from pixelgen.runs.checkpoints import refuse_used, write_export
+from pixelgen.runs.run import Run
 from pixelgen.samples.sampling import Average
 
 

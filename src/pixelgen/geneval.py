@@ -23,7 +23,7 @@ from pixelgen.samples.settings import folder_name, settings_of
 
 
 def geneval(
-    source: str | Path,
+    source: str | Path | Run,
     to: str | Path | None = None,
     *,
     prompts: str = "geneval",
@@ -64,14 +64,17 @@ def geneval(
         raise ValueError(f"images_per_prompt is {images_per_prompt}, num_prompts {num_prompts}: give at least 1")
     fabric = launch(sampling.devices, sampling.precision, sampling.num_nodes)
     if score_only:
-        score_folder(Path(source), detector, fabric)
-        return Path(source)
+        folder = Path(str(source))
+        score_folder(folder, detector, fabric)
+        return folder
     with agree(fabric):
         run = Run.open(source)
         chosen = subset_by_task(find_prompts(prompts, _shapes_data(run)), num_prompts)
         if not generate_only:
             detector = find_detector(detector, chosen)  # before hours of sampling, if it is missing
     model = run.model(sampling.ema, fabric.device)
+    if sampling.compile:
+        model.denoiser.compile_blocks(dynamic=False)
     if not isinstance(model.conditioner, Text):
         raise ValueError(f"the model of {source} takes no prompts: give a text model")
     seeds = range(sampling.seed, sampling.seed + images_per_prompt)
@@ -103,7 +106,7 @@ def _report(folder: Path) -> None:
     console.print(f"{folder}: images" + (f", {SCORES}, {RESULTS}" if scores.is_file() else ""), soft_wrap=True)
 
 
-main = command(geneval, _report, epilog=NOTE)
+main = command(geneval, _report, opens=str, epilog=NOTE)  # with --score_only, the source is no run
 
 if __name__ == "__main__":
     main()

@@ -12,14 +12,14 @@ from torchmetrics import Metric
 
 from pixelgen.callbacks.checkpoint import Checkpoint
 from pixelgen.callbacks.ema import EMA
-from pixelgen.callbacks.fid import FID
+from pixelgen.callbacks.scores import FID
+from pixelgen.conditioner import Unconditional
 from pixelgen.encoders.frozen import FeatureExtractor
-from pixelgen.evaluation.extract import Evaluation, Metrics
-from pixelgen.evaluation.frechet import frechet_distance
-from pixelgen.evaluation.statistics import Statistics
+from pixelgen.evaluation import Comparison, Metrics, Statistics, frechet_distance
 from pixelgen.flow import to_uint8
-from tiny_run import Means, Prompts, TinyData, TinyImages, TinyModule, tiny_trainer
-from toy_features import Toy
+from pixelgen.samples.generate import Request, stream
+from tiny_run import Means, TinyData, TinyImages, TinyModule, tiny_trainer
+from toy_features import Toy, reference_of
 
 NAME = "frechet/means"
 
@@ -66,22 +66,16 @@ def test_batch_size_does_not_matter(tmp_path, batch_size):
 
 @pytest.mark.parametrize("world_size", [1, 2, 3])
 def test_ranks_share_the_samples(world_size):
-    class Rank:
-        def __init__(self, rank):
-            self.global_rank, self.world_size = rank, world_size
-
+    requests = [Request("", i, i % 3) for i in range(10)]
     seen, calls = [], []
     for rank in range(world_size):
-        module, fid = TinyModule(), FID(Means(), num_samples=10, batch_size=2)
-        with torch.no_grad():
-            for images, labels in fid._images(Rank(rank), module):
-                seen += [(image.sum().item(), label.item()) for image, label in zip(images, labels, strict=True)]
+        module = TinyModule()
+        for numbers, images in stream(module, requests, None, 2, rank, world_size):
+            seen += [(image.sum().item(), number) for image, number in zip(images, numbers, strict=True)]
         calls.append(len(module.sampled))
     assert len(set(calls)) == 1  # sharded networks need as many calls on every rank
-    module = TinyModule()
-    with torch.no_grad():
-        whole = to_uint8(module.sample([i % 3 for i in range(10)], range(10)))
-    assert sorted(seen) == sorted((image.sum().item(), i % 3) for i, image in enumerate(whole))
+    whole = to_uint8(TinyModule().sample([i % 3 for i in range(10)], range(10)))
+    assert sorted(seen) == sorted((image.sum().item(), i) for i, image in enumerate(whole))
 
 
 def test_unlabelled(tmp_path):
@@ -251,13 +245,18 @@ def test_captions_of_the_data_are_prompts_in_their_order(tmp_path):
         def prompts(self, count):
             return [f"shape {i}" for i in range(count)]
 
+    class Captions(Unconditional):
+        description = "captions of the data in order"
+        examples = staticmethod(lambda number, data: data.prompts(number))
+        from_batch = staticmethod(lambda batch: None)
+
     class Prompted(TinyModule):
-        def sample(self, condition, seeds, **options):
+        def sample(self, condition=None, seeds=0, **options):
             self.asked = [*getattr(self, "asked", []), *zip(condition, seeds, strict=True)]
             return torch.rand(len(condition), 3, 8, 8)
 
     module = Prompted(num_classes=None)
-    module.conditioner = Prompts()
+    module.conditioner = Captions()
     tiny_trainer(tmp_path, [FID(Means(), num_samples=5, batch_size=3, seed=7)]).fit(module, Captioned())
     assert module.asked == [(f"shape {i}", 7 + i) for i in range(5)]
     assert json.loads((tmp_path / "evaluations.jsonl").read_text())["conditions"] == "captions of the data in order"
@@ -271,13 +270,11 @@ def test_every_metric_in_the_same_pass(tmp_path):
     fid = FID(extractor, num_samples=10, batch_size=4, metrics=SMALL, every_n_steps=3)
     trainer, module = fit(tmp_path, fid)
     assert extractor.passes == 4 + 2 * 3  # the reference once, then three batches at each of two evaluations
-    expected = Evaluation(Toy(), 10, SMALL)
+    expected = Comparison(Toy(), reference_of(TinyImages().images, SMALL), 10, SMALL)
     with torch.no_grad():
         images = to_uint8(module.sample([i % 3 for i in range(10)], range(10)))
-    expected.update(images, range(10))
-    real = Evaluation(Toy(), 16, SMALL.of_reference())
-    real.update(TinyImages().images, range(16))
-    scores = expected.scores(real.statistics())
+    expected.extraction.update(images, range(10))
+    scores = expected.scores()
     assert len(scores) == 8
     logged = {name: trainer.callback_metrics[name].item() for name in scores}
     assert logged == pytest.approx(scores, rel=1e-5)
@@ -296,9 +293,7 @@ def test_the_best_of_any_average_and_metric_can_be_watched(tmp_path):
 
 def test_features_of_a_reference_file_come_from_its_images(tmp_path):
     images = TinyImages().images
-    real = Evaluation(Toy(), 16, SMALL.of_reference())
-    real.update(images, range(16))
-    statistics = real.statistics()
+    statistics = reference_of(images, SMALL)
     moments = {name: getattr(statistics, name).numpy() for name in ("mu", "sigma", "mu_s", "sigma_s")}
     np.savez(tmp_path / "adm.npz", **moments, arr_0=images.permute(0, 2, 3, 1).numpy())
     trainer, _ = fit(tmp_path, FID(Toy(), num_samples=10, metrics=SMALL))

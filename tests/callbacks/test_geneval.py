@@ -6,7 +6,7 @@ import torch
 
 from painter import PROMPTS, Painter, painted
 from pixelgen.callbacks.ema import EMA
-from pixelgen.callbacks.geneval import GenEval
+from pixelgen.callbacks.scores import GenEval
 from pixelgen.callbacks.summary import Summary, scores
 from pixelgen.data.shapes import ShapesData
 from pixelgen.evaluation.geneval import ShapesDetector
@@ -39,7 +39,7 @@ def test_scores_of_a_model_that_is_right_for_even_seeds(tmp_path, batch_size):
     trainer, module = fit(tmp_path, EMA([0.5]), callback)
     expected = {f"geneval/{task}": 2 / 3 for task in TASKS}
     expected |= {"geneval/overall": 2 / 3, "geneval/images": 2 / 3, "geneval/prompts": 1.0}
-    logged = {name: value.item() for name, value in trainer.callback_metrics.items() if name.startswith("geneval")}
+    logged = {name: value.item() for name, value in trainer.callback_metrics.items() if name.startswith("geneval/")}
     assert logged == pytest.approx(expected)
     assert callback.history == [{"step": 6, **{name: pytest.approx(value) for name, value in expected.items()}}]
     assert Counter(seed for _, seed in module.asked) == {0: 12, 1: 12, 2: 12}
@@ -73,7 +73,7 @@ def test_ranks_share_the_images(world_size, monkeypatch):
         verdicts.extend(own)
         return [(number, True) for number in range(7)]  # what all of them say together
 
-    monkeypatch.setattr("pixelgen.callbacks.geneval.gather", gather)
+    monkeypatch.setattr("pixelgen.callbacks.scores.gather", gather)
     for rank in range(world_size):
         model = Painter()
         assert callback._score(model, rank, world_size)["images"] == 1.0

@@ -4,8 +4,8 @@ from lightning.pytorch.loggers import CSVLogger
 from rich.console import Console
 
 from pixelgen.callbacks.checkpoint import Checkpoint
-from pixelgen.callbacks.fid import FID
 from pixelgen.callbacks.preview import Preview
+from pixelgen.callbacks.scores import FID
 from pixelgen.callbacks.summary import Summary
 from pixelgen.callbacks.throughput import Throughput
 from tiny_run import Means, TinyData, TinyModule, tiny_trainer

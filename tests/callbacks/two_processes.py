@@ -13,14 +13,13 @@ from torch.distributed.tensor import DTensor
 
 from pixelgen.callbacks.checkpoint import Checkpoint
 from pixelgen.callbacks.ema import EMA
-from pixelgen.callbacks.fid import FID
-from pixelgen.callbacks.geneval import GenEval
 from pixelgen.callbacks.preview import Preview
+from pixelgen.callbacks.scores import FID, GenEval
 from pixelgen.callbacks.skip_nonfinite import SkipNonFinite
 from pixelgen.callbacks.summary import Summary
 from pixelgen.callbacks.throughput import Throughput
 from pixelgen.conditioner import Labels, Text
-from pixelgen.evaluation.extract import Metrics
+from pixelgen.evaluation import Metrics
 from pixelgen.evaluation.geneval import DetectedObject, Detector, Prompt
 from pixelgen.evaluation.geneval.prompts import ObjectSpec, to_lines
 from tiny_run import TinyData, TinyModule, tiny_trainer

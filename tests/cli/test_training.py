@@ -10,9 +10,9 @@ import yaml
 from lightning.pytorch.utilities import rank_zero_only
 
 import pixelgen
+from digits import write_digits
 from pixelgen.cli.arguments import last_checkpoint, with_nulls
 from pixelgen.cli.training import CLI
-from pixelgen.data.digits import write_digits
 from pixelgen.fit import main
 from pixelgen.flow import Euler
 from pixelgen.runs.run import Run
@@ -199,7 +199,7 @@ def test_init_from_takes_weights_and_nothing_else(finished_run, tmp_path):
             ["--callbacks.preview", "Preview", "--callbacks.preview.labels", "[41]"],
             "preview.labels are [41], but the network does not know them",
         ),
-        ([*FID, "--callbacks.fid.reference", "nowhere"], "fid.reference nowhere does not exist"),
+        ([*FID, "--callbacks.fid.reference", "nowhere"], "fid.reference: nowhere does not exist"),
     ],
 )
 def test_bad_input_is_refused_in_one_sentence(arguments, message, tmp_path, capsys):

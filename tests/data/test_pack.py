@@ -9,7 +9,7 @@ from PIL import Image
 from pixelgen.data import Captions, ShardData
 from pixelgen.data.decoding import image_of
 from pixelgen.data.pack import main, pack
-from pixelgen.data.tars import Skipped, read_shard
+from pixelgen.data.tars import SkipCounts, read_shard
 
 
 def fill(folder, count=6, captions=True, size=(20, 10)):
@@ -22,7 +22,7 @@ def fill(folder, count=6, captions=True, size=(20, 10)):
 
 
 def samples(folder):
-    return [sample for shard in sorted(folder.glob("*.tar")) for sample in read_shard(str(shard), Skipped())]
+    return [sample for shard in sorted(folder.glob("*.tar")) for sample in read_shard(str(shard), SkipCounts())]
 
 
 def test_images_and_captions_come_back(tmp_path, capsys):
@@ -36,7 +36,7 @@ def test_images_and_captions_come_back(tmp_path, capsys):
     assert sorted(int(sample.files["txt"].split()[1]) for sample in found) == list(range(0, 60, 10))
     for sample in found:
         assert np.array(image_of(sample.files))[0, 0, 0] == int(sample.files["txt"].split()[1])
-    assert not (tmp_path / "out.unfinished").exists()
+    assert not (tmp_path / ".out.unfinished").exists()
 
 
 def test_class_folders_become_labels_that_the_data_module_knows(tmp_path):
@@ -84,7 +84,7 @@ def test_impossible_sizes_are_refused_before_anything_is_written(tmp_path, optio
     fill(tmp_path / "in")
     with pytest.raises(ValueError, match="give a positive number, and at least 1"):
         pack(tmp_path / "in", tmp_path / "out", **options)
-    assert not (tmp_path / "out.unfinished").exists()
+    assert not (tmp_path / ".out.unfinished").exists()
 
 
 def test_large_images_are_shrunk_and_encoded(tmp_path):
@@ -98,8 +98,8 @@ def test_large_images_are_shrunk_and_encoded(tmp_path):
 
 def test_an_interrupted_pack_is_started_again_and_a_used_target_refused(tmp_path, capsys):
     fill(tmp_path / "in")
-    (tmp_path / "out.unfinished").mkdir()
-    (tmp_path / "out.unfinished" / "00000.tar").write_text("half")
+    (tmp_path / ".out.unfinished").mkdir()
+    (tmp_path / ".out.unfinished" / "00000.tar").write_text("half")
     assert pack(tmp_path / "in", tmp_path / "out").images == 6
     data = ShardData(str(tmp_path / "out"), image_size=8, captions=Captions())
     data.setup()

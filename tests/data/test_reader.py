@@ -6,19 +6,19 @@ from itertools import islice
 
 import pytest
 
-from pixelgen.data.reader import Place, Reader, Source, share
-from pixelgen.data.tars import Skipped, expand
+from pixelgen.data.reader import Position, Reader, Source, parts_of_pass
+from pixelgen.data.tars import SkipCounts, expand_shards
 from shard_files import write_shards, write_tar
 
 BIG = 1 << 30
 
 
 def source(folder, lengths, **options):
-    return Source("source", tuple(expand(write_shards(folder, lengths, **options))))
+    return Source("source", tuple(expand_shards(write_shards(folder, lengths, **options))))
 
 
 def reader(of, number=0, readers=1, buffer_bytes=BIG, state=(0, 0, 0, 0), seed=3):
-    return Reader(of, seed, number, readers, buffer_bytes, Skipped(), state)
+    return Reader(of, seed, number, readers, buffer_bytes, SkipCounts(), state)
 
 
 def one_pass(of, number, readers, epoch, **options):
@@ -49,7 +49,7 @@ def test_each_pass_is_disjoint_and_complete(tmp_path, lengths, readers):
 
 def test_whole_shards_come_equally_and_the_rest_by_samples():
     of = Source("s", tuple(f"{i}.tar" for i in range(11)))
-    parts = [share(of, 0, 4, number, 4) for number in range(4)]
+    parts = [parts_of_pass(of, 0, 4, number, 4) for number in range(4)]
     assert [[part.step for part in mine] for mine in parts] == [[1, 1, 2], [1, 1, 1], [1, 1, 1], [1, 1, 2]]
     whole = [part.shard for mine in parts for part in mine[:2]]
     assert len(set(whole)) == 8
@@ -61,7 +61,7 @@ def test_order_is_that_of_seed_and_pass_and_names_alone():
     moved = Source("elsewhere", tuple(f"/data/{i}.tar" for i in range(50)))
 
     def order(source, seed, epoch):
-        return [part.shard.rpartition("/")[2] for part in share(source, seed, epoch, 0, 1)]
+        return [part.shard.rpartition("/")[2] for part in parts_of_pass(source, seed, epoch, 0, 1)]
 
     assert order(of, 0, 0) == order(moved, 0, 0)
     assert len({tuple(order(of, seed, epoch)) for seed in (0, 1) for epoch in (0, 1)}) == 4
@@ -125,7 +125,7 @@ def test_passes_have_orders_of_their_own(tmp_path):
     of = source(tmp_path, [30])
     keys = [one_pass(of, 0, 1, epoch) for epoch in range(3)]
     assert keys[0] != keys[1] != keys[2]
-    assert Place(2) == (2, 0, 0)
+    assert Position(2) == (2, 0, 0)
 
 
 def test_a_source_that_has_vanished_is_named(tmp_path):

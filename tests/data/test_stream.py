@@ -13,8 +13,8 @@ from pixelgen.data.captions import Captions
 from pixelgen.data.decoding import Decoder
 from pixelgen.data.reader import Source
 from pixelgen.data.shapes import ShapesData
-from pixelgen.data.stream import Mixture, ShardLoader, ShardStream
-from pixelgen.data.tars import Skipped, expand
+from pixelgen.data.stream import Mixture, Reading, ShardLoader, ShardStream
+from pixelgen.data.tars import SkipCounts, expand_shards
 from shard_files import picture, write_shards, write_tar
 
 CAPTIONS = Captions(prefix_probability=0)
@@ -23,12 +23,12 @@ CAPTIONS = Captions(prefix_probability=0)
 def sources(folder, *lengths, weights=None):
     patterns = [write_shards(folder / str(i), n, captions=True, start=1000 * i) for i, n in enumerate(lengths)]
     weights = weights or [1.0] * len(lengths)
-    return [Source(name, tuple(expand(name)), w) for name, w in zip(patterns, weights, strict=True)]
+    return [Source(name, tuple(expand_shards(name)), w) for name, w in zip(patterns, weights, strict=True)]
 
 
 def stream(of, batch_size=2, length=8, rank=0, world_size=1, buffer_bytes=800, decoder=None):
     decoder = decoder or Decoder(8, captions=CAPTIONS)
-    return ShardStream(of, decoder, batch_size, length, 3, world_size, rank, buffer_bytes)
+    return ShardStream(Reading(of, decoder, 3, buffer_bytes), batch_size, length, world_size, rank)
 
 
 class Run:
@@ -142,7 +142,7 @@ def test_one_warning_and_the_count_for_what_cannot_be_used(tmp_path):
         warnings.simplefilter("always")
         run.train(3)
     assert [sorted(batch) for batch in run.seen] == [[0, 1, 2, 3]] * 3
-    reasons = dict(zip(Skipped.REASONS, run.loader.skipped.tolist(), strict=True))
+    reasons = dict(zip(SkipCounts.REASONS, run.loader.skipped.tolist(), strict=True))
     assert {reason for reason, n in reasons.items() if n} == {
         *("corrupt image", "no caption", "no image", "small image", "unreadable shard", "repeated file"),
     }
@@ -199,11 +199,10 @@ def test_an_item_does_not_depend_on_who_reads_it(tmp_path):
     captions = Captions(prefix_probability=0.5)
     of = sources(tmp_path, [10, 10])
 
+    reading = Reading(of, Decoder(8, 3, captions=captions, flip=True), 3, 10**6)
+
     def items(readers):
-        mixtures = [
-            Mixture(of, Decoder(8, 3, captions=captions, flip=True), 3, r, readers, 10**6, Skipped())
-            for r in range(readers)
-        ]
+        mixtures = [Mixture(reading, r, readers, SkipCounts()) for r in range(readers)]
         return sorted(item["caption"] for mixture in mixtures for item in islice(mixture, 20 // readers))
 
     assert items(1) == items(2) == items(4)

@@ -7,12 +7,12 @@ import warnings
 
 import pytest
 
-from pixelgen.data.tars import Skipped, expand, read_shard
+from pixelgen.data.tars import SkipCounts, expand_shards, read_shard
 from shard_files import write_shards, write_tar
 
 
 def read(path):
-    skipped = Skipped(quiet=True)
+    skipped = SkipCounts(quiet=True)
     samples = list(read_shard(str(path), skipped))
     return [sample.key for sample in samples], dict(skipped.counts), samples
 
@@ -88,22 +88,27 @@ def test_repeated_and_hidden_files_are_left_out(tmp_path):
 
 
 def test_the_first_of_each_kind_is_told_with_its_place():
-    skipped = Skipped()
+    skipped = SkipCounts()
     with pytest.warns(UserWarning, match=r"skipped, no image: 7 in a\.tar"):
         skipped.add("no image", "7 in a.tar")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         skipped.add("no image", "8 in a.tar")
-    assert dict(zip(Skipped.REASONS, skipped.take(), strict=True))["no image"] == 2
+    assert dict(zip(SkipCounts.REASONS, skipped.take(), strict=True))["no image"] == 2
     assert sum(skipped.take()) == 0
 
 
 def test_patterns(tmp_path):
     folder = write_shards(tmp_path / "s", [1] * 12)
     names = [f"{folder}/{i:03d}.tar" for i in range(12)]
-    assert expand(folder) == expand(f"{folder}/*.tar") == expand(f"{folder}/{{000..011}}.tar") == names
-    assert expand(f"{folder}/{{003,001}}.tar::{folder}/01?.tar") == [names[3], names[1], names[10], names[11]]
-    assert expand("http://host/{8..10}.tar") == [f"http://host/{i}.tar" for i in (8, 9, 10)]
-    assert expand("pipe:cat *.tar") == ["pipe:cat *.tar"]
+    assert (
+        expand_shards(folder)
+        == expand_shards(f"{folder}/*.tar")
+        == expand_shards(f"{folder}/{{000..011}}.tar")
+        == names
+    )
+    assert expand_shards(f"{folder}/{{003,001}}.tar::{folder}/01?.tar") == [names[3], names[1], names[10], names[11]]
+    assert expand_shards("http://host/{8..10}.tar") == [f"http://host/{i}.tar" for i in (8, 9, 10)]
+    assert expand_shards("pipe:cat *.tar") == ["pipe:cat *.tar"]
     with pytest.raises(ValueError, match=r"no shards match .*none/\*\.tar: give the tar files"):
-        expand(str(tmp_path / "none" / "*.tar"))
+        expand_shards(str(tmp_path / "none" / "*.tar"))

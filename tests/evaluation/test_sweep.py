@@ -3,8 +3,9 @@
 import pytest
 
 from pixelgen.evaluation.sweep import rows
+from pixelgen.flow import Heun
 
-OWN = {"class_path": "pixelgen.flow.Heun", "init_args": {"num_steps": 10, "shift": 2.0, "exact": False}}
+OWN = Heun(num_steps=10, shift=2.0, exact=False)
 
 
 def columns(*arguments):

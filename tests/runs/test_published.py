@@ -353,7 +353,7 @@ def test_what_does_not_fit_is_named(networks, tmp_path, change, message):
 def test_filling_leaves_no_value_to_chance(networks):
     state = {key: value.bfloat16() for key, value in networks[0].state_dict().items()}
     random = torch.get_rng_state()
-    found = denoiser_of(state, Path("a")).state_dict()
+    found = denoiser_of(model_config(state, Recipe()), state, Path("a")).state_dict()
     assert same(found, {key: value.float() for key, value in state.items()})
     assert torch.equal(random, torch.get_rng_state())
 

@@ -1,15 +1,20 @@
 """Fine-tuning starts from weights of other classes, none, or another image size, and from nothing else."""
 
+import re
+import warnings
+
 import pytest
 import torch
 import yaml
 
 import pixelgen
+from digits import write_digits
 from pixelgen import PixelGen
-from pixelgen.data.digits import write_digits
 from pixelgen.fit import main
+from pixelgen.losses import Objective
+from pixelgen.losses.adaptive import AdaptiveWeight
 from pixelgen.models import JiT
-from pixelgen.runs.transfer import start_from, transferred
+from pixelgen.runs.transfer import TABLE, check_resumable, start_from, transferred
 
 X, T = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(1)), torch.tensor([0.2, 0.7])
 
@@ -150,3 +155,60 @@ def test_a_published_file_becomes_a_model_of_a_folder(tmp_path):
     change = trained["blocks.0.attn.qkv.weight"] - source.state_dict()["blocks.0.attn.qkv.weight"]
     assert 0 < change.abs().max() <= 1.01e-4  # one step of AdamW from the weights of the file
     assert pixelgen.load(tmp_path / "run").denoiser.num_classes == 10
+
+
+def test_the_adaptive_weight_of_a_new_run_starts_anew(tmp_path):
+    """A run of other losses has balanced others: 3.7 there would be 3.7 times too much here."""
+
+    def model(seed):
+        return PixelGen(network(seed), Objective(adaptive=AdaptiveWeight()))
+
+    source, target = model(0), model(1)
+    source.objective.adaptive.weight.fill_(3.7)
+    run = saved(tmp_path / "run", source, network_settings())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        start_from(target, run)
+    assert float(target.objective.adaptive.weight) == 1.0
+    assert torch.equal(target.denoiser.state_dict()[TABLE], source.denoiser.state_dict()[TABLE])
+
+
+def network_settings(**options):
+    return (
+        dict(input_size=8, patch_size=4, hidden_size=16, depth=2, num_heads=2, num_classes=3, bottleneck_dim=4)
+        | options
+    )
+
+
+def saved(folder, model, settings):
+    """A run folder with the weights of a model, and an EMA that is the same."""
+    (folder / "checkpoints").mkdir(parents=True)
+    ema = {"EMA": {"averages": {"0.99": dict(model.denoiser.named_parameters())}, "step": 5}}
+    checkpoint = {"state_dict": model.state_dict(), "callbacks": ema, "global_step": 5}
+    torch.save(checkpoint, folder / "checkpoints" / "last.ckpt")
+    section = {"denoiser": {"class_path": "pixelgen.models.JiT", "init_args": {"in_context_len": 0} | settings}}
+    (folder / "config.yaml").write_text(yaml.safe_dump({"model": {"init_args": section}}))
+    return folder
+
+
+@pytest.mark.parametrize("start", [0, 1])
+def test_class_tokens_enter_where_they_did(tmp_path, start):
+    tokens = {"in_context_len": 2, "in_context_start": start}
+    source = PixelGen(network(0, **tokens))
+    run = saved(tmp_path / "run", source, network_settings(**tokens))
+    loaded = pixelgen.load(run, device="cpu")
+    assert loaded.denoiser.in_context_start == start
+    assert repr(loaded).endswith(f"weights: EMA 0.99 of step 5, {run}")
+    here, other = (PixelGen(network(1, in_context_len=2, in_context_start=at)) for at in (start, 1 - start))
+    check_resumable(here, run / "checkpoints" / "last.ckpt")
+    start_from(here, run)
+    before = {key: value.clone() for key, value in other.denoiser.state_dict().items()}
+    sentence = (
+        f"the class tokens of {run} enter before block {start}, here before block {1 - start}: set "
+        f"model.denoiser.in_context_start to {start}"
+    )
+    for use in (start_from, lambda model, folder: check_resumable(model, folder / "checkpoints" / "last.ckpt")):
+        with pytest.raises(ValueError, match=f"^{re.escape(sentence)}$"):
+            use(other, run)
+    assert all(torch.equal(before[key], value) for key, value in other.denoiser.state_dict().items())
+    start_from(PixelGen(network(1, num_classes=None, in_context_start=1 - start)), run)  # it has no class tokens

@@ -33,7 +33,9 @@ def test_names_are_asked_for_only_when_needed_and_may_be_unknown():
     assert parse_classes(["0"], 3, unknown) == [0]
     with pytest.raises(ValueError, match="nobody knows: give numbers, 0 to 2, instead of 'tench'"):
         parse_classes(["tench"], 3, unknown)
-    with pytest.raises(ValueError, match="this network has no classes: leave out --classes"):
+    with pytest.raises(
+        ValueError, match="this network has neither classes nor text: leave out --classes and --prompts"
+    ):
         Unconditional().from_words(["0"], None, unknown)
 
 

@@ -13,7 +13,7 @@ from pixelgen import PixelGen
 from pixelgen.flow import Heun, to_uint8
 from pixelgen.models import JiT
 from pixelgen.samples import generate as generation
-from pixelgen.samples.generate import METADATA, Request, generate, network_batch
+from pixelgen.samples.generate import METADATA, Request, generate, network_batch, stream
 from pixelgen.samples.sampling import Sampling
 
 SETTINGS = {"sampler": {"class": "Heun", "num_steps": 2}, "seed": 0}
@@ -157,3 +157,43 @@ def test_the_network_sees_whole_batches_whatever_is_left_to_make(model, fabric, 
         hook.remove()
     together = network_batch(model.denoiser)
     assert set(rows) == {together, 2 * together}  # unguided and guided steps
+
+
+def numbers_and_images(model, count, **options):
+    return [(numbers, images) for numbers, images in stream(model, requests(count), **options)]
+
+
+def test_the_stream_is_what_sample_returns(model):
+    expected = to_uint8(model.sample([i % 3 for i in range(7)], list(range(100, 107)), batch_size=3))
+    found = numbers_and_images(model, 7, batch_size=3)
+    assert [numbers for numbers, _ in found] == [[0, 1, 2], [3, 4, 5], [6]]
+    assert torch.equal(torch.cat([images for _, images in found]), expected)
+
+
+def test_every_process_calls_the_network_equally_often(model, monkeypatch):
+    calls = []
+
+    def sample(conditions, seeds, *args, **options):
+        calls.append(len(seeds))
+        return PixelGen.sample(model, conditions, seeds, *args, **options)
+
+    monkeypatch.setattr(model, "sample", sample)
+    shares, counts = [], []
+    for rank in range(3):
+        calls.clear()
+        shares += [numbers_and_images(model, 8, batch_size=2, rank=rank, world_size=3)]
+        counts.append(len(calls))
+    assert counts == [2, 2, 2]
+    assert [[numbers for numbers, _ in share] for share in shares] == [[[0, 1], [6, 7]], [[2, 3]], [[4, 5]]]
+    calls.clear()
+    assert [numbers for numbers, _ in numbers_and_images(model, 5, batch_size=4, present={0, 1, 2, 3}, pad=True)] == [
+        [4]
+    ]
+    assert calls == [4]
+
+
+def test_the_stream_takes_other_samplers_sizes_and_precisions(model):
+    sampling = Sampling(sampler=Heun(num_steps=3), size=(8, 16), precision="bf16-mixed")
+    ((_, images),) = numbers_and_images(model, 2, sampling=sampling)
+    expected = model.sample([0, 1], 100, Heun(num_steps=3), size=(8, 16), precision="bf16-mixed")
+    assert torch.equal(images, to_uint8(expected))

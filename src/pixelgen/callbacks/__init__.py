@@ -2,12 +2,10 @@
 
 from pixelgen.callbacks.checkpoint import Checkpoint
 from pixelgen.callbacks.ema import EMA
-from pixelgen.callbacks.evaluator import Evaluator
-from pixelgen.callbacks.fid import FID
-from pixelgen.callbacks.geneval import GenEval
 from pixelgen.callbacks.periodic import Periodic
 from pixelgen.callbacks.preview import Preview
 from pixelgen.callbacks.progress import Progress
+from pixelgen.callbacks.scores import FID, Evaluator, GenEval
 from pixelgen.callbacks.skip_nonfinite import SkipNonFinite
 from pixelgen.callbacks.skipped import Skipped
 from pixelgen.callbacks.slots import Callbacks

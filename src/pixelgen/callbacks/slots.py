@@ -6,9 +6,8 @@ from lightning.pytorch import Callback
 
 from pixelgen.callbacks.checkpoint import Checkpoint
 from pixelgen.callbacks.ema import EMA
-from pixelgen.callbacks.fid import FID
-from pixelgen.callbacks.geneval import GenEval
 from pixelgen.callbacks.preview import Preview
+from pixelgen.callbacks.scores import FID, GenEval
 from pixelgen.callbacks.skip_nonfinite import SkipNonFinite
 from pixelgen.callbacks.skipped import Skipped
 from pixelgen.callbacks.summary import Summary

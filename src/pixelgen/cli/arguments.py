@@ -8,7 +8,7 @@ from typing import Any
 
 from jsonargparse import Namespace
 
-from pixelgen.runs.run import find_checkpoint, run_folder
+from pixelgen.runs.checkpoints import find_checkpoint, run_folder
 
 POLYNOMIAL = "torch.optim.lr_scheduler.PolynomialLR"
 LAST = "last"  # the value of --ckpt_path for "wherever this run was stopped"

@@ -22,29 +22,32 @@ from pixelgen.samples.sampling import Sampling
 T = TypeVar("T")
 
 
-def command(function: Callable[..., T], report: Callable[[T], object] | None = None, **texts: str) -> Callable[..., T]:
+def command(
+    function: Callable[..., T],
+    report: Callable[[T], object] | None = None,
+    opens: Callable[[str], Any] = Run,
+    **texts: str,
+) -> Callable[..., T]:
     """The `main` of a verb: parses its arguments, calls it, and tells of the result.
 
     Arguments without a default are positional, or required flags where they are keyword-only; all others are flags. A
     sequence takes one or more values, a tuple as many as it is long, and a switch none, or `true` or `false`. The
-    fields of a parameter `sampling` are flags themselves, and `--sampler.guidance 2` without a class changes the
-    sampler of the source. A `source` whose annotation names `Run` arrives opened. Errors are told in one sentence, and
-    end with exit status 2.
+    fields of a parameter `sampling` are flags themselves, unless the function has an argument of that name, and
+    `--sampler.guidance 2` without a class changes the sampler of the source. A `source` whose annotation names `Run`
+    arrives opened. Errors are told in one sentence, and end with exit status 2.
 
     Args:
         function: the verb; its docstring is the help.
         report: called with the result, in the first process only.
+        opens: opens the source.
         texts: `prog`, `description` or `epilog` of the help, if not those of the function.
-
-    Example:
-        main = command(sample, lambda folder: print(f"{folder}: grid.png"))
     """
 
     def main(args: Sequence[str] | None = None) -> T:
         """Do what the command line says; see `--help`."""
         arguments = list(sys.argv[1:] if args is None else args)
         with stop_on_bad_input():
-            result = function(**_parse(function, texts, arguments))
+            result = function(**_parse(function, texts, arguments, opens))
         if report is not None and rank_zero_only.rank == 0:  # type: ignore[attr-defined]
             report(result)
         return result
@@ -86,17 +89,16 @@ class _Argument:
             options |= {"type": get_args(only)[0], "nargs": len(get_args(only))}
         elif get_origin(only) in (Sequence, list):
             options |= {"type": get_args(only)[0], "nargs": "+"}
-        if not self.is_flag:
-            parser.add_argument(self.name, **options)
-        elif self.default is Parameter.empty:
-            parser.add_argument(f"--{self.name}", required=True, **options)
-        else:
-            parser.add_argument(f"--{self.name}", default=self.default, **options)
+        if self.default is not Parameter.empty:
+            options["default"] = self.default
+        elif self.is_flag:
+            options["required"] = True
+        parser.add_argument(f"--{self.name}" if self.is_flag else self.name, **options)
 
-    def convert(self, value: Any, run: Run | None) -> Any:
+    def convert(self, value: Any, run: Run | None, opens: Callable[[str], Any]) -> Any:
         """What the function gets for a parsed value; `run` is the source, if it is open already."""
         if Run in self.hints:
-            return run or Run(value)
+            return run or opens(value)
         return tuple(value) if get_origin(self.hints[0]) is tuple and value is not None else value
 
 
@@ -110,7 +112,7 @@ def _arguments(function: Callable[..., Any]) -> list[_Argument]:
     for name, parameter in signature(function).parameters.items():
         hint, default = hints[name], parameter.default
         if hint is Sampling:
-            arguments += _arguments(Sampling)
+            arguments += [argument for argument in _arguments(Sampling) if argument.name not in hints]
             continue
         kinds = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
         kinds = tuple(kind for kind in kinds if kind is not NoneType)
@@ -119,9 +121,10 @@ def _arguments(function: Callable[..., Any]) -> list[_Argument]:
     return arguments
 
 
-def _parse(function: Callable[..., Any], texts: dict[str, str], given: Sequence[str]) -> dict[str, Any]:
-    arguments = _arguments(function)
-    about = cleandoc(function.__doc__ or "").partition("\nArgs:")[0]
+def _parse(
+    function: Callable[..., Any], texts: dict[str, str], given: Sequence[str], opens: Callable[[str], Any]
+) -> dict[str, Any]:
+    arguments, about = _arguments(function), cleandoc(function.__doc__ or "").partition("\nArgs:")[0]
     defaults: dict[str, Any] = {"prog": f"python -m pixelgen.{function.__name__}", "description": about}
     parser = ArgumentParser(**(defaults | texts), allow_abbrev=False, exit_on_error=False)
     for argument in arguments:
@@ -129,9 +132,11 @@ def _parse(function: Callable[..., Any], texts: dict[str, str], given: Sequence[
     try:
         run = _own_sampler(parser, given)
         found = parser.instantiate(parser.parse_args(given))
-        options = {argument.name: argument.convert(found[argument.name], run) for argument in arguments}
-        if "sampling" in signature(function).parameters:
-            options["sampling"] = Sampling(**{field.name: options.pop(field.name) for field in fields(Sampling)})
+        options = {argument.name: argument.convert(found[argument.name], run, opens) for argument in arguments}
+        own = signature(function).parameters
+        if "sampling" in own:
+            names = [field.name for field in fields(Sampling) if field.name not in own]
+            options["sampling"] = Sampling(**{name: options.pop(name) for name in names})
     except (ArgumentError, ValueError) as error:
         if "arguments are required: source" in str(error):
             raise ValueError("say what to sample from: a run folder, a checkpoint or an export") from error
@@ -141,22 +146,15 @@ def _parse(function: Callable[..., Any], texts: dict[str, str], given: Sequence[
 
 
 def _own_sampler(parser: ArgumentParser, given: Sequence[str]) -> Run | None:
-    """Where flags below `--sampler.` come without a class, let them change the sampler of the source, which is opened.
-
-    Arguments that have nothing to do with the sampler are parsed first, to find the source among them.
-    """
+    """Let flags below `--sampler.` without a class change the sampler of the source; the other arguments tell it."""
     flags = [argument.partition("=")[0] for argument in given]
     if not any(flag.startswith("--sampler.") for flag in flags) or {"--sampler", "--sampler.help"} & {*flags}:
         return None
-    others: list[str] = []
-    waits = False  # whether a flag of the sampler waits for its value
-    for argument, flag in zip(given, flags, strict=True):
-        if waits:
-            waits = False
-        elif flag.startswith("--sampler."):
-            waits = "=" not in argument
-        else:
+    others, waits = [], False  # whether a flag of the sampler waits for its value
+    for argument in given:
+        if not waits and not argument.startswith("--sampler."):
             others.append(argument)
+        waits = not waits and argument.startswith("--sampler.") and "=" not in argument
     run = Run(parser.parse_args(others).source)
     parser.set_defaults(sampler=run.sampler)
     return run

@@ -35,9 +35,9 @@ from pixelgen.data import ImageData
 from pixelgen.distributed.fsdp import refuse_shards, refuse_unsupported
 from pixelgen.models import Denoiser
 from pixelgen.module import PixelGen
+from pixelgen.runs.checkpoints import find_checkpoint, run_folder
 from pixelgen.runs.folder import SaveConfig, claim_folder, unused_folder
-from pixelgen.runs.run import check_resumable, find_checkpoint, run_folder
-from pixelgen.runs.transfer import start_from
+from pixelgen.runs.transfer import check_resumable, start_from
 
 TRAINER_DEFAULTS = {
     "precision": "bf16-mixed",

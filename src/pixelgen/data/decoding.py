@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from io import BytesIO
 from random import Random
 
@@ -18,49 +19,30 @@ from pixelgen.data.tars import IMAGES, Sample
 
 
 class Unusable(Exception):
-    """A sample cannot be used.
-
-    Args:
-        reason: One of `Skipped.REASONS`.
-        detail: What exactly is wrong.
-    """
+    """A sample cannot be used: for a reason out of `SkipCounts.REASONS`, and what exactly is wrong."""
 
     def __init__(self, reason: str, detail: str) -> None:
         super().__init__(f"{reason}: {detail}")
         self.reason, self.detail = reason, detail
 
 
+@dataclass
 class Decoder:
-    """Makes items: the image centre-cropped, with label, caption or text states as asked for.
+    """Makes items: the image centre-cropped, with label, caption or text embeddings as asked for.
 
     What is random about an item (caption, prefix, flip) depends on the seed, the sample's shard and key, and the pass.
-
-    Args:
-        image_size: Side of the crops in pixels.
-        seed: Decides random choices.
-        class_names: Names for `cls` files that hold a name instead of a number; None if there are no names.
-        num_classes: Number of classes; None without labels.
-        captions: How captions are chosen; None without captions.
-        text_states: Whether items have the text states of a `safetensors` or `npy` file.
-        min_side: Images whose shorter side has fewer pixels are unusable.
-        flip: Mirror about half of the samples left to right.
+    The arguments are those of `ShardData`; there are no labels without `num_classes`.
     """
 
-    def __init__(
-        self,
-        image_size: int,
-        seed: int = 0,
-        class_names: Sequence[str] | None = None,
-        num_classes: int | None = None,
-        captions: Captions | None = None,
-        text_states: bool = False,
-        min_side: int = 0,
-        flip: bool = False,
-    ) -> None:
-        self.image_size, self.seed, self.min_side, self.flip = image_size, seed, min_side, flip
-        self.class_names, self.num_classes = class_names, num_classes
-        self.captions, self.text_states = captions, text_states
-        self.text_shape: tuple[int, ...] | None = None  # what text states must have, once it is known
+    image_size: int
+    seed: int = 0
+    class_names: Sequence[str] | None = None
+    num_classes: int | None = None
+    captions: Captions | None = None
+    text_states: bool = False
+    min_side: int = 0
+    flip: bool = False
+    text_shape: tuple[int, ...] | None = None  # (L, E) that text embeddings must have, once it is known
 
     def __call__(self, sample: Sample) -> Item:
         """The item of a sample.

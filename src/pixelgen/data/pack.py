@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import io
-import shutil
 import sys
 import tarfile
+from argparse import ArgumentError
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -18,11 +18,13 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import track
 
+from pixelgen.config import one_sentence
 from pixelgen.data.captions import caption_files, json_fields
 from pixelgen.data.decoding import Unusable, image_of
 from pixelgen.data.folder import class_folders, list_images
 from pixelgen.data.shards import CLASSES
-from pixelgen.data.tars import IMAGES, finish_folder, unfinished_folder, write_sample
+from pixelgen.data.tars import IMAGES, check_unused, write_sample
+from pixelgen.files import atomic
 
 NAMED = 10  # files that the report names
 
@@ -49,8 +51,8 @@ def pack(
 
     An image's caption is the txt or json file of the same name (`x.jpg`, `x.txt`). If no image has one, the folders in
     `folder` are classes, and their sorted names go to `classes.txt` beside the shards. Every image is decoded once;
-    damaged ones, and those without a caption that can be read where others have one, are left out and named. Shards
-    are written to `<to>.unfinished`, which gets its name when all is done: what was interrupted is started again.
+    damaged ones, and those without a caption that can be read where others have one, are left out and named. The
+    folder gets its name when all is done: what was interrupted is started again.
 
     Args:
         folder: where the images are: jpg, jpeg, png, webp, bmp, at any depth.
@@ -65,23 +67,23 @@ def pack(
     """
     if shard_mb <= 0 or (size is not None and size < 1):
         raise ValueError(f"shard_mb is {shard_mb} and size {size}: give a positive number, and at least 1")
-    unfinished = unfinished_folder(to)
+    check_unused(to)
     files = list_images(folder) if folder.is_dir() else []
     if not files:
         raise ValueError(f"there are no images in {folder}: give a folder with jpg, jpeg, png, webp or bmp files")
     captioned = any(caption_files(Path(file)) for file in files)
     names = None if captioned else class_folders(folder)
     Random(seed).shuffle(files)
-    shutil.rmtree(unfinished, ignore_errors=True)
-    unfinished.mkdir(parents=True)
     packed = Packed(to)
     samples = _samples(folder, files, captioned, names, size, encoding, packed)
-    _write(samples, unfinished, int(shard_mb * 1e6), packed)
-    if not packed.images:
-        raise ValueError(f"none of the {len(files)} images in {folder} can be packed: {packed.left_out[0]}")
-    if names is not None:
-        (unfinished / CLASSES).write_text("".join(f"{name}\n" for name in names))
-    finish_folder(to)
+    with atomic(to) as unfinished:
+        unfinished.unlink()
+        unfinished.mkdir()
+        _write(samples, unfinished, int(shard_mb * 1e6), packed)
+        if not packed.images:
+            raise ValueError(f"none of the {len(files)} images in {folder} can be packed: {packed.left_out[0]}")
+        if names is not None:
+            (unfinished / CLASSES).write_text("".join(f"{name}\n" for name in names))
     return packed
 
 
@@ -151,13 +153,14 @@ def _write(samples: Iterator[dict[str, bytes]], folder: Path, limit: int, packed
 
 def main(args: Sequence[str] | None = None) -> Packed:
     """Pack as the options say; see `python -m pixelgen.data.pack --help`."""
-    parser = ArgumentParser(prog="python -m pixelgen.data.pack", allow_abbrev=False)
+    parser = ArgumentParser(prog="python -m pixelgen.data.pack", allow_abbrev=False, exit_on_error=False)
     parser.add_argument("folder", type=Path, help="where the images are")
     parser.add_function_arguments(pack, skip={"folder"})
     try:
         packed = pack(**parser.parse_args(args))
-    except ValueError as error:
-        sys.stderr.write(f"error: {error}\n")
+    except (ArgumentError, ValueError) as error:
+        flags = [flag for action in parser._actions for flag in action.option_strings]
+        sys.stderr.write(f"error: {one_sentence(error, flags)}\n")
         raise SystemExit(2) from error
     console = Console(soft_wrap=True, markup=False)
     console.print(f"{packed.images} images in {packed.shards} shards in {packed.folder}")

@@ -1,7 +1,7 @@
-"""The order in which shards are read: one permutation a pass, shared out among readers, shuffled in bounded blocks.
+"""The order in which shards are read: one permutation a pass, split across readers, shuffled in bounded blocks.
 
-Everything here is a function of the seed and of a place, a few integers, so that a reader can be put where another one
-stopped.
+Everything here is a function of the seed and of a position, a few integers, so that a reader can resume where another
+one stopped.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from random import Random
 from typing import NamedTuple
 from zlib import crc32
 
-from pixelgen.data.tars import Sample, Skipped, read_shard
+from pixelgen.data.remote import without_login
+from pixelgen.data.tars import Sample, SkipCounts, read_shard
 
 
 @dataclass(frozen=True)
@@ -32,8 +33,8 @@ class Source:
         return f"{len(self.shards)} shards {crc32(names.encode()):08x}"
 
 
-class Place(NamedTuple):
-    """Where a reader stands: pass over all shards, shard of its share in that pass, sample of that shard."""
+class Position(NamedTuple):
+    """Of a reader: pass over all shards, number of its shard in that pass, sample of that shard."""
 
     epoch: int = 0
     shard: int = 0
@@ -48,7 +49,7 @@ class Part(NamedTuple):
     step: int
 
 
-def share(source: Source, seed: int, epoch: int, reader: int, readers: int) -> list[Part]:
+def parts_of_pass(source: Source, seed: int, epoch: int, reader: int, readers: int) -> list[Part]:
     """The part of one of several readers in one pass: together they read every sample of the source exactly once.
 
     The shards are permuted by (seed, their names, epoch) alone. Each reader takes equally many whole shards;
@@ -71,8 +72,8 @@ def share(source: Source, seed: int, epoch: int, reader: int, readers: int) -> l
 class _Block:
     """Consecutive samples of a reader, which are shuffled among themselves."""
 
-    begin: Place
-    end: Place
+    begin: Position
+    end: Position
     samples: list[Sample] = field(default_factory=list)
     size: int = 0
     complete: bool = False
@@ -86,7 +87,7 @@ class Reader:
 
     Args:
         source: What to read.
-        seed: Together with pass and place decides every order.
+        seed: Together with the position decides every order.
         reader: Number of this reader.
         readers: How many there are, of all processes and workers.
         buffer_bytes: Size of the shuffled blocks, of undecoded files.
@@ -104,13 +105,13 @@ class Reader:
         reader: int,
         readers: int,
         buffer_bytes: int,
-        skipped: Skipped,
+        skipped: SkipCounts,
         state: Sequence[int] = (0, 0, 0, 0),
     ) -> None:
         self.source, self.seed, self.reader, self.readers = source, seed, reader, readers
         self.buffer_bytes, self.skipped = buffer_bytes, skipped
-        *place, self._taken = state
-        begin = Place(*place)
+        *position, self._taken = state
+        begin = Position(*position)
         self._stream = self._read(begin)
         self._block = self._shuffled(_Block(begin, begin))
         self._total = self._block.size
@@ -131,14 +132,16 @@ class Reader:
         return self
 
     def __next__(self) -> Sample:
-        barren = 0
+        empty_passes = 0
         while not self._block.samples:
             self._block, self._taken = self._shuffled(self._next), 0
             self._total = self._block.size
             self._next = _Block(self._block.end, self._block.end)
-            barren += not self._block.samples
-            if barren > 2 * self.readers + 2:  # each reader had its turn at every part
-                raise RuntimeError(f"no sample could be read from {self.source.name} in {barren} passes over it")
+            empty_passes += not self._block.samples
+            if empty_passes > 2 * self.readers + 2:  # each reader had its turn at every part
+                raise RuntimeError(
+                    f"no sample could be read from {without_login(self.source.name)} in {empty_passes} passes over it"
+                )
         sample = self._block.samples.pop()
         self._taken += 1
         self._block.size -= sample.size
@@ -147,8 +150,8 @@ class Reader:
 
     def _shuffled(self, block: _Block) -> _Block:
         self._fill(block, self.buffer_bytes)
-        place = "/".join(map(str, block.begin))
-        Random(f"{self.seed}/{self.source.fingerprint}/{self.reader}/{self.readers}/{place}").shuffle(block.samples)
+        position = "/".join(map(str, block.begin))
+        Random(f"{self.seed}/{self.source.fingerprint}/{self.reader}/{self.readers}/{position}").shuffle(block.samples)
         return block
 
     def _fill(self, block: _Block, size: int) -> None:
@@ -160,16 +163,16 @@ class Reader:
                 block.size += sample.size
             block.complete = sample is None or block.size >= self.buffer_bytes
 
-    def _read(self, begin: Place) -> Iterator[tuple[Sample | None, Place]]:
-        """Samples from a place on in the order of the shards, each with the place after it; None at a pass' end."""
+    def _read(self, begin: Position) -> Iterator[tuple[Sample | None, Position]]:
+        """Samples from a position on in the order of the shards, each with the position after it; None ends a pass."""
         number, first = begin.shard, begin.sample
         for epoch in count(begin.epoch):
-            parts = share(self.source, self.seed, epoch, self.reader, self.readers)
+            parts = parts_of_pass(self.source, self.seed, epoch, self.reader, self.readers)
             for at in range(number, len(parts)):
                 part = parts[at]
                 for i, sample in enumerate(read_shard(part.shard, self.skipped, epoch)):
                     if i >= first and i % part.step == part.first:
-                        yield sample, Place(epoch, at, i + 1)
+                        yield sample, Position(epoch, at, i + 1)
                 first = 0
             number = 0
-            yield None, Place(epoch + 1)
+            yield None, Position(epoch + 1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
 
@@ -49,21 +49,74 @@ def class_names(shapes: Sequence[str] = DEFAULT_SHAPES, colors: Sequence[str] = 
     return [f"{color} {shape}" for shape in shapes for color in colors]
 
 
-def draw(
-    seed: int,
-    index: int,
-    *,
-    image_size: int = 32,
-    shapes: Sequence[str] = DEFAULT_SHAPES,
-    colors: Sequence[str] = DEFAULT_COLORS,
-    max_objects: int = 1,
-    tasks: Mapping[str, float] | None = None,
-) -> tuple[Tensor, Scene]:
+def with_article(words: str) -> str:
+    """Words after their article, as in `a red circle` and `an orange circle`."""
+    return f"an {words}" if words[0] in "aeiou" else f"a {words}"
+
+
+def plural(name: str) -> str:
+    """GenEval's plural, which knows no exceptions."""
+    return name + ("es" if name.endswith("s") else "s")
+
+
+def _check_names(what: str, names: Sequence[str], known: Iterable[str]) -> None:
+    if set(names) - set(known) or not names or len(set(names)) < len(names):
+        raise ValueError(f"{what} is {list(names)}: give one or more different names out of {', '.join(known)}")
+
+
+def _check_range(name: str, value: float, least: float, most: float) -> None:
+    if not least <= value <= most:
+        raise ValueError(f"{name} is {value}: give a number from {least} to {most}")
+
+
+@dataclass(frozen=True)
+class ShapeSettings:
+    """What images may show; the arguments are those of `ShapesData`.
+
+    Raises:
+        ValueError: if a name is unknown or repeated, or a number out of range.
+    """
+
+    image_size: int = 32
+    shapes: Sequence[str] = DEFAULT_SHAPES
+    colors: Sequence[str] = DEFAULT_COLORS
+    max_objects: int = 1
+    tasks: Mapping[str, float] | None = None
+
+    def __post_init__(self) -> None:
+        _check_names("shapes", self.shapes, SHAPES)
+        _check_names("colors", self.colors, PALETTE)
+        _check_range("image_size", self.image_size, 32, 256)
+        _check_range("max_objects", self.max_objects, 1, 4)
+        if self.tasks is None:
+            return
+        _check_names("tasks", list(self.tasks), self.possible_tasks)
+        tasks = {task: self.tasks[task] for task in self.possible_tasks if task in self.tasks}  # in one order
+        if min(tasks.values()) < 0 or not 0 < sum(tasks.values()) < math.inf:
+            raise ValueError(f"tasks are {tasks}: give weights of at least 0, not all of them 0")
+        object.__setattr__(self, "tasks", tasks)
+
+    @property
+    def possible_tasks(self) -> list[str]:
+        """The GenEval tasks that so many shapes, colours and objects allow."""
+        several, kinds = self.max_objects > 1, len(self.shapes) > 1
+        possible = {
+            "single_object": True,
+            "colors": True,
+            "counting": several,
+            "two_object": several and kinds,
+            "position": several and kinds,
+            "color_attr": several and kinds and len(self.colors) > 1,
+        }
+        return [task for task, is_possible in possible.items() if is_possible]
+
+
+def draw(seed: int, index: int, settings: ShapeSettings = ShapeSettings()) -> tuple[Tensor, Scene]:
     """Draw image `index` of the endless set `seed`: uint8 (3, image_size, image_size) and the scene it shows."""
     # not numpy's generators: setting one up for every image would take longer than the drawing
     random = Random((seed << 64) + index)
-    scene = compose(random, shapes, colors, max_objects, tasks)
-    image = background(random, image_size)
+    scene = compose(random, settings)
+    image = background(random, settings.image_size)
     for thing in scene.objects:
         light = random.uniform(-7, 7)
         rgb = np.array([c + light + random.uniform(-6, 6) for c in PALETTE[thing.color]], dtype=np.float32)
@@ -71,43 +124,25 @@ def draw(
     return torch.from_numpy(np.clip(image + np.float32(0.5), 0, 255).astype(np.uint8)), scene
 
 
-def possible_tasks(shapes: Sequence[str], colors: Sequence[str], max_objects: int) -> list[str]:
-    """The GenEval tasks that so many shapes, colours and objects allow."""
-    tasks = ["single_object", "colors"]
-    if max_objects > 1:
-        tasks += ["counting"]
-    if max_objects > 1 and len(shapes) > 1:
-        tasks += ["two_object", "position"]
-    if max_objects > 1 and len(shapes) > 1 and len(colors) > 1:
-        tasks += ["color_attr"]
-    return tasks
-
-
-def compose(
-    random: Random,
-    shapes: Sequence[str],
-    colors: Sequence[str],
-    max_objects: int,
-    tasks: Mapping[str, float] | None = None,
-) -> Scene:
+def compose(random: Random, settings: ShapeSettings) -> Scene:
     """Choose a GenEval task, evenly among the possible ones or by weight, then objects, their places, the caption."""
-    kind = (
-        random.choice(possible_tasks(shapes, colors, max_objects))
-        if tasks is None
-        else random.choices(list(tasks), list(tasks.values()))[0]
-    )
-    count = {"single_object": 1, "colors": 1}.get(kind, 2)
+    shapes, colors, tasks = settings.shapes, settings.colors, settings.tasks
+    if tasks is None:
+        kind = random.choice(settings.possible_tasks)
+    else:
+        kind = random.choices(list(tasks), list(tasks.values()))[0]
+    count = 1 if kind in {"single_object", "colors"} else 2
     relation = random.choice(tuple(RELATIONS))
     if kind == "counting":
-        count = random.randint(2, min(4, max_objects))
+        count = random.randint(2, min(4, settings.max_objects))
         names = [random.choice(shapes)] * count
     else:
         names = random.sample(shapes, count)
     paints = random.sample(colors, count) if kind == "color_attr" else [random.choice(colors) for _ in names]
-    places = _places(random, count, relation if kind == "position" else None)
+    placements = _placements(random, count, relation if kind == "position" else None)
     objects = tuple(
-        ShapeObject(name, color, *place, random.uniform(-20, 20))
-        for name, color, place in zip(names, paints, places, strict=True)
+        ShapeObject(name, color, *placement, random.uniform(-20, 20))
+        for name, color, placement in zip(names, paints, placements, strict=True)
     )
     label = shapes.index(names[0]) * len(colors) + colors.index(paints[0]) if count == 1 else None
     return Scene(objects, kind, _caption(kind, objects, relation), label)
@@ -119,20 +154,17 @@ RELATIONS = {"left of": (-1, 0), "right of": (1, 0), "above": (0, -1), "below": 
 _RADII = {1: (0.22, 0.38), 2: (0.15, 0.22), 3: (0.14, 0.19), 4: (0.13, 0.17)}
 
 
-def _places(random: Random, count: int, relation: str | None) -> list[Placement]:
-    """Places without overlap; with a relation, the first stands so to the second, within 25 degrees."""
+def _placements(random: Random, count: int, relation: str | None) -> list[Placement]:
+    """Placements without overlap; with a relation, the first stands so to the second, within 25 degrees."""
     while True:
-        places: list[Placement] = []
+        placements: list[Placement] = []
         for _ in range(40):
             radius = random.uniform(*_RADII[count])
-            place = (
-                random.uniform(1.2 * radius, 1 - 1.2 * radius),
-                random.uniform(1.2 * radius, 1 - 1.2 * radius),
-            )
-            if all(_fits(other, (*place, radius), relation) for other in places):
-                places.append((*place, radius))
-            if len(places) == count:
-                return places
+            x, y = (random.uniform(1.2 * radius, 1 - 1.2 * radius) for _ in range(2))
+            if all(_fits(other, (x, y, radius), relation) for other in placements):
+                placements.append((x, y, radius))
+            if len(placements) == count:
+                return placements
 
 
 def _fits(a: Placement, b: Placement, relation: str | None) -> bool:
@@ -147,21 +179,16 @@ def _fits(a: Placement, b: Placement, relation: str | None) -> bool:
     return dx * x + dy * y > math.cos(math.radians(25)) * distance
 
 
-def _article(words: str) -> str:
-    return f"an {words}" if words[0] in "aeiou" else f"a {words}"
-
-
 def _caption(kind: str, objects: tuple[ShapeObject, ...], relation: str) -> str:
     """The prompt that GenEval would write for the scene."""
     shapes = [thing.shape for thing in objects]
     coloured = [f"{thing.color} {thing.shape}" for thing in objects]
     if kind == "counting":
-        plural = shapes[0] + ("es" if shapes[0].endswith("s") else "s")
-        return f"a photo of {('two', 'three', 'four')[len(objects) - 2]} {plural}"
+        return f"a photo of {('two', 'three', 'four')[len(objects) - 2]} {plural(shapes[0])}"
     if kind == "position":
-        return f"a photo of {_article(shapes[0])} {relation} {_article(shapes[1])}"
+        return f"a photo of {with_article(shapes[0])} {relation} {with_article(shapes[1])}"
     words = coloured if kind in {"colors", "color_attr"} else shapes
-    return "a photo of " + " and ".join(_article(word) for word in words)
+    return "a photo of " + " and ".join(with_article(word) for word in words)
 
 
 class ShapesDataset(Dataset[Item]):
@@ -170,48 +197,22 @@ class ShapesDataset(Dataset[Item]):
     Its length is nominal: any key >= 0 may be asked for, and each gives another image, so no epoch repeats one.
 
     Args:
-        seed: Names one endless sequence of images.
-        length: Number of images that count as one epoch.
-        image_size: Side in pixels, 32 to 256.
-        shapes: Names from `SHAPES`.
-        colors: Names from `PALETTE`.
-        max_objects: Largest number of objects in an image, 1 to 4.
-        captions: Whether items carry a caption.
-        tasks: Weights of the GenEval tasks that images come from, by name; those left out have none. None for equal
-            weights of all possible ones.
+        seed: names one endless sequence of images.
+        length: number of images that count as one epoch.
+        settings: what the images show.
+        captions: whether items carry a caption.
     """
 
     def __init__(
         self,
         seed: int = 0,
         length: int = 50_000,
-        image_size: int = 32,
-        shapes: Sequence[str] = DEFAULT_SHAPES,
-        colors: Sequence[str] = DEFAULT_COLORS,
-        max_objects: int = 1,
+        settings: ShapeSettings = ShapeSettings(),
         captions: bool = False,
-        tasks: Mapping[str, float] | None = None,
     ) -> None:
-        _check_names("shapes", shapes, tuple(SHAPES))
-        _check_names("colors", colors, tuple(PALETTE))
-        for name, value, least, most in (
-            ("image_size", image_size, 32, 256),
-            ("max_objects", max_objects, 1, 4),
-            ("length", length, 1, math.inf),
-            ("seed", seed, 0, math.inf),
-        ):
-            if not least <= value <= most:
-                raise ValueError(f"{name} is {value}: give a number from {least} to {most}")
-        if tasks is not None:
-            possible = possible_tasks(shapes, colors, max_objects)
-            _check_names("tasks", list(tasks), tuple(possible))
-            tasks = {task: tasks[task] for task in possible if task in tasks}  # images do not depend on their order
-            if min(tasks.values()) < 0 or not 0 < sum(tasks.values()) < math.inf:
-                raise ValueError(f"tasks are {dict(tasks)}: give weights of at least 0, not all of them 0")
-        self.seed, self.length, self.image_size = seed, length, image_size
-        self.shapes, self.colors = tuple(shapes), tuple(colors)
-        self.max_objects, self.captions = max_objects, captions
-        self.tasks = tasks
+        _check_range("length", length, 1, math.inf)
+        _check_range("seed", seed, 0, math.inf)
+        self.seed, self.length, self.settings, self.captions = seed, length, settings, captions
 
     def __len__(self) -> int:
         return self.length
@@ -219,7 +220,7 @@ class ShapesDataset(Dataset[Item]):
     def __getitem__(self, key: int) -> Item:
         image, scene = self.draw(key)
         item: Item = {"image": image}
-        if self.max_objects == 1:
+        if self.settings.max_objects == 1:
             item["label"] = scene.label
         if self.captions:
             item["caption"] = scene.caption
@@ -231,21 +232,7 @@ class ShapesDataset(Dataset[Item]):
 
     def draw(self, key: int) -> tuple[Tensor, Scene]:
         """Image `key`, uint8 (3, H, W), and what it shows."""
-        return draw(
-            self.seed,
-            key,
-            image_size=self.image_size,
-            shapes=self.shapes,
-            colors=self.colors,
-            max_objects=self.max_objects,
-            tasks=self.tasks,
-        )
-
-
-def _check_names(what: str, names: Sequence[str], known: tuple[str, ...]) -> None:
-    unknown = [name for name in names if name not in known]
-    if unknown or not names or len(set(names)) < len(names):
-        raise ValueError(f"{what} is {list(names)}: give one or more different names out of {', '.join(known)}")
+        return draw(self.seed, key, self.settings)
 
 
 class ShapesData(ImageData):
@@ -284,21 +271,16 @@ class ShapesData(ImageData):
         val_length: int = 1_000,
     ) -> None:
         super().__init__(image_size, batch_size, num_workers, seed)
-        self.shapes, self.colors = list(shapes), list(colors)
-        self.max_objects, self.captions, self.tasks = max_objects, captions, tasks
+        self.settings = ShapeSettings(image_size, shapes, colors, max_objects, tasks)
+        self.shapes, self.colors, self.max_objects, self.captions = list(shapes), list(colors), max_objects, captions
         self.length, self.val_length = length, val_length
         self.class_names = class_names(shapes, colors) if max_objects == 1 else None
         self.train_dataset(), self.val_dataset()  # refuse wrong arguments now
 
     def train_dataset(self) -> ShapesDataset:
         """The endless training sequence."""
-        return self._dataset(2 * self.seed, self.length)
+        return ShapesDataset(2 * self.seed, self.length, self.settings, self.captions)
 
     def val_dataset(self) -> ShapesDataset:
         """The validation sequence, which shares no random number with any training sequence."""
-        return self._dataset(2 * self.seed + 1, self.val_length)
-
-    def _dataset(self, seed: int, length: int) -> ShapesDataset:
-        return ShapesDataset(
-            seed, length, self.image_size, self.shapes, self.colors, self.max_objects, self.captions, self.tasks
-        )
+        return ShapesDataset(2 * self.seed + 1, self.val_length, self.settings, self.captions)

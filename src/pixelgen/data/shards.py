@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,9 @@ from pixelgen.data.captions import Captions
 from pixelgen.data.decoding import Decoder, Unusable
 from pixelgen.data.images import ImageData, Item
 from pixelgen.data.reader import Source
-from pixelgen.data.stream import ShardLoader, ShardStream
-from pixelgen.data.tars import Skipped, expand, is_remote, read_shard
+from pixelgen.data.remote import without_login
+from pixelgen.data.stream import Reading, ShardLoader, ShardStream
+from pixelgen.data.tars import SkipCounts, expand_shards, is_remote, read_shard
 
 CLASSES = "classes.txt"
 """Names of the classes, one a line, beside the shards."""
@@ -34,15 +36,13 @@ class ShardData(ImageData):
     number or name), `txt` or `json` (captions), `safetensors` or `npy` (precomputed text states). Batches have
     `label` if the classes are known, `caption` with `captions`, `text` with `text_states`.
 
-    In each pass over the shards their order is one permutation, drawn from (seed, pass), which all workers of all
-    processes share out among them: every sample is read once. Shards left over when each worker has taken equally
-    many are shared sample by sample, so there may also be fewer shards than workers; each of these is then read by
-    several, so have many more shards than workers. Readers never wait for each other: whoever has read its share goes
-    on with the next pass, and an epoch of the trainer is a fixed number of batches, `length` images, whatever the
-    shards hold. Samples are shuffled in blocks of `buffer_mb`.
+    Each pass over the shards is one permutation, drawn from (seed, pass) and split across all workers of all processes:
+    every sample is read once. Shards left over when each worker has equally many are split sample by sample, so each
+    of these is read by several workers: use many more shards than workers. Readers never wait for each other, and an
+    epoch of the trainer is `length` images, whatever the shards hold. Samples are shuffled in blocks of `buffer_mb`.
 
-    What is damaged or does not suit is left out, counted by reason (`skipped`), and logged; the first of each kind
-    with its place.
+    Samples that are damaged or unsuitable are left out, counted by reason (`skipped`), and logged, the first of each
+    kind with its shard and name.
 
     A resumed run with the same seed, shards, weights, processes, `num_workers` and `buffer_mb` sees exactly the samples
     that it would have seen without the stop, also with another `batch_size`: each worker reads again the block it was
@@ -106,15 +106,10 @@ class ShardData(ImageData):
                 f"num_classes out, or correct class_names or {CLASSES} beside the shards"
             )
         self._num_classes = num_classes if num_classes is not None else super().num_classes
-        options: dict[str, Any] = {
-            "class_names": self.class_names,
-            "num_classes": self._num_classes,
-            "captions": captions,
-            "text_states": text_states,
-            "min_side": min_side,
-        }
-        self._decode = Decoder(image_size, seed, flip=flip, **options)
-        self._decode_val = Decoder(image_size, seed, **options)
+        self._decode = Decoder(
+            image_size, seed, self.class_names, self._num_classes, captions, text_states, min_side, flip
+        )
+        self._decode_val = replace(self._decode, flip=False)
         self._loader: ShardLoader | None = None
         self._probed = False
         self._prompts: list[str] = []  # of the first samples, as many as were asked for
@@ -129,8 +124,8 @@ class ShardData(ImageData):
     def skipped(self) -> dict[str, int]:
         """What this process has left out of the training data so far, by reason."""
         if self._loader is None:
-            return dict.fromkeys(Skipped.REASONS, 0)
-        return dict(zip(Skipped.REASONS, self._loader.skipped.tolist(), strict=True))
+            return dict.fromkeys(SkipCounts.REASONS, 0)
+        return dict(zip(SkipCounts.REASONS, self._loader.skipped.tolist(), strict=True))
 
     def setup(self, stage: str | None = None) -> None:
         """Read each source up to its first usable sample."""
@@ -163,7 +158,7 @@ class ShardData(ImageData):
     def _captions(self) -> Iterator[str]:
         """Captions of the first source, in the order of its shards; also where batches have states instead."""
         captions = self._decode.captions or Captions(prefix_probability=0)
-        decode, skipped = Decoder(self.image_size, self.seed, captions=captions), Skipped(quiet=True)
+        decode, skipped = Decoder(self.image_size, self.seed, captions=captions), SkipCounts(quiet=True)
         samples = (sample for shard in self.sources[0].shards for sample in read_shard(shard, skipped))
         for sample in islice(samples, PROBED):
             with suppress(Unusable):
@@ -188,8 +183,8 @@ class ShardData(ImageData):
         return self._load(stream, "val_length", endless=False) if isinstance(stream, ShardStream) else []
 
     def _stream(self, sources: list[Source], decode: Decoder, length: int) -> ShardStream:
-        world_size, rank = self._shard()
-        return ShardStream(sources, decode, self.batch_size, length, self.seed, world_size, rank, self.buffer_bytes)
+        reading = Reading(sources, decode, self.seed, self.buffer_bytes)
+        return ShardStream(reading, self.batch_size, length, *self._shard())
 
     def _load(self, stream: ShardStream, length: str, endless: bool) -> ShardLoader:
         global_batch = self.batch_size * stream.world_size
@@ -216,14 +211,14 @@ def _sources(patterns: list[str], weights: list[float] | None) -> list[Source]:
     if not patterns:
         raise ValueError("shards is empty: give the paths or URLs of the tars")
     if weights is None:
-        return [Source("::".join(patterns), tuple(shard for pattern in patterns for shard in expand(pattern)))]
+        return [Source("::".join(patterns), tuple(shard for pattern in patterns for shard in expand_shards(pattern)))]
     if len(weights) != len(patterns) or min(weights) <= 0:
         raise ValueError(
             f"there are {len(patterns)} entries in shards and the weights {weights}: give each a positive one"
         )
     if len(set(patterns)) != len(patterns):
         raise ValueError("an entry of shards is given twice: add up their weights")
-    return [Source(name, tuple(expand(name)), weight) for name, weight in zip(patterns, weights, strict=True)]
+    return [Source(name, tuple(expand_shards(name)), weight) for name, weight in zip(patterns, weights, strict=True)]
 
 
 def _names_beside(shard: str) -> list[str] | None:
@@ -248,19 +243,13 @@ def first_item(source: Source, decode: Decoder) -> Item:
     Raises:
         ValueError: naming the source and what was wrong with its samples, if there is none.
     """
-    skipped, example, tried = Skipped(quiet=True), "", 0
-    for shard in source.shards:
-        for sample in read_shard(shard, skipped):
-            try:
-                return decode(sample)
-            except Unusable as verdict:
-                skipped.add(verdict.reason, "")
-                example = example or f"; {sample.key} in {shard}: {verdict.detail}"
-            tried += 1
-            if tried >= PROBED:
-                break
-        else:
-            continue
-        break
+    skipped, example = SkipCounts(quiet=True), ""
+    samples = (sample for shard in source.shards for sample in read_shard(shard, skipped))
+    for sample in islice(samples, PROBED):
+        try:
+            return decode(sample)
+        except Unusable as verdict:
+            skipped.add(verdict.reason, "")
+            example = example or f"; {sample.key} in {sample.shard}: {verdict.detail}"
     found = ", ".join(f"{count} × {reason}" for reason, count in skipped.counts.items()) or "they are empty"
-    raise ValueError(f"nothing in the shards {source.name} can be used: {found}{example}")
+    raise ValueError(without_login(f"nothing in the shards {source.name} can be used: {found}{example}"))

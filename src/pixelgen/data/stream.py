@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from random import Random
 from typing import Any
 
@@ -15,45 +16,57 @@ from torch.utils.data import DataLoader, IterableDataset, default_collate, get_w
 from pixelgen.data.decoding import Decoder, Unusable
 from pixelgen.data.images import OTHER_DATA, Item
 from pixelgen.data.reader import Reader, Source
-from pixelgen.data.tars import Skipped
+from pixelgen.data.tars import SkipCounts
 
 Batch = dict[str, Any]
 State = list[int]
 """How many items a mixture has given, then four integers of each source's reader."""
 
 
-class Mixture:
-    """One worker's endless items from several sources, in proportion to their weights.
+@dataclass(frozen=True)
+class Reading:
+    """What the workers of all processes read, and how.
 
     Args:
-        sources: What to read.
-        decode: Makes the item of a sample.
-        seed: Together with the number of the reader decides every order.
-        reader: Number of this reader.
-        readers: How many there are, of all processes and workers.
-        buffer_bytes: Bytes of undecoded files held for shuffling, for all sources together.
-        skipped: Gets what is left out.
-        state: Where to go on; the beginning if empty.
+        sources: the shards.
+        decode: makes the item of a sample.
+        seed: decides every order.
+        buffer_bytes: bytes of undecoded files that each worker holds for shuffling, for all sources together.
+    """
+
+    sources: Sequence[Source]
+    decode: Decoder
+    seed: int = 0
+    buffer_bytes: int = 1 << 27
+
+    @property
+    def beginning(self) -> State:
+        """The state of a mixture that has given nothing yet."""
+        return [0] * (1 + 4 * len(self.sources))
+
+
+class Mixture:
+    """The endless items of reader number `reader` of `readers`, from several sources in proportion to their weights.
+
+    Args:
+        reading: what to read.
+        reader: number of this reader.
+        readers: how many there are, of all processes and workers.
+        skipped: gets what is left out.
+        state: where to resume; the beginning if empty.
     """
 
     def __init__(
-        self,
-        sources: Sequence[Source],
-        decode: Decoder,
-        seed: int,
-        reader: int,
-        readers: int,
-        buffer_bytes: int,
-        skipped: Skipped,
-        state: State | None = None,
+        self, reading: Reading, reader: int, readers: int, skipped: SkipCounts, state: State | None = None
     ) -> None:
-        state = state or [0] * (1 + 4 * len(sources))
-        self.decode, self.skipped, self.given = decode, skipped, state[0]
-        self.weights = [source.weight for source in sources]
-        self._choice = f"{seed}/{reader}/{readers}"
+        state = state or reading.beginning
+        self.decode, self.skipped, self.given = reading.decode, skipped, state[0]
+        self.weights = [source.weight for source in reading.sources]
+        self._choice = f"{reading.seed}/{reader}/{readers}"
+        size = reading.buffer_bytes // len(reading.sources)
         self.readers = [
-            Reader(source, seed, reader, readers, buffer_bytes // len(sources), skipped, state[1 + 4 * i : 5 + 4 * i])
-            for i, source in enumerate(sources)
+            Reader(source, reading.seed, reader, readers, size, skipped, state[1 + 4 * i : 5 + 4 * i])
+            for i, source in enumerate(reading.sources)
         ]
 
     def state(self) -> State:
@@ -81,29 +94,16 @@ class ShardStream(IterableDataset[Batch]):
     them; and `skipped`, what their worker has left out since its last batch.
 
     Args:
-        sources: What to read.
-        decode: Makes the item of a sample.
-        batch_size: Items in a batch.
-        length: Items of all processes that count as one epoch.
-        seed: Decides every order.
-        world_size: Number of processes.
-        rank: This process.
-        buffer_bytes: Bytes of undecoded files that each worker holds for shuffling.
+        reading: what to read.
+        batch_size: items in a batch.
+        length: items of all processes that count as one epoch.
+        world_size: number of processes.
+        rank: this process.
     """
 
-    def __init__(
-        self,
-        sources: Sequence[Source],
-        decode: Decoder,
-        batch_size: int,
-        length: int,
-        seed: int = 0,
-        world_size: int = 1,
-        rank: int = 0,
-        buffer_bytes: int = 1 << 27,
-    ) -> None:
-        self.sources, self.decode, self.batch_size, self.length = sources, decode, batch_size, length
-        self.seed, self.world_size, self.rank, self.buffer_bytes = seed, world_size, rank, buffer_bytes
+    def __init__(self, reading: Reading, batch_size: int, length: int, world_size: int = 1, rank: int = 0) -> None:
+        self.reading, self.batch_size, self.length = reading, batch_size, length
+        self.world_size, self.rank = world_size, rank
         self.first = 0  # number of the first batch
         self.states: list[State] = []  # where each worker goes on; empty for the beginning
 
@@ -116,17 +116,9 @@ class ShardStream(IterableDataset[Batch]):
         info = get_worker_info()
         worker, workers = (0, 1) if info is None else (info.id, info.num_workers)
         part = (self.first + worker) % workers  # batch b is always made by part b mod workers
-        skipped = Skipped()
-        mixture = Mixture(
-            self.sources,
-            self.decode,
-            self.seed,
-            self.rank * workers + part,
-            self.world_size * workers,
-            self.buffer_bytes,
-            skipped,
-            self.states[part] if self.states else None,
-        )
+        skipped = SkipCounts()
+        reader, readers = self.rank * workers + part, self.world_size * workers
+        mixture = Mixture(self.reading, reader, readers, skipped, self.states[part] if self.states else None)
         while True:
             batch = collate([next(mixture) for _ in range(self.batch_size)])
             batch["state"], batch["skipped"] = torch.tensor(mixture.state()), torch.tensor(skipped.take())
@@ -171,7 +163,7 @@ class ShardLoader:
         self.stream, self.epoch_batches, self.consumed, self.gather = stream, epoch_batches, consumed, gather
         self.endless, self.options = endless, options
         self.workers: int = max(1, options.get("num_workers", 0))
-        self.skipped = torch.zeros(len(Skipped.REASONS), dtype=torch.int64)
+        self.skipped = torch.zeros(len(SkipCounts.REASONS), dtype=torch.int64)
         self._running: list[Iterator[Batch]] = []  # at most one
         # cleared when this loader goes: workers whose iterator ends in a cycle of garbage would each take 5 s to stop
         self.close = weakref.finalize(self, _stop, self._running)
@@ -224,20 +216,19 @@ class ShardLoader:
 
     def _order(self) -> dict[str, Any]:
         """What the order of samples depends on."""
-        stream = self.stream
-        sources = [source.fingerprint for source in stream.sources]
+        reading = self.stream.reading
         return {
-            "seed": stream.seed,
-            "processes": stream.world_size,
+            "seed": reading.seed,
+            "processes": self.stream.world_size,
             "workers": self.workers,
-            "sources": sources,
-            "weights": [source.weight for source in stream.sources],
-            "buffer_bytes": stream.buffer_bytes,  # decides where blocks begin
+            "sources": [source.fingerprint for source in reading.sources],
+            "weights": [source.weight for source in reading.sources],
+            "buffer_bytes": reading.buffer_bytes,  # decides where blocks begin
         }
 
     def _state(self, part: int) -> State:
         """Of one worker's mixture, after the batches trained on."""
         last = self.consumed() - 1
         newest = last - (last - part) % self.workers
-        start = self.stream.states[part] if self.stream.states else [0] * (1 + 4 * len(self.stream.sources))
+        start = self.stream.states[part] if self.stream.states else self.stream.reading.beginning
         return self._states.get(newest, start)

@@ -19,7 +19,7 @@ from webdataset.gopen import gopen, rewrite_url
 from webdataset.shardlists import expand_urls
 from webdataset.tariterators import base_plus_ext
 
-from pixelgen.data.remote import Download
+from pixelgen.data.remote import RemoteFile, without_login
 
 IMAGES = ("jpg", "jpeg", "png", "webp")
 
@@ -42,7 +42,7 @@ class Sample:
         return sum(map(len, self.files.values()))
 
 
-class Skipped:
+class SkipCounts:
     """Counts what was left out, by reason, and warns of the first of each kind with its place."""
 
     REASONS = (
@@ -66,6 +66,7 @@ class Skipped:
         """Count one, found at `place`."""
         assert reason in self.REASONS
         if not self.counts[reason] and not self.quiet:
+            place = without_login(place)
             warnings.warn(f"skipped, {reason}: {place} (others of the kind are only counted)", stacklevel=2)
         self.counts[reason] += 1
 
@@ -77,7 +78,7 @@ class Skipped:
         return added
 
 
-def expand(pattern: str) -> list[str]:
+def expand_shards(pattern: str) -> list[str]:
     """The shards that a pattern names, sorted within each local pattern.
 
     Args:
@@ -126,7 +127,7 @@ class _Header(tarfile.TarInfo):
             raise
 
 
-def read_shard(shard: str, skipped: Skipped, epoch: int = 0) -> Iterator[Sample]:
+def read_shard(shard: str, skipped: SkipCounts, epoch: int = 0) -> Iterator[Sample]:
     """Samples of a tar in their order, up to where it is damaged; what is wrong with it goes to `skipped`."""
     try:
         stream = _open(shard)
@@ -162,9 +163,11 @@ def read_shard(shard: str, skipped: Skipped, epoch: int = 0) -> Iterator[Sample]
 
 
 def _open(shard: str) -> Any:
+    """A binary stream: webdataset's own of paths, of commands, and of URLs for which fsspec lacks a package."""
     url = rewrite_url(shard)
-    if url.startswith(("http://", "https://")):  # webdataset's curl waits for a stalled server for ever
-        return BufferedReader(Download(url), 1 << 20)
+    if is_remote(url) and not url.startswith("pipe:"):
+        with suppress(ImportError, ValueError):
+            return BufferedReader(RemoteFile(url), 1 << 20)
     return gopen(shard)  # which rewrites by itself
 
 
@@ -186,14 +189,15 @@ def write_sample(tar: tarfile.TarFile, key: str, files: Mapping[str, bytes]) -> 
         tar.addfile(member, io.BytesIO(content))
 
 
-def unfinished_folder(to: Path) -> Path:
-    """Where shards for a folder are written until all is done.
-
-    Raises:
-        ValueError: if the folder is in use.
-    """
+def check_unused(to: Path) -> None:
+    """Raise a ValueError if a folder for shards is in use."""
     if to.exists() and (not to.is_dir() or any(to.iterdir())):
         raise ValueError(f"{to} exists already: give another folder with --to, or remove it")
+
+
+def unfinished_folder(to: Path) -> Path:
+    """Where shards for a folder are written until all is done; a ValueError if the folder is in use."""
+    check_unused(to)
     return to.with_name(f"{to.name}.unfinished")
 
 

@@ -42,15 +42,11 @@ def launch(devices: int = 1, precision: Precision = "bf16-mixed", num_nodes: int
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Lightning would tell of each process and of the precision."""
-    loggers = [logging.getLogger(f"lightning.{name}") for name in ("fabric", "pytorch")]
-    levels = [logger.level for logger in loggers]
+    logging.disable(logging.INFO)
     try:
-        for logger in loggers:
-            logger.setLevel(logging.WARNING)
         yield
     finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+        logging.disable(logging.NOTSET)
 
 
 @contextmanager

@@ -25,7 +25,7 @@ def _existing(path: str | Path, what: str) -> Path:
     return Path(path)
 
 
-def check_weights(path: str | Path, expected: str | None, what: str) -> str:
+def verify_weights(path: str | Path, expected: str | None, what: str) -> str:
     """Return the SHA-256 of a weights file.
 
     Raises:
@@ -96,7 +96,7 @@ def load_timm(
         network = timm.create_model(model, **options)  # the same tensors in the same order, under other names
         network.load_state_dict(dict(zip(network.state_dict(), read_weights(file, model).values(), strict=True)))
         return network, sha256(file)
-    found = None if weights is None else check_weights(weights, expected, model)
+    found = None if weights is None else verify_weights(weights, expected, model)
     overlay = None if weights is None else {"file": str(weights)}
     try:
         return timm.create_model(model, pretrained=True, pretrained_cfg_overlay=overlay, **options), found

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from pixelgen.encoders.frozen import FeatureExtractor
-from pixelgen.encoders.hub import check_weights, download, read_weights
+from pixelgen.encoders.hub import download, read_weights, verify_weights
 
 NAMES = {"frechet": "fid", "spatial_frechet": "sfid"}  # the others are called by their own name
 INCEPTION = "inception-v3-compat"
@@ -35,7 +35,7 @@ class Inception(FeatureExtractor):
         from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3
 
         path = Path(weights or download(URL_INCEPTION_V3, "Inception-v3"))
-        found = check_weights(path, sha256, "Inception-v3")
+        found = verify_weights(path, sha256, "Inception-v3")
         super().__init__(_build(path), INCEPTION, 2048, found)
 
     @property

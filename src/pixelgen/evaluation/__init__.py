@@ -1,23 +1,22 @@
-"""Numbers that judge generated images."""
+"""Scores of generated images."""
 
-from pixelgen.evaluation.extract import Evaluation, Metrics
-from pixelgen.evaluation.frechet import FeatureStatistics, frechet_distance
-from pixelgen.evaluation.inception_score import InceptionScore
-from pixelgen.evaluation.kid import kernel_distance
-from pixelgen.evaluation.precision_recall import precision_recall
+from pixelgen.evaluation.reference import Reference
+from pixelgen.evaluation.scores import KID, Comparison, InceptionScore, Metrics, PrecisionRecall, Score
 from pixelgen.evaluation.shapes_judge import Detection, ShapesAccuracy, judge
-from pixelgen.evaluation.statistics import Statistics
+from pixelgen.evaluation.statistics import Moments, Statistics, frechet_distance
 
 __all__ = [
+    "KID",
+    "Comparison",
     "Detection",
-    "Evaluation",
-    "FeatureStatistics",
     "InceptionScore",
     "Metrics",
+    "Moments",
+    "PrecisionRecall",
+    "Reference",
+    "Score",
     "ShapesAccuracy",
     "Statistics",
     "frechet_distance",
     "judge",
-    "kernel_distance",
-    "precision_recall",
 ]

@@ -1,4 +1,4 @@
-"""What a score depends on, to stand beside it: in a file, and in a table."""
+"""What scores depend on, to stand beside them: in `evaluation.json`, and in a table."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from pixelgen.files import write_text
 from pixelgen.samples.settings import SETTINGS
 
+SCORES = "evaluation.json"
 UNKNOWN = "unknown"
 FROM_SETTINGS = ("average", "step", "weights", "sampler", "size", "seed", "precision", "negative")
 DIGITS = {"kid": 6, "kid_std": 6, "precision": 4, "recall": 4}
@@ -26,9 +28,10 @@ def of_the_set(folder: Path) -> dict[str, Any]:
     except (OSError, json.JSONDecodeError) as error:
         raise ValueError(f"{path} is damaged ({error}): remove it, or make the images again") from error
     about = {name: settings[name] for name in FROM_SETTINGS if name in settings}
-    for name in ("average", "step", "sampler"):
-        about.setdefault(name, UNKNOWN)
-    return {"classes": settings.get("conditions", UNKNOWN), **about}
+    return {
+        "classes": settings.get("conditions", UNKNOWN),
+        **dict.fromkeys(("average", "step", "sampler"), UNKNOWN),
+    } | about
 
 
 def versions() -> dict[str, str]:
@@ -42,23 +45,18 @@ def versions() -> dict[str, str]:
     return found
 
 
-def lines(protocol: Mapping[str, Any]) -> list[str]:
+def in_words(protocol: Mapping[str, Any]) -> list[str]:
     """A protocol for people: images, sampler, average; then a line for each extractor with its reference."""
     skipped = f" ({protocol['skipped']} unreadable ones left out)" if protocol["skipped"] else ""
     classes = protocol["classes"]
-    if classes is None:
-        classes = "no classes"
-    elif isinstance(classes, list | dict):
+    if isinstance(classes, list | dict):
         classes = f"conditions {json.dumps(classes)}"
-    elif classes == UNKNOWN:
-        classes = "class sampling unknown"
+    classes = {None: "no classes", UNKNOWN: "class sampling unknown"}.get(classes, classes)
     seed = f", from seed {protocol['seed']}" if "seed" in protocol else ""
+    precision = f", {protocol['precision']}" if "precision" in protocol else ""
     height, width = protocol["pixels"]
-    said = [
-        f"{protocol['images']} images of {width}x{height} px{skipped}, {classes}{seed}",
-        f"sampler {_call(protocol['sampler'])}; EMA {protocol['average']}, step {protocol['step']}"
-        + (f", {protocol['precision']}" if "precision" in protocol else ""),
-    ]
+    sampler = f"sampler {_call(protocol['sampler'])}; EMA {protocol['average']}, step {protocol['step']}{precision}"
+    said = [f"{protocol['images']} images of {width}x{height} px{skipped}, {classes}{seed}", sampler]
     for features in protocol["features"]:
         sha256 = (features["weights_sha256"] or UNKNOWN)[:16]
         said += [
@@ -70,8 +68,8 @@ def lines(protocol: Mapping[str, Any]) -> list[str]:
     return said
 
 
-def show(scores: Mapping[str, float], protocol: Mapping[str, Any]) -> None:
-    """Show scores as a table, and their protocol below."""
+def print_scores(scores: Mapping[str, float], protocol: Mapping[str, Any]) -> None:
+    """Print scores as a table, and their protocol below."""
     made = Table(title=str(protocol["source"]), title_justify="left")
     made.add_column("metric")
     made.add_column("value", justify="right")
@@ -79,7 +77,13 @@ def show(scores: Mapping[str, float], protocol: Mapping[str, Any]) -> None:
         made.add_row(name, f"{value:.{DIGITS.get(name.partition('/')[0], 3)}f}")
     console = Console()
     console.print(made)
-    console.print("\n".join(lines(protocol)), soft_wrap=True, highlight=False, markup=False)
+    console.print("\n".join(in_words(protocol)), soft_wrap=True, highlight=False, markup=False)
+
+
+def scores_file(source: str | Path) -> Path:
+    """Where the scores of images go: `evaluation.json` in their folder, `<name>.evaluation.json` beside an npz."""
+    path = Path(source)
+    return path / SCORES if path.is_dir() else path.with_name(f"{path.stem}.{SCORES}")
 
 
 def add(path: Path, scores: Mapping[str, float], protocol: Mapping[str, Any]) -> None:
@@ -92,13 +96,12 @@ def add(path: Path, scores: Mapping[str, float], protocol: Mapping[str, Any]) ->
         records: list[Any] = json.loads(path.read_text()) if path.is_file() else []
         same = json.loads(json.dumps(protocol))
         records = [record for record in records if record["protocol"] != same]
-        unfinished = path.with_name(f".{path.name}.unfinished")
-        unfinished.write_text(json.dumps([*records, {"scores": scores, "protocol": protocol}], indent=2) + "\n")
-        unfinished.replace(path)
     except (json.JSONDecodeError, KeyError, TypeError) as error:
         raise ValueError(f"{path} holds no scores ({error}): remove it, or give another file as --to") from error
     except OSError as error:
-        raise ValueError(f"could not write {path} ({error}): give another file as --to") from error
+        raise ValueError(f"could not read {path} ({error}): give another file as --to") from error
+    records.append({"scores": scores, "protocol": protocol})
+    write_text(path, json.dumps(records, indent=2) + "\n", "give another file as --to")
 
 
 def _call(sampler: Any) -> str:

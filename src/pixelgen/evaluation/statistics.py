@@ -1,10 +1,9 @@
-"""What is kept of a set of images to compare it with others, in files that the field shares."""
+"""What is kept of a set of images to compare it with others, in the files that the field shares; Fréchet distances."""
 
 from __future__ import annotations
 
 import hashlib
-import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -12,10 +11,85 @@ from zipfile import BadZipFile
 import numpy as np
 import torch
 from torch import Tensor
+from torchmetrics import Metric
 
-from pixelgen.data.sets import arrays
 from pixelgen.encoders.frozen import FeatureExtractor
-from pixelgen.evaluation.frechet import frechet_distance
+from pixelgen.evaluation.images import arrays
+from pixelgen.files import atomic
+
+MOMENTS = ("mu", "sigma", "mu_s", "sigma_s")
+ABOUT = ("n", "extractor", "weights_sha256")
+
+
+def frechet_distance(mu1: Tensor, sigma1: Tensor, mu2: Tensor, sigma2: Tensor) -> float:
+    """Squared Fréchet distance between two Gaussians: |μ₁ - μ₂|² + tr(Σ₁ + Σ₂ - 2 (Σ₁^½ Σ₂ Σ₁^½)^½).
+
+    The measure behind FID (Heusel et al., arXiv:1706.08500), computed in float64 by symmetric eigendecomposition,
+    which stays real for singular covariances (fewer samples than features), where a general matrix square root
+    returns imaginary parts.
+
+    Args:
+        mu1: mean of the first distribution (D,).
+        sigma1: its covariance (D, D).
+        mu2: mean of the second distribution (D,).
+        sigma2: its covariance (D, D).
+
+    Raises:
+        ValueError: if the two distributions have different dimensions.
+    """
+    if mu1.shape != mu2.shape or sigma1.shape != sigma2.shape:
+        raise ValueError(
+            f"cannot compare features of {mu1.shape[0]} and {mu2.shape[0]} dimensions: "
+            "use statistics of the same feature extractor"
+        )
+    mu1, sigma1, mu2, sigma2 = (x.detach().cpu().double() for x in (mu1, sigma1, mu2, sigma2))
+    values, vectors = torch.linalg.eigh(sigma1)
+    root = (vectors * values.clamp(min=0).sqrt()) @ vectors.T
+    cross = torch.linalg.eigvalsh(root @ sigma2 @ root).clamp(min=0).sqrt().sum()
+    return float((mu1 - mu2).square().sum() + sigma1.trace() + sigma2.trace() - 2 * cross)
+
+
+class Moments(Metric):
+    """Mean and covariance of features, accumulated as float64 sums that add up over processes.
+
+    Args:
+        num_features: length D of one feature vector.
+    """
+
+    full_state_update = False
+    higher_is_better = None
+    is_differentiable = False
+
+    n: Tensor
+    total: Tensor
+    outer: Tensor
+
+    def __init__(self, num_features: int) -> None:
+        super().__init__()
+        double = torch.float64
+        self.add_state("n", torch.zeros((), dtype=double), dist_reduce_fx="sum")
+        self.add_state("total", torch.zeros(num_features, dtype=double), dist_reduce_fx="sum")
+        self.add_state("outer", torch.zeros(num_features, num_features, dtype=double), dist_reduce_fx="sum")
+
+    def update(self, features: Tensor) -> None:
+        """Add features (B, D)."""
+        if features.ndim != 2 or features.shape[1] != len(self.total):
+            raise ValueError(f"want features (B, {len(self.total)}), got {tuple(features.shape)}")
+        features = features.detach().to(self.total)
+        self.n += len(features)
+        self.total += features.sum(dim=0)
+        self.outer += features.T @ features
+
+    def compute(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the mean (D,), the covariance (D, D) normalised by n - 1, and n, float64, of all processes.
+
+        Raises:
+            ValueError: for fewer than two samples.
+        """
+        if self.n < 2:
+            raise ValueError(f"a covariance needs at least 2 samples, got {int(self.n)}")
+        mu = self.total / self.n
+        return mu, (self.outer - self.n * torch.outer(mu, mu)) / (self.n - 1), self.n.clone()
 
 
 @dataclass(frozen=True)
@@ -31,6 +105,7 @@ class Statistics:
         mu_s: mean of the spatial features, for sFID.
         sigma_s: their covariance.
         features: features (K, D) of some of the images, float32, for precision, recall and KID.
+        logits: logits (N, C) of all images, float32, for the Inception Score; no file keeps them.
     """
 
     mu: Tensor
@@ -41,6 +116,19 @@ class Statistics:
     mu_s: Tensor | None = None
     sigma_s: Tensor | None = None
     features: Tensor | None = None
+    logits: Tensor | None = None
+
+    @staticmethod
+    def of(features: Tensor) -> Statistics:
+        """Statistics of features (N, D), which it keeps."""
+        moments = Moments(features.shape[1])
+        moments.update(features.cpu())
+        mu, sigma, n = moments.compute()
+        return Statistics(mu, sigma, int(n), features=features.cpu())
+
+    def to(self, device: torch.device | str) -> Statistics:
+        """The same with the features on a device, where images are compared one by one."""
+        return replace(self, features=None if self.features is None else self.features.to(device))
 
     def distance(self, other: Statistics) -> float:
         """Squared Fréchet distance to other statistics."""
@@ -48,9 +136,16 @@ class Statistics:
 
     def spatial_distance(self, other: Statistics) -> float:
         """Squared Fréchet distance of the spatial features."""
-        spatial = self.mu_s, self.sigma_s, other.mu_s, other.sigma_s
-        assert None not in [None if part is None else True for part in spatial]
-        return frechet_distance(*spatial)  # type: ignore[arg-type]
+        assert self.mu_s is not None and self.sigma_s is not None  # noqa: PT018
+        assert other.mu_s is not None and other.sigma_s is not None  # noqa: PT018
+        return frechet_distance(self.mu_s, self.sigma_s, other.mu_s, other.sigma_s)
+
+    @property
+    def fingerprint(self) -> str:
+        """Sixteen hexadecimal digits that differ between any two statistics."""
+        digest = hashlib.sha256(self.mu.cpu().numpy().tobytes())
+        digest.update(self.sigma.cpu().numpy().tobytes())
+        return digest.hexdigest()[:16]
 
     def save(self, path: Path) -> None:
         """Write an npz with `mu` and `sigma`, the keys the field uses, and whatever else is known.
@@ -58,19 +153,14 @@ class Statistics:
         Raises:
             ValueError: if the file cannot be written.
         """
-        known = {"n": self.n, "extractor": self.extractor, "weights_sha256": self.weights_sha256}
-        tensors = {"mu_s": self.mu_s, "sigma_s": self.sigma_s, "features": self.features}
-        arrays: dict[str, Any] = {key: np.asarray(value) for key, value in known.items() if value is not None}
-        arrays |= {key: value.cpu().numpy() for key, value in tensors.items() if value is not None}
-        unfinished = path.with_name(f".{path.stem}.unfinished.npz")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            np.savez(unfinished, mu=self.mu.cpu().numpy(), sigma=self.sigma.cpu().numpy(), **arrays)
-            os.replace(unfinished, path)
-        except OSError as error:
-            if unfinished.exists():
-                unfinished.unlink()
-            raise ValueError(f"could not write {path} ({error}): free some space or give another file") from error
+        known = {name: getattr(self, name) for name in (*MOMENTS, *ABOUT, "features")}
+        kept: dict[str, Any] = {
+            name: value.cpu().numpy() if isinstance(value, Tensor) else np.asarray(value)
+            for name, value in known.items()
+            if value is not None
+        }
+        with atomic(path, "free some space or give another file") as temporary, temporary.open("wb") as file:
+            np.savez(file, **kept)
 
     @staticmethod
     def load(path: Path, extractor: FeatureExtractor | None = None) -> Statistics:
@@ -95,57 +185,36 @@ class Statistics:
             statistics.check(extractor, str(path))
         return statistics
 
-    @property
-    def fingerprint(self) -> str:
-        """Sixteen hexadecimal digits that differ between any two statistics."""
-        digest = hashlib.sha256(self.mu.cpu().numpy().tobytes())
-        digest.update(self.sigma.cpu().numpy().tobytes())
-        return digest.hexdigest()[:16]
-
     def check(self, extractor: FeatureExtractor, where: str) -> None:
         """Raise a ValueError if these statistics cannot have come from `extractor`."""
-        if self.extractor is not None and self.extractor != extractor.name:
-            raise ValueError(
-                f"the statistics in {where} were made by {self.extractor}, not by {extractor.name}: "
-                "pass the extractor that made them"
-            )
-        if len(self.mu) != extractor.num_features:
-            raise ValueError(
-                f"the statistics in {where} have {len(self.mu)} features but {extractor.name} makes "
-                f"{extractor.num_features}: pass the extractor that made them"
-            )
-        spatial = extractor.sizes.get("spatial")
-        if self.mu_s is not None and spatial is not None and len(self.mu_s) != spatial:
-            raise ValueError(
-                f"the statistics in {where} have {len(self.mu_s)} spatial features but {extractor.name} makes "
-                f"{spatial}: pass the extractor that made them"
-            )
+        name, made, fix = extractor.name, f"the statistics in {where}", "pass the extractor that made them"
+        if self.extractor not in (None, name):
+            raise ValueError(f"{made} were made by {self.extractor}, not by {name}: {fix}")
+        for mu, output, what in ((self.mu, "features", "features"), (self.mu_s, "spatial", "spatial features")):
+            size = extractor.sizes.get(output)
+            if None not in (mu, size) and len(mu) != size:  # type: ignore[arg-type]
+                raise ValueError(f"{made} have {len(mu)} {what} but {name} makes {size}: {fix}")  # type: ignore[arg-type]
         hashes = self.weights_sha256, extractor.weights_sha256
         if None not in hashes and hashes[0] != hashes[1]:
             raise ValueError(
-                f"the statistics in {where} were made with other weights of {extractor.name} "
-                f"({hashes[0]}) than the ones loaded ({hashes[1]}): compute them again"
+                f"{made} were made with other weights of {name} ({hashes[0]}) than the ones loaded ({hashes[1]}): "
+                "compute them again"
             )
 
 
 def _read(path: Path) -> Statistics:
     with np.load(path, allow_pickle=False) as file:
-        known: dict[str, Any] = {
-            key: file[key].item() for key in ("n", "extractor", "weights_sha256") if key in file.files
-        }
-        moments: dict[str, Any] = {
-            key: torch.from_numpy(np.asarray(file[key], dtype=np.float64))
-            for key in ("mu", "sigma", "mu_s", "sigma_s")
-            if key in file.files
-        }
-        if "features" in file.files:
-            known["features"] = torch.from_numpy(np.asarray(file["features"], dtype=np.float32))
-    for mu, sigma in (("mu", "sigma"), ("mu_s", "sigma_s")):
-        if mu not in moments and sigma not in moments:
+        found = {name: file[name] for name in (*MOMENTS, *ABOUT, "features") if name in file.files}
+    for mu, sigma in (MOMENTS[:2], MOMENTS[2:]):
+        shapes = [found[name].shape if name in found else None for name in (mu, sigma)]
+        if shapes == [None, None]:
             continue
-        shapes = [tuple(moments[key].shape) if key in moments else None for key in (mu, sigma)]
         if shapes[0] is None or len(shapes[0]) != 1 or shapes[1] != 2 * shapes[0]:
             raise ValueError(f"{mu} is {shapes[0]} and {sigma} is {shapes[1]}, not (D,) and (D, D)")
-        if not all(moments[key].isfinite().all() for key in (mu, sigma)):
+        if not all(np.isfinite(found[name]).all() for name in (mu, sigma)):
             raise ValueError(f"{mu} or {sigma} holds values that are not finite")
-    return Statistics(**moments, **known)
+    kinds = {"features": np.float32} | dict.fromkeys(MOMENTS, np.float64)
+    known: dict[str, Any] = {name: found[name].item() for name in ABOUT if name in found}
+    for name in found.keys() - known.keys():
+        known[name] = torch.from_numpy(np.asarray(found[name], kinds[name]))
+    return Statistics(**known)

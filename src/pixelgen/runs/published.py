@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pixelgen.models import Denoiser, JiT, TextJiT
+from pixelgen.config import build
+from pixelgen.models import Denoiser
 from pixelgen.models.sizes import _SIZES
 
 Weights = dict[str, Tensor]  # a state dict
@@ -182,35 +183,26 @@ def _count(weights: Weights, prefix: str) -> int:
     return len({key.split(".")[1] for key in weights if key.startswith(prefix)})
 
 
-def denoiser_of(weights: Weights, path: Path, in_context_start: int | None = None) -> Denoiser:
-    """The network that these weights are of, filled with them; float32, on the CPU.
+def denoiser_of(config: dict[str, Any], weights: Weights, path: Path) -> Denoiser:
+    """The network of a `model_config`, filled with its weights; float32, on the CPU. Nothing is drawn at random.
 
-    Args:
-        weights: state dict.
-        path: where they came from, for the message if they do not fit.
-        in_context_start: as for `architecture`.
-
-    Raises:
-        ValueError: if the network is none of ours, or an entry is missing, unexpected or of another shape.
+    `path` and errors are those of `refuse_other_weights`.
     """
     with torch.device("meta"):
-        if _is_text(weights):
-            denoiser: Denoiser = TextJiT(**text_architecture(weights))
-        else:
-            denoiser = JiT(**architecture(weights, in_context_start))
+        denoiser: Denoiser = build(Denoiser, config["init_args"]["denoiser"], "denoiser")
     denoiser.to_empty(device="cpu")
     load_weights(denoiser, weights, path)
     return denoiser
 
 
 def load_weights(denoiser: Denoiser, weights: Weights, path: Path) -> None:
-    """Copy weights into a denoiser; `path` and errors are those of `check_weights`."""
-    check_weights(denoiser, weights, path)
+    """Copy weights into a denoiser; `path` and errors are those of `refuse_other_weights`."""
+    refuse_other_weights(denoiser, weights, path)
     if not any(value.is_meta for value in denoiser.state_dict().values()):  # else rank 0 hands them on
         denoiser.load_state_dict(weights)
 
 
-def check_weights(denoiser: Denoiser, weights: Weights, path: Path) -> None:
+def refuse_other_weights(denoiser: Denoiser, weights: Weights, path: Path) -> None:
     """Refuse weights that do not fit a denoiser; `path` is where they came from, for the message.
 
     Raises:

@@ -1,15 +1,18 @@
-"""Weights of one network as a start for another: other classes, none, or another image size."""
+"""Weights of one network in another: a resumed run, or a new one of other classes, none, or another image size."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+import torch
 from lightning.pytorch.utilities import rank_zero_warn
 
+from pixelgen.config import build
+from pixelgen.distributed.fsdp import is_sharded
 from pixelgen.models import Denoiser
 from pixelgen.module import PixelGen
-from pixelgen.runs.published import Weights, load_weights
-from pixelgen.runs.run import Run, check_settings
+from pixelgen.runs.published import Weights, load_weights, refuse_other_weights
+from pixelgen.runs.run import Run
 
 POSITIONS = "pos_embed"
 TABLE = "y_embedder.embedding_table.weight"
@@ -29,8 +32,9 @@ def start_from(model: PixelGen, source: str | Path) -> None:
     """
     run = Run(source)
     weights, changes = transferred(run.weights(), model.denoiser)
+    refuse_other_weights(model.denoiser, weights, run.path)
+    refuse_other_start(model.denoiser, run)
     load_weights(model.denoiser, weights, run.path)
-    check_settings(model.denoiser, run)
     for change in changes:
         rank_zero_warn(f"starting from {run.path}: {change}")
     own, theirs = model.objective.state_dict(), run.contents.objective
@@ -47,6 +51,38 @@ def start_from(model: PixelGen, source: str | Path) -> None:
             first = next(iter(mine))
             rank_zero_warn(f"{run.path} does not hold the objective's own weights ({first}, …): they start anew")
     model.objective.load_state_dict(own)
+
+
+def check_resumable(model: PixelGen, path: Path) -> None:
+    """Refuse to resume a checkpoint with another network; one in shards is looked at by FSDP2 alone.
+
+    Raises:
+        ValueError: as `start_from`, but that classes and image size must be the same.
+    """
+    if not is_sharded(path):
+        run = Run(path)
+        refuse_other_weights(model.denoiser, run.contents.raw, path)
+        refuse_other_start(model.denoiser, run)
+
+
+def refuse_other_start(denoiser: Denoiser, run: Run) -> None:
+    """Refuse a network whose class tokens enter at another block than in a run: no shape of its weights shows it.
+
+    Raises:
+        ValueError: naming both blocks.
+    """
+    if TOKENS not in denoiser.state_dict():
+        return
+    try:
+        with torch.device("meta"):
+            found = build(Denoiser, run.arguments["denoiser"], "denoiser").in_context_start
+    except (ValueError, AttributeError):  # a network of one's own, or a size that was never published
+        return
+    if found != (own := getattr(denoiser, "in_context_start", found)):
+        raise ValueError(
+            f"the class tokens of {run} enter before block {found}, here before block {own}: set "
+            f"model.denoiser.in_context_start to {found}"
+        )
 
 
 def transferred(weights: Weights, denoiser: Denoiser) -> tuple[Weights, list[str]]:

@@ -79,7 +79,7 @@ def stream(
         batch_size: images in a batch.
         rank: of this process.
         world_size: number of processes.
-        present: numbers of images that are there; batches that lack none are left out, the others made whole.
+        present: numbers of images that are there: they are not yielded, and batches that lack none are left out.
         pad: fill the last batch up, so that the network always sees `batch_size` images.
 
     Yields:
@@ -91,8 +91,9 @@ def stream(
         numbers = batches[min(number, len(batches) - 1)]
         filled = [*numbers, *[numbers[-1]] * (batch_size - len(numbers) if pad else 0)]
         images = _sample(model, [requests[n] for n in filled], sampling)
+        missing = [k for k, n in enumerate(numbers) if n not in present]
         if number < len(batches):
-            yield numbers, images[: len(numbers)]
+            yield [numbers[k] for k in missing], images[missing]
 
 
 def missing_batches(number: int, batch_size: int, present: Collection[int] = ()) -> list[list[int]]:
@@ -144,10 +145,9 @@ def generate(
         left = sum(n not in present for batch in batches for n in batch)
         share = len(batches[rank::world_size])
         images = stream(model, requests, sampling, together, rank, world_size, present=present, pad=True)
-        with progress(fabric, left, share) as advance, _Writer(folder, settings, ahead) as writer:
-            for numbers, made in images:
-                wanted = [i for i, number in enumerate(numbers) if number not in present]
-                writer.write([requests[numbers[i]] for i in wanted], made[wanted])
+        made = (([requests[n] for n in numbers], batch) for numbers, batch in images)
+        with progress(fabric, left, share) as advance:
+            for _ in _write(made, folder, settings, ahead):
                 advance()
 
 
@@ -198,49 +198,40 @@ def _open(folder: Path, lock: FileLock, requests: Sequence[Request], settings: M
     return present
 
 
-class _Writer:
-    """Writes images in threads; an error in one of them is raised in the next `write`, or on leaving.
+def _write(
+    images: Iterator[tuple[list[Request], Tensor]], folder: Path, settings: Mapping[str, Any], ahead: int
+) -> Iterator[None]:
+    """Write images (N, C, H, W), uint8, in threads, waiting neither for the device nor, `ahead` batches, for the disk.
 
-    Args:
-        folder: of the set.
-        settings: for the metadata.
-        ahead: calls of `write` that may wait for their files.
+    Yields once for each batch. An error in a thread is raised some batches later, or at the end.
     """
+    waiting: deque[list[Future[None]]] = deque()
+    with ThreadPoolExecutor(WRITERS) as pool:
+        for requests, batch in images:
+            ready = torch.cuda.Event() if batch.is_cuda else None
+            host = batch.permute(0, 2, 3, 1).to("cpu", non_blocking=True)
+            if ready is not None:
+                ready.record()
+            pairs = zip(requests, host, strict=True)
+            waiting.append([pool.submit(_write_png, folder, settings, *pair, ready) for pair in pairs])
+            while len(waiting) > ahead:
+                _wait(waiting.popleft())
+            yield
+        for files in waiting:
+            _wait(files)
 
-    def __init__(self, folder: Path, settings: Mapping[str, Any], ahead: int) -> None:
-        self.folder, self.settings, self.ahead = folder, settings, ahead
-        self._pool = ThreadPoolExecutor(WRITERS)
-        self._waiting: deque[list[Future[None]]] = deque()
 
-    def __enter__(self) -> _Writer:
-        return self
+def _wait(files: Sequence[Future[None]]) -> None:
+    for file in files:
+        file.result()
 
-    def __exit__(self, kind: type[BaseException] | None, *_: Any) -> None:
-        try:
-            while kind is None and self._waiting:
-                self._wait()
-        finally:
-            self._pool.shutdown()
 
-    def write(self, requests: Sequence[Request], images: Tensor) -> None:
-        """Hand over images (N, C, H, W), uint8, on any device; this waits neither for the device nor for the disk."""
-        ready = torch.cuda.Event() if images.is_cuda else None
-        host = images.permute(0, 2, 3, 1).to("cpu", non_blocking=True)
-        if ready is not None:
-            ready.record()
-        pairs = zip(requests, host, strict=True)
-        self._waiting.append([self._pool.submit(self._write, request, image, ready) for request, image in pairs])
-        while len(self._waiting) > self.ahead:
-            self._wait()
-
-    def _wait(self) -> None:
-        for future in self._waiting.popleft():
-            future.result()
-
-    def _write(self, request: Request, image: Tensor, ready: torch.cuda.Event | None) -> None:
-        if ready is not None:
-            ready.synchronize()
-        about = PngInfo()
-        about.add_text(METADATA, json.dumps({**self.settings, "seed": request.seed, "condition": request.condition}))
-        with atomic(self.folder / request.path, "free some space, then resume with the same command") as temporary:
-            Image.fromarray(image.squeeze(-1).contiguous().numpy()).save(temporary, "PNG", pnginfo=about)
+def _write_png(
+    folder: Path, settings: Mapping[str, Any], request: Request, image: Tensor, ready: torch.cuda.Event | None
+) -> None:
+    if ready is not None:
+        ready.synchronize()
+    about = PngInfo()
+    about.add_text(METADATA, json.dumps({**settings, "seed": request.seed, "condition": request.condition}))
+    with atomic(folder / request.path, "free some space, then resume with the same command") as temporary:
+        Image.fromarray(image.squeeze(-1).contiguous().numpy()).save(temporary, "PNG", pnginfo=about)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from zipfile import ZipFile
 
@@ -14,7 +13,7 @@ from PIL import Image
 
 from pixelgen.files import atomic
 
-_READERS, _AHEAD = 4, 64  # threads, and images that they may be ahead
+READERS, AHEAD = 4, 64  # threads, and images that they read at a time
 
 
 def write_npz(images: Sequence[Path], to: Path) -> None:
@@ -31,22 +30,17 @@ def write_npz(images: Sequence[Path], to: Path) -> None:
         archive.open("arr_0.npy", "w", force_zip64=True) as file,
     ):
         np.lib.format.write_array_header_1_0(file, header)
-        for path, image in zip(images, _ahead(images), strict=True):
+        for path, image in zip(images, _pixels_of(images), strict=True):
             if image.shape != first.shape:
                 raise ValueError(f"{path} is {image.shape}, but {images[0].name} is {first.shape}: remove one")
             file.write(image.tobytes())
 
 
-def _ahead(paths: Sequence[Path]) -> Iterator[np.ndarray]:
-    """Pixels of the images in order, a few of them read beforehand."""
-    waiting: deque[Future[np.ndarray]] = deque()
-    with ThreadPoolExecutor(_READERS) as pool:
-        for path in paths:
-            waiting.append(pool.submit(_pixels, path))
-            if len(waiting) > _AHEAD:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
+def _pixels_of(paths: Sequence[Path]) -> Iterator[np.ndarray]:
+    """Pixels of images in order, some of them read at a time."""
+    with ThreadPoolExecutor(READERS) as pool:
+        for i in range(0, len(paths), AHEAD):
+            yield from pool.map(_pixels, paths[i : i + AHEAD])
 
 
 def read_image(path: Path) -> torch.Tensor:

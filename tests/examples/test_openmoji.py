@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pixelgen.data.openmoji import main, write_openmoji
+from openmoji import main, write_openmoji
 
 
 @pytest.fixture(scope="module")

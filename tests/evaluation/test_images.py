@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from pixelgen.data.sets import ImageArray, arrays, open_images
+from pixelgen.evaluation.images import ImageArray, arrays, open_images
 from toy_features import draw, write_folder
 
 

@@ -1,4 +1,4 @@
-"""Sets of images as they are, to be measured: files in a folder, or the array of an npz."""
+"""Sets of images to be evaluated: the files of a folder, or the array of an npz."""
 
 from __future__ import annotations
 
@@ -18,31 +18,35 @@ from pixelgen.data.folder import list_images, load_rgb
 from pixelgen.data.images import Item, centre_crop
 
 ARRAY = "arr_0"
-OURS = ("settings.json", "grid.png")  # beside the first, the second is an overview and no image of the set
+OURS = ("settings.json", "grid.png")  # in a folder that holds the first, the second is an overview
 
 
 class ImageSet(Dataset[Item]):
     """Images of one size. An item holds the uint8 `image` (3, H, W), or a sentence `problem` about one that does not.
 
     Args:
-        size: (height, width) of the images in pixels.
+        own: (height, width) of the images as they are.
+        image_size: side of centre crops in pixels, as in ADM; None for no cropping.
     """
 
-    def __init__(self, size: tuple[int, int]) -> None:
-        self.size = size
+    def __init__(self, own: tuple[int, int], image_size: int | None) -> None:
+        self.image_size = image_size
+        self.size = own if image_size is None else (image_size, image_size)
 
     def __len__(self) -> int:
         raise NotImplementedError
 
+    def _item(self, image: Image.Image) -> Item:
+        image = image if self.image_size is None else centre_crop(image, self.image_size)
+        return {"image": torch.from_numpy(np.array(image).transpose(2, 0, 1).copy())}
+
 
 class ImageFiles(ImageSet):
-    """Image files: as they are, all of one size, or centre-cropped as in ADM.
-
-    An item of an unreadable file has a `problem` and `corrupt` True.
+    """Image files, all of one size unless they are cropped. An unreadable one has a `problem` and `corrupt` True.
 
     Args:
         files: their paths.
-        image_size: side of the crops in pixels; None for no cropping.
+        image_size: side of centre crops in pixels; None for no cropping.
 
     Raises:
         ValueError: if there is no file, or none that can be read.
@@ -50,8 +54,7 @@ class ImageFiles(ImageSet):
 
     def __init__(self, files: Sequence[str], image_size: int | None = None) -> None:
         self._files = np.array([os.fsencode(file) for file in files])  # bytes, for the memory of workers
-        self.image_size = image_size
-        super().__init__((image_size, image_size) if image_size else self._first_size())
+        super().__init__(self._first_size() if image_size is None else (0, 0), image_size)
 
     def __len__(self) -> int:
         return len(self._files)
@@ -62,16 +65,11 @@ class ImageFiles(ImageSet):
             image = load_rgb(path)
         except ValueError as error:
             return {"problem": str(error), "corrupt": True, "path": path}
-        if self.image_size is not None:
-            image = centre_crop(image, self.image_size)
-        if (image.height, image.width) != self.size:
-            height, width = self.size
-            problem = (
-                f"{path} is {image.width}x{image.height} px but the first image is {width}x{height} px: give images "
-                "of one size"
-            )
-            return {"problem": problem, "corrupt": False, "path": path}
-        return {"image": torch.from_numpy(np.array(image).transpose(2, 0, 1).copy())}
+        height, width = self.size
+        if self.image_size is None and image.size != (width, height):
+            problem = f"{path} is {image.width}x{image.height} px but the first image is {width}x{height} px"
+            return {"problem": f"{problem}: give images of one size", "corrupt": False, "path": path}
+        return self._item(image)
 
     def _first_size(self) -> tuple[int, int]:
         for file in self._files:
@@ -84,7 +82,7 @@ class ImageFiles(ImageSet):
 
 
 class ImageArray(ImageSet):
-    """The array `arr_0` of an npz, uint8 (N, H, W, 3), as the ADM evaluation suite has it; read where it lies.
+    """The array `arr_0` of an npz, uint8 (N, H, W, 3), as the ADM evaluation suite has it, read from disk as needed.
 
     Args:
         path: of the npz.
@@ -99,25 +97,18 @@ class ImageArray(ImageSet):
             self._array = _open_array(path)
         except (OSError, ValueError, BadZipFile, EOFError, struct.error) as error:
             raise ValueError(f"{path} cannot be read as an npz ({error}): fetch or make it again") from error
-        if self._array.ndim != 4 or self._array.shape[-1] != 3 or self._array.dtype != np.uint8:
-            raise ValueError(
-                f"{ARRAY} of {path} is {self._array.dtype} {self._array.shape}: want uint8 (N, H, W, 3), three "
-                "channels, last"
-            )
-        if not len(self._array):
+        shape, dtype = self._array.shape, self._array.dtype
+        if len(shape) != 4 or shape[-1] != 3 or dtype != np.uint8:
+            raise ValueError(f"{ARRAY} of {path} is {dtype} {shape}: want uint8 (N, H, W, 3), three channels, last")
+        if not shape[0]:
             raise ValueError(f"{path} holds no images: make it again")
-        self.image_size = image_size
-        height, width = self._array.shape[1:3]
-        super().__init__((image_size, image_size) if image_size else (height, width))
+        super().__init__((shape[1], shape[2]), image_size)
 
     def __len__(self) -> int:
         return len(self._array)
 
     def __getitem__(self, index: int) -> Item:
-        pixels = np.array(self._array[index])
-        if self.image_size is not None:
-            pixels = np.array(centre_crop(Image.fromarray(pixels), self.image_size))
-        return {"image": torch.from_numpy(pixels.transpose(2, 0, 1).copy())}
+        return self._item(Image.fromarray(np.array(self._array[index])))
 
 
 def open_images(path: str | Path, image_size: int | None = None) -> ImageSet:
@@ -126,17 +117,16 @@ def open_images(path: str | Path, image_size: int | None = None) -> ImageSet:
     Raises:
         ValueError: if there are none.
     """
-    path = Path(path).expanduser()
+    path, fix = Path(path).expanduser(), f"give a folder of images, or an npz with {ARRAY}"
     if path.is_file() and path.suffix == ".npz":
         return ImageArray(path, image_size)
     if not path.is_dir():
-        what = "is neither a folder nor an npz" if path.exists() else "does not exist"
-        raise ValueError(f"{path} {what}: give a folder of images, or an npz with {ARRAY}")
+        raise ValueError(f"{path} {'is neither a folder nor an npz' if path.exists() else 'does not exist'}: {fix}")
     files = list_images(path)
     if (path / OURS[0]).is_file():
         files = [file for file in files if file != str(path / OURS[1])]
     if not files:
-        raise ValueError(f"there are no images in {path}: give a folder of images, or an npz with {ARRAY}")
+        raise ValueError(f"there are no images in {path}: {fix}")
     return ImageFiles(files, image_size)
 
 
@@ -154,14 +144,13 @@ def arrays(path: Path) -> set[str]:
 
 
 def _open_array(path: Path) -> Any:
-    """The array, mapped from the file where it is not compressed: 50 000 images of 256 px are 10 GB."""
-    name = f"{ARRAY}.npy"
+    """The array, mapped from the file if it is not compressed: 50 000 images of 256 px are 10 GB."""
     with ZipFile(path) as archive, path.open("rb") as file:
-        if name not in archive.namelist():
+        if f"{ARRAY}.npy" not in archive.namelist():
             raise ValueError(f"it holds no {ARRAY}")
-        info = archive.getinfo(name)
+        info = archive.getinfo(f"{ARRAY}.npy")
         if info.compress_type == ZIP_STORED:
-            file.seek(info.header_offset + 26)  # where the header of a zip's member says how long its ends are
+            file.seek(info.header_offset + 26)  # here the header of a zip's member has the lengths of its last parts
             file.seek(sum(struct.unpack("<HH", file.read(4))), os.SEEK_CUR)
             return _map_array(path, file)
     with np.load(path, allow_pickle=False) as arrays:

@@ -1,0 +1,295 @@
+"""Scores of generated images during training."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch import Trainer
+from torchmetrics import Metric
+
+from pixelgen.callbacks.periodic import Periodic, data_of, find_ema, log, sampling_mode
+from pixelgen.conditioner import Text
+from pixelgen.data import ImageData
+from pixelgen.distributed.processes import gather
+from pixelgen.encoders.frozen import FeatureExtractor
+from pixelgen.evaluation.geneval import Detector, geneval_scores
+from pixelgen.evaluation.geneval.prompts import Prompt, find_prompts, prompts_sha256, subset_by_task
+from pixelgen.evaluation.job import EvaluationJob, refuse_stream
+from pixelgen.evaluation.reference import Reference
+from pixelgen.evaluation.scores import ONLY_FRECHET, Comparison, Metrics, warn_of_few
+from pixelgen.evaluation.shapes_judge import ShapesAccuracy
+from pixelgen.evaluation.statistics import Statistics
+from pixelgen.module import PixelGen
+from pixelgen.samples.generate import Request, stream
+
+
+class Evaluator(Periodic):
+    """Scores generated images before, during and after training, and keeps every value in `history`.
+
+    Args:
+        every_n_steps: optimizer steps between two evaluations, or None for none in between.
+        at_start: also before the first step.
+        at_end: also after the last step.
+    """
+
+    def __init__(self, every_n_steps: int | None, at_start: bool = False, at_end: bool = True) -> None:
+        super().__init__(every_n_steps, at_start, at_end)
+        self.history: list[dict[str, float]] = []
+
+    def keep(self, trainer: Trainer, values: dict[str, float]) -> None:
+        """Log values and add them to the history."""
+        log(trainer, values)
+        self.history.append({"step": trainer.global_step, **values})
+
+    def record(self, trainer: Trainer, values: dict[str, Any]) -> None:
+        """Append scores and all that they depend on to `<run>/evaluations.jsonl`, on rank 0."""
+        if trainer.is_global_zero:
+            with (Path(trainer.default_root_dir) / "evaluations.jsonl").open("a") as file:
+                file.write(json.dumps({"step": trainer.global_step, **values}) + "\n")
+
+    def state_dict(self) -> dict[str, Any]:
+        """Every value so far."""
+        return {"history": [dict(entry) for entry in self.history]}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take over the values so far."""
+        self.history = [dict(entry) for entry in state_dict["history"]]
+
+
+class FID(Evaluator):
+    """Fréchet distance between generated and real images, logged as `fid` or `frechet/<extractor>`.
+
+    Only Inception features make a FID; a distance in other features is called by their name. Image i has class
+    i mod number of classes, or the caption of training image i, and seed `seed` + i, whatever the number of processes;
+    each process makes its share, and only what scores need is exchanged. With an EMA callback the averaged weights are
+    scored. Each evaluation appends its protocol to `<run>/evaluations.jsonl`; the reference goes to
+    `<run>/reference_<extractor>.npz`.
+
+    Args:
+        extractor: the feature extractor.
+        reference: an npz of statistics or a folder of images; the data module's training images if not given.
+        num_samples: how many images to generate. The distance falls as this grows: compare equal numbers only.
+        reference_samples: how many real images to use, evenly spaced over the data set; all if not given.
+        every_n_steps: optimizer steps between two evaluations, or null for none in between.
+        at_start: also before the first step.
+        at_end: also after the last step.
+        batch_size: images sampled at a time; does not change them.
+        seed: image i is made from seed + i.
+        decays: score the first average only, or all of them (the others as `fid/<average>`).
+        metrics: what else to measure in the same pass, such as KID or precision and recall; null for nothing.
+        accuracy: a metric with `update(images, labels)`, given the same uint8 images (B, 3, H, W) and their classes;
+            null for none.
+    """
+
+    def __init__(
+        self,
+        extractor: FeatureExtractor,
+        reference: Path | None = None,
+        num_samples: int = 50_000,
+        reference_samples: int | None = None,
+        every_n_steps: int | None = None,
+        at_start: bool = False,
+        at_end: bool = True,
+        batch_size: int = 64,
+        seed: int = 0,
+        decays: Literal["first", "all"] = "first",
+        metrics: Metrics | None = None,
+        accuracy: Metric | None = None,
+    ) -> None:
+        if num_samples < 2 or (reference_samples is not None and reference_samples < 2) or batch_size < 1:
+            raise ValueError("num_samples and reference_samples must be at least 2 and batch_size at least 1")
+        super().__init__(every_n_steps, at_start, at_end)
+        self.extractor = extractor
+        self.reference = None if reference is None else Reference(Path(reference), reference_samples)
+        self.num_samples, self.reference_samples = num_samples, reference_samples
+        self.batch_size, self.seed, self.decays = batch_size, seed, decays
+        self.metrics = ONLY_FRECHET if metrics is None else metrics
+        self.metrics.possible(extractor, num_samples)
+        self.accuracy = accuracy
+        self._statistics: Statistics | None = None
+        warn_of_few(num_samples, extractor)
+
+    @property
+    def name(self) -> str:
+        """What the distance is called in logs."""
+        return self.extractor.metric("frechet")
+
+    def on_fit_start(self, trainer: Trainer, pl_module: PixelGen) -> None:
+        """Forget the reference of an earlier fit, whose data may have been other; check what evaluation will need."""
+        self._statistics = None
+        super().on_fit_start(trainer, pl_module)
+
+    def check(self, pl_module: PixelGen, data: ImageData | None) -> None:
+        """Check what evaluation will need.
+
+        Raises:
+            ValueError: if the reference does not exist, is empty, a stream or of another extractor, or the accuracy
+                knows other classes than the data.
+        """
+        if self.reference is not None:
+            try:
+                self.reference.check(self.extractor, self.metrics, self.num_samples)
+            except ValueError as error:
+                raise ValueError(f"fid.reference: {error}") from error
+        elif data is not None:
+            refuse_stream(data.train_dataset())
+        names = getattr(data, "class_names", None)
+        if isinstance(self.accuracy, ShapesAccuracy) and names is not None and names != self.accuracy.class_names:
+            raise ValueError(
+                f"fid.accuracy judges the classes {self.accuracy.class_names[:2]} and so on, but those of the data are "
+                f"{names[:2]} and so on: give ShapesAccuracy the same class_names"
+            )
+
+    def run(self, trainer: Trainer, pl_module: PixelGen) -> None:
+        """Generate, score and log; the same values on every rank."""
+        ema = find_ema(trainer)
+        averages: list[str | None] = [None]
+        if ema is not None:
+            averages = list(ema.names) if self.decays == "all" else [ema.names[0]]
+        values: dict[str, float] = {}
+        for i, average in enumerate(averages):
+            with sampling_mode(trainer, pl_module, average or True, pl_module.device.type == "cpu"):
+                scores = self._score(trainer, pl_module, average)
+            values |= {name if i == 0 else f"{name}/{average}": value for name, value in scores.items()}
+        self.keep(trainer, values)
+
+    def _score(self, trainer: Trainer, pl_module: PixelGen, average: str | None) -> dict[str, float]:
+        real = self._reference(trainer, pl_module)
+        comparison = Comparison(self.extractor, real, self.num_samples, self.metrics)
+        examples = pl_module.conditioner.examples(self.num_samples, data_of(trainer))
+        requests = [Request("", self.seed + i, example) for i, example in enumerate(examples)]
+        share = self.batch_size, trainer.global_rank, trainer.world_size
+        if self.accuracy is not None:
+            self.accuracy.to(pl_module.device).reset()
+        for numbers, images in stream(pl_module, requests, None, *share):
+            comparison.extraction.update(images, numbers)
+            if self.accuracy is not None and examples[0] is not None:
+                labels = torch.tensor([examples[number] for number in numbers], device=images.device)
+                self.accuracy.update(images, labels)
+        scores = comparison.scores()
+        if self.accuracy is not None:
+            computed = self.accuracy.compute()
+            named = computed if isinstance(computed, dict) else {type(self.accuracy).__name__.lower(): computed}
+            scores |= {name: float(value) for name, value in named.items()}
+        about = {
+            "samples": self.num_samples,
+            "conditions": pl_module.conditioner.description,
+            "seed": self.seed,
+            "average": average,
+            "sampler": pl_module.sampler.settings(),
+            "extractor": self.extractor.name,
+            "weights_sha256": self.extractor.weights_sha256,
+            "reference": "training images" if self.reference is None else self.reference.path.name,
+            "reference_samples": real.n,
+            "reference_fingerprint": real.fingerprint,
+        }
+        self.record(trainer, {**scores, **comparison.protocol["settings"], **about})
+        return scores
+
+    def _reference(self, trainer: Trainer, pl_module: PixelGen) -> Statistics:
+        """Statistics of the real images, computed and written once a fit."""
+        self.extractor.to(pl_module.device)
+        if self._statistics is None:
+            data = data_of(trainer)
+            job = EvaluationJob(self.metrics, self.batch_size, getattr(data, "num_workers", 0))
+            if self.reference is not None:
+                size = (pl_module.denoiser.image_size, pl_module.denoiser.image_size)
+                self._statistics = self.reference.statistics(self.extractor, job, size)
+            elif data is not None:
+                self._statistics = job.measure(data.train_dataset(), self.extractor, self.reference_samples)
+            else:
+                raise ValueError("there is no data module to take real images from: pass `reference` to FID")
+            if trainer.is_global_zero:
+                self._statistics.save(Path(trainer.default_root_dir) / reference_file(self.extractor))
+        return self._statistics
+
+
+def reference_file(extractor: FeatureExtractor) -> str:
+    """Name of the npz that the FID callback leaves in a run."""
+    return f"reference_{extractor.name.replace('/', '_')}.npz"
+
+
+class GenEval(Evaluator):
+    """Share of images that show what their prompts ask for, logged as `geneval/overall` and `geneval/<task>`.
+
+    Image i is generated from prompt i // `images_per_prompt` and seed `seed` + i mod `images_per_prompt`, whatever the
+    number of processes: each generates and judges its share, and only verdicts are exchanged. With an EMA callback the
+    first EMA is scored. Each evaluation appends its protocol to `<run>/evaluations.jsonl`. A few prompts tell whether
+    training goes well; the number to report is that of `python -m pixelgen.geneval`.
+
+    Args:
+        detector: `ShapesDetector` for shapes, `CocoDetector` for GenEval's own prompts.
+        prompts: `geneval`, `shapes` (those of the data, where it is `ShapesData`), or a file of GenEval's format.
+        num_prompts: how many of them, evenly over the tasks; null for all.
+        images_per_prompt: published: 4.
+        every_n_steps: optimizer steps between two evaluations, or null for none in between.
+        at_start: also before the first step.
+        at_end: also after the last step.
+        batch_size: images generated at a time.
+        seed: of the first image of each prompt.
+    """
+
+    def __init__(
+        self,
+        detector: Detector,
+        prompts: str = "geneval",
+        num_prompts: int | None = 60,
+        images_per_prompt: int = 1,
+        every_n_steps: int | None = None,
+        at_start: bool = False,
+        at_end: bool = True,
+        batch_size: int = 64,
+        seed: int = 0,
+    ) -> None:
+        if min(1 if num_prompts is None else num_prompts, images_per_prompt, batch_size) < 1:
+            raise ValueError("num_prompts, images_per_prompt and batch_size must be at least 1")
+        super().__init__(every_n_steps, at_start, at_end)
+        self.detector, self.prompts, self.num_prompts = detector, prompts, num_prompts
+        self.batch_size = batch_size
+        self.seeds = range(seed, seed + images_per_prompt)
+        self._chosen: list[Prompt] = []
+
+    def check(self, pl_module: PixelGen, data: ImageData | None) -> None:
+        """Choose the prompts, and check what evaluation will need.
+
+        Raises:
+            ValueError: if there are no such prompts, the detector does not know their objects, or the model does not
+                take prompts.
+        """
+        if not isinstance(pl_module.conditioner, Text):
+            raise ValueError("callbacks.geneval makes images from prompts: give the model a text_encoder, or null here")
+        prompts = find_prompts(self.prompts, data)
+        self.detector.check(prompts)
+        self._chosen = subset_by_task(prompts, self.num_prompts)
+
+    def run(self, trainer: Trainer, pl_module: PixelGen) -> None:
+        """Generate, judge and log; the same values on every process."""
+        ema = find_ema(trainer)
+        with sampling_mode(trainer, pl_module, eager=pl_module.device.type == "cpu"):
+            scores = self._score(pl_module, trainer.global_rank, trainer.world_size)
+        values = {f"geneval/{name.removeprefix('task/')}": value for name, value in scores.items()}
+        protocol = {
+            "prompts": len(self._chosen),
+            "prompts_sha256": prompts_sha256(self._chosen),
+            "seeds": list(self.seeds),
+            "average": None if ema is None else ema.names[0],
+            "sampler": pl_module.sampler.settings(),
+            **self.detector.protocol,
+        }
+        self.record(trainer, values | protocol)
+        self.keep(trainer, values)
+
+    def _score(self, model: PixelGen, rank: int, world_size: int) -> dict[str, float]:
+        images = [(prompt, seed) for prompt in self._chosen for seed in self.seeds]
+        requests = [Request("", seed, prompt.text) for prompt, seed in images]
+        verdicts: list[tuple[int, bool]] = []
+        self.detector.to(model.device)
+        for numbers, pixels in stream(model, requests, None, self.batch_size, rank, world_size):
+            judged = self.detector.judge(pixels, [images[number][0] for number in numbers])
+            verdicts += [(number, verdict.correct) for number, verdict in zip(numbers, judged, strict=True)]
+        self.detector.to("cpu")  # Mask2Former and CLIP are 2 GB that training can use
+        correct = dict(gather(verdicts))
+        return geneval_scores([prompt for prompt, _ in images], [correct[i] for i in range(len(images))])

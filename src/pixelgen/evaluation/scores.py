@@ -1,0 +1,341 @@
+"""Scores: each says what it needs of generated and real images, and computes its numbers from that."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, is_dataclass
+from typing import Any, ClassVar
+
+from lightning.pytorch.utilities import rank_zero_warn
+
+from pixelgen.distributed.processes import first, is_first
+from pixelgen.encoders.frozen import FeatureExtractor
+from pixelgen.evaluation.extract import Extraction
+from pixelgen.evaluation.statistics import Statistics
+from pixelgen.evaluation.tf32 import full_float32
+
+OUTPUTS = {"spatial": "spatial features", "logits": "logits of classes"}  # that not every extractor makes
+
+
+class Score:
+    """One or several numbers about generated images, most often against real ones.
+
+    A score of your own is a subclass, named by its class path in `metrics.more`. Every number becomes
+    `<name>/<extractor>`, or plain `<name>` in Inception's features.
+
+    Attributes:
+        name: in messages and protocols.
+        needs: what of `Statistics` must be there: `moments` (`mu` and `sigma`, which always are), `spatial` (`mu_s`,
+            `sigma_s`), `features` (of some images), or `logits` (of the generated images alone).
+        least: how many images of either set must have `features`.
+
+    Example:
+        class MeanDistance(Score):
+            name, needs = "mean_distance", ("moments",)
+
+            def compute(self, generated, reference):
+                return {self.name: float((generated.mu - reference.mu).norm())}
+    """
+
+    name: ClassVar[str]
+    needs: ClassVar[tuple[str, ...]] = ("moments",)
+    least: int = 2
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What the numbers depend on beside the images, for protocols (JSON): the fields of a dataclass."""
+        return asdict(self) if is_dataclass(self) else {}
+
+    def compute(self, generated: Statistics, reference: Statistics) -> dict[str, float]:
+        """Each number by its name."""
+        raise NotImplementedError
+
+    def unsupported(self, extractor: FeatureExtractor) -> str | None:
+        """Which of its needs the extractor does not make, in words; None if it makes all."""
+        missing = [what for need, what in OUTPUTS.items() if need in self.needs and need not in extractor.sizes]
+        return f"{extractor.name} makes no {missing[0]}" if missing else None
+
+    def lacks(self, number: int, at_most: int, reference: Statistics | None) -> str | None:
+        """What else is missing, in words; None if nothing.
+
+        Args:
+            number: how many generated images there will be.
+            at_most: of how many images the features are kept.
+            reference: what they are compared with; None if it is yet to be measured, with whatever is needed.
+        """
+        if "spatial" in self.needs and reference is not None and reference.mu_s is None:
+            return "the reference has no spatial features"
+        if "features" not in self.needs:
+            return None
+        if reference is not None:
+            if reference.features is None:
+                return "the reference holds no features of images"
+            number = min(number, len(reference.features))
+        fewest = min(number, at_most)
+        return f"{fewest} images are fewer than {self.least}" if fewest < self.least else None
+
+
+class Frechet(Score):
+    """Squared Fréchet distance of the features: FID, if they are Inception's."""
+
+    name = "frechet"
+
+    def compute(self, generated: Statistics, reference: Statistics) -> dict[str, float]:
+        """`frechet`."""
+        return {self.name: generated.distance(reference)}
+
+
+class SpatialFrechet(Score):
+    """The same of spatial features: sFID, if they are Inception's."""
+
+    name = "spatial_frechet"
+    needs = ("spatial",)
+
+    def compute(self, generated: Statistics, reference: Statistics) -> dict[str, float]:
+        """`spatial_frechet`."""
+        return {self.name: generated.spatial_distance(reference)}
+
+
+@dataclass(frozen=True)
+class InceptionScore(Score):
+    """exp of the mean Kullback–Leibler divergence of p(y|x) from p(y) (Salimans et al., arXiv:1606.03498).
+
+    Args:
+        splits: parts of the shuffled images; mean and deviation over their scores.
+        seed: of the shuffling.
+    """
+
+    splits: int = 10
+    seed: int = 2020
+
+    name = "inception_score"
+    needs = ("logits",)
+
+    def compute(self, generated: Statistics, reference: Statistics) -> dict[str, float]:
+        """`inception_score` and `inception_score_std`."""
+        from torch_fidelity.metric_isc import isc_features_to_metric
+
+        assert generated.logits is not None
+        splits = min(self.splits, len(generated.logits))  # none is empty
+        mean, deviation = isc_features_to_metric(generated.logits, splits, rng_seed=self.seed).values()
+        return {self.name: mean, f"{self.name}_std": deviation}
+
+
+@dataclass(frozen=True)
+class PrecisionRecall(Score):
+    """Improved precision and recall (Kynkäänniemi et al., arXiv:1904.06991).
+
+    A feature vector is among others if it is no farther from one of them than that one's k-th nearest of its own kind.
+
+    Args:
+        neighbours: k.
+    """
+
+    neighbours: int = 3
+
+    name = "precision_recall"
+    needs = ("features",)
+
+    @property
+    def least(self) -> int:  # type: ignore[override]
+        """One more than neighbours, since each is its own nearest."""
+        return self.neighbours + 1
+
+    def compute(self, generated: Statistics, reference: Statistics) -> dict[str, float]:
+        """`precision` and `recall`."""
+        from torch_fidelity.metric_prc import prc_features_to_metric
+
+        # in blocks: the whole matrix of distances of 50 000 images would be 10 GB
+        blocks = {"prc_batch_size": 2048, "save_cpu_ram": True}
+        found = prc_features_to_metric(
+            generated.features, reference.features, prc_neighborhood=self.neighbours, verbose=False, **blocks
+        )
+        return {name: found[name] for name in ("precision", "recall")}
+
+
+@dataclass(frozen=True)
+class KID(Score):
+    """Kernel distance (Bińkowski et al., arXiv:1801.01401): unbiased squared discrepancy, kernel (x·y/D + 1)³.
+
+    Args:
+        kid_subsets: how many pairs of subsets; mean and deviation over their distances.
+        kid_subset_size: images in each, drawn without replacement.
+        seed: of the draws.
+    """
+
+    kid_subsets: int = 100
+    kid_subset_size: int = 1000
+    seed: int = 2020
+
+    name = "kid"
+    needs = ("features",)
+
+    @property
+    def least(self) -> int:  # type: ignore[override]
+        """A subset."""
+        return self.kid_subset_size
+
+    def compute(self, generated: Statistics, reference: Statistics) -> dict[str, float]:
+        """`kid` and `kid_std`."""
+        from torch_fidelity.metric_kid import kid_features_to_metric
+
+        assert generated.features is not None
+        assert reference.features is not None
+        options = {"kid_subsets": self.kid_subsets, "kid_subset_size": self.kid_subset_size}
+        ours, theirs = generated.features.double(), reference.features.double()
+        mean, deviation = kid_features_to_metric(ours, theirs, rng_seed=self.seed, verbose=False, **options).values()
+        return {self.name: mean, f"{self.name}_std": deviation}
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """What is measured beside the Fréchet distance: true (required), false (off), or null (computed when possible).
+
+    Args:
+        sfid: Fréchet distance of spatial features; needs Inception and a reference with `mu_s`, or of images.
+        inception_score: needs Inception.
+        precision_recall: needs features or images of the reference.
+        kid: the same, and as many images as a subset holds.
+        splits: of the Inception Score.
+        neighbours: k of precision and recall.
+        kid_subsets: how many pairs of subsets KID is the mean of.
+        kid_subset_size: images in each.
+        max_features: images, drawn by `seed`, whose features are kept for precision, recall, KID and others.
+        seed: of every draw.
+        more: scores of your own, which are required; see `pixelgen.evaluation.Score`.
+    """
+
+    sfid: bool | None = None
+    inception_score: bool | None = None
+    precision_recall: bool | None = None
+    kid: bool | None = None
+    splits: int = 10
+    neighbours: int = 3
+    kid_subsets: int = 100
+    kid_subset_size: int = 1000
+    max_features: int = 10_000
+    seed: int = 2020
+    more: list[Score] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        for name in ("splits", "neighbours", "kid_subsets", "kid_subset_size", "max_features"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"metrics.{name} is {getattr(self, name)}: give at least 1")
+
+    def wanted(self) -> dict[str, tuple[Score, bool | None]]:
+        """Every score that is not off, by the name of its flag, and whether it is required."""
+        named: dict[str, tuple[Score, bool | None]] = {
+            "sfid": (SpatialFrechet(), self.sfid),
+            "inception_score": (InceptionScore(self.splits, self.seed), self.inception_score),
+            "precision_recall": (PrecisionRecall(self.neighbours), self.precision_recall),
+            "kid": (KID(self.kid_subsets, self.kid_subset_size, self.seed), self.kid),
+        }
+        more: dict[str, tuple[Score, bool | None]] = {score.name: (score, True) for score in self.more}
+        return {name: entry for name, entry in (named | more).items() if entry[1] is not False}
+
+    def possible(self, extractor: FeatureExtractor, number: int, reference: Statistics | None = None) -> list[Score]:
+        """The scores to compute, the Fréchet distance first.
+
+        Args:
+            extractor: of the features.
+            number: how many images there will be.
+            reference: what they are compared with; None if it is yet to be measured, with whatever is needed.
+
+        Raises:
+            ValueError: if a required score cannot be computed, naming what it lacks.
+        """
+        scores: list[Score] = [Frechet()]
+        for name, (score, required) in self.wanted().items():
+            reason = score.unsupported(extractor) or score.lacks(number, self.max_features, reference)
+            if reason is None:
+                scores.append(score)
+            elif required:
+                raise ValueError(f"metrics.{name} cannot be computed, since {reason}: leave it out")
+        return scores
+
+    def left_out(self, extractor: FeatureExtractor, number: int, reference: Statistics) -> dict[str, str]:
+        """Why scores that this extractor allows are not computed; arguments as for `possible`."""
+        supported = {name: score for name, (score, _) in self.wanted().items() if not score.unsupported(extractor)}
+        reasons = {name: score.lacks(number, self.max_features, reference) for name, score in supported.items()}
+        return {name: reason for name, reason in reasons.items() if reason}
+
+    def of_reference(self, extractor: FeatureExtractor) -> set[str]:
+        """What a reference is measured for."""
+        scores = [score for score, _ in self.wanted().values() if not score.unsupported(extractor)]
+        return needs(scores) - {"logits"}
+
+    def settings(self, scores: Sequence[Score]) -> dict[str, Any]:
+        """What the numbers of these scores depend on, for protocols."""
+        found = {name: value for score in scores for name, value in score.settings.items()}
+        return found | ({"max_features": self.max_features, "seed": self.seed} if "features" in needs(scores) else {})
+
+
+ONLY_FRECHET = Metrics(sfid=False, inception_score=False, precision_recall=False, kid=False)
+
+
+def needs(scores: Sequence[Score]) -> set[str]:
+    """Everything that these scores need."""
+    return {need for score in scores for need in score.needs}
+
+
+class Comparison:
+    """Generated images, taken in batch by batch, each process its share, against the statistics of real ones.
+
+    Args:
+        extractor: on the device to use.
+        reference: statistics of the real images.
+        number: how many images there will be on all processes; each is known by its number below this.
+        metrics: what to compute beside the Fréchet distance.
+
+    Raises:
+        ValueError: if a required score cannot be computed.
+    """
+
+    def __init__(
+        self, extractor: FeatureExtractor, reference: Statistics, number: int, metrics: Metrics = ONLY_FRECHET
+    ) -> None:
+        self.extractor, self.reference = extractor, reference
+        self.entries = metrics.possible(extractor, number, reference)
+        self.extraction = Extraction(extractor, number, needs(self.entries), metrics.max_features, metrics.seed)
+        self.protocol = {
+            "settings": metrics.settings(self.entries),
+            "left_out": metrics.left_out(extractor, number, reference),
+        }
+
+    def scores(self) -> dict[str, float]:
+        """Every number by its name, the first process's on all of them, which must all call this.
+
+        Raises:
+            ValueError: on all processes, if fewer images came than a score needs.
+        """
+        generated = self.extraction.statistics()
+        found: dict[str, float] = {}
+        problem: str | None = None
+        if is_first():
+            try:
+                with full_float32():
+                    found = self._compute(*(part.to(self.extraction.device) for part in (generated, self.reference)))
+            except ValueError as error:
+                problem = str(error)
+        # a decomposition may round differently on different machines
+        found, problem = first((found, problem))
+        if problem is not None:
+            raise ValueError(problem)
+        return found
+
+    def _compute(self, generated: Statistics, reference: Statistics) -> dict[str, float]:
+        count = 0 if generated.features is None else len(generated.features)
+        for score in self.entries:  # there may be fewer images than expected, since some could not be read
+            if reason := score.lacks(count, count, reference):
+                raise ValueError(f"metrics.{score.name} cannot be computed, since {reason}: leave it out")
+        numbers = [score.compute(generated, reference) for score in self.entries]
+        return {self.extractor.metric(name): value for found in numbers for name, value in found.items()}
+
+
+def warn_of_few(number: int | None, extractor: FeatureExtractor, what: str = "samples") -> None:
+    """Warn if the covariance of so many samples is singular; None is an unknown number."""
+    if number is not None and number <= extractor.num_features:
+        rank_zero_warn(
+            f"{number} {what} are too few for {extractor.num_features} features: the Fréchet distance is "
+            "biased, and comparable only with others of the same number of samples"
+        )

@@ -1,0 +1,154 @@
+"""Files of weights: where they lie, what they hold, and how exports are written."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+from zipfile import is_zipfile
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from pixelgen.distributed.fsdp import is_sharded, read_shards
+from pixelgen.files import atomic
+from pixelgen.runs.published import Contents, Weights, below, convert_keys
+
+EXPORT = "model.safetensors"
+EXPORT_FORMAT = "pixelgen-1"  # the file's metadata has it beside the name of its `average` and the `step`
+
+
+def find_checkpoint(source: str | Path) -> Path:
+    """The checkpoint that a path stands for: the file itself, or the newest one of a run folder.
+
+    Raises:
+        ValueError: if there is none, or only an export, which cannot be resumed.
+    """
+    path = find_weights(source)
+    if _is_export(path):
+        raise ValueError(f"{path} holds weights only, not what resuming needs: start a new run with --init_from")
+    return path
+
+
+def find_weights(source: str | Path) -> Path:
+    """The checkpoint or export that a path stands for: the file itself, or the one in a run or export folder.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    path = Path(source)
+    if path.is_file() or is_sharded(path):
+        return path
+    for file in (path / "checkpoints" / "last.ckpt", path / EXPORT):
+        if file.exists():
+            return file
+    what = f"has neither checkpoints/last.ckpt nor {EXPORT}" if path.is_dir() else "does not exist"
+    raise ValueError(f"{path} {what}: give a run folder with a saved checkpoint, a checkpoint file, or an export")
+
+
+def run_folder(path: Path) -> Path:
+    """The folder with the config of a checkpoint or export: the run that it lies in, or the export's own.
+
+    Raises:
+        ValueError: if there is no config.
+    """
+    # download caches link the files of an export to elsewhere, each on its own
+    folder = path.absolute().parent if _is_export(path) else path.resolve().parent.parent
+    if not (folder / "config.yaml").is_file():
+        raise ValueError(f"{path} has no {folder / 'config.yaml'}: keep checkpoints in their run, exports with theirs")
+    return folder
+
+
+def _is_export(path: Path) -> bool:
+    return path.suffix == ".safetensors"
+
+
+# Files
+
+
+def read_contents(path: Path) -> Contents:
+    """Contents of a checkpoint or export, on the CPU; tensors and primitives only, nothing in it is executed.
+
+    Tensors are mapped from the file where its format allows it: what nobody uses is never read.
+
+    Raises:
+        ValueError: if the file is not a complete checkpoint or export, or needs Python objects.
+    """
+    try:
+        if _is_export(path):
+            return _read_export(path)
+        if is_sharded(path):
+            checkpoint: Any = read_shards(path)
+        else:
+            with torch.serialization.safe_globals([Namespace]):  # JiT keeps its arguments in one; it runs nothing
+                checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zipfile(path))
+    except Exception as error:  # torch.load raises many kinds for a damaged file
+        raise _unreadable(path, error) from error
+    published = convert_keys(checkpoint) if isinstance(checkpoint, dict) else None
+    if published is not None:
+        return published
+    if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
+        raise ValueError(f"{path} is not a checkpoint of pixelgen, nor a published one of PixelGen or JiT")
+    state, ema = checkpoint["state_dict"], checkpoint.get("callbacks", {}).get("EMA", {})
+    raw, objective = below("denoiser.", state), below("objective.", state)
+    return Contents(raw, ema.get("averages", {}), objective, checkpoint.get("global_step"), ema.get("step"))
+
+
+def _read_export(path: Path) -> Contents:
+    with safe_open(path, framework="pt") as file:
+        about = file.metadata() or {}
+        if about.get("format") != EXPORT_FORMAT:
+            raise ValueError(f"its format is {about.get('format')!r}, not {EXPORT_FORMAT!r}")
+        weights = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118, no dict
+    return Contents({}, {about["average"]: weights}, step=int(about["step"]) if about["step"].isdecimal() else None)
+
+
+def _unreadable(path: Path, error: Exception) -> ValueError:
+    if unsafe := re.search(r"GLOBAL ([\w.]+)", str(error)):
+        return ValueError(
+            f"{path} holds Python objects that cannot be loaded safely ({unsafe[1]}, …): save its state dicts alone, "
+            "once and in a sandbox, as docs/published.md shows"
+        )
+    return ValueError(f"{path} is not a readable checkpoint or export ({type(error).__name__}: {error})")
+
+
+def refuse_used(folder: Path) -> None:
+    """Refuse to write an export into a folder that holds one, or a config.
+
+    Raises:
+        ValueError: naming what is there.
+    """
+    if taken := [name for name in (EXPORT, "config.yaml") if (folder / name).exists()]:
+        raise ValueError(f"{folder} holds {' and '.join(taken)} already: give another folder as --to")
+
+
+def write_export(folder: Path, weights: Weights, identity: dict[str, Any], config: str) -> Path:
+    """Write weights as an export, and the config beside them; both or nothing.
+
+    Args:
+        folder: to write into.
+        weights: of the denoiser.
+        identity: name of the EMA and the step, as `Run.identity` says it.
+        config: text of the config.
+
+    Returns:
+        The file of weights.
+
+    Raises:
+        ValueError: if the folder cannot be written.
+    """
+    about = {"format": EXPORT_FORMAT, **{key: str(value) for key, value in identity.items()}}
+    # copies, since the format allows neither tied nor strided ones
+    copies = {key: value.clone(memory_format=torch.contiguous_format) for key, value in weights.items()}
+    fix = "free some space or give another --to"
+    with atomic(folder / "config.yaml", fix) as text, atomic(folder / EXPORT, fix) as file:
+        text.write_text(config, encoding="utf-8")
+        try:
+            save_file(copies, file, about)
+        except SafetensorError as error:
+            raise OSError(str(error)) from error
+        shutil.copymode(text, file)  # safetensors lets nobody but the owner read its files
+    return folder / EXPORT

@@ -1,0 +1,42 @@
+import torch
+
+from pixelgen.evaluation import Metrics
+from pixelgen.evaluation.job import EvaluationJob
+from tiny_run import Means, TinyImages
+from toy_features import Toy, draw, reference_of
+
+
+def test_statistics_of_a_data_set():
+    images = TinyImages(16)
+    statistics = EvaluationJob(batch_size=5).measure(images, Means())
+    features = Means()(images.images).double()
+    torch.testing.assert_close(statistics.mu, features.mean(0))
+    torch.testing.assert_close(statistics.sigma, features.T.cov())
+    assert (statistics.n, statistics.extractor, statistics.features) == (16, "means", None)
+
+
+def test_a_part_is_spaced_evenly():
+    images, job = TinyImages(16), EvaluationJob()
+    statistics = job.measure(images, Means(), samples=4)
+    torch.testing.assert_close(statistics.mu, Means()(images.images[[0, 4, 8, 12]]).double().mean(0))
+    assert statistics.n == 4
+    assert job.measure(images, Means(), samples=100).n == 16
+
+
+def test_what_metrics_need_is_kept():
+    class Items(torch.utils.data.Dataset):
+        images = draw(40, seed=1, brightness=30)
+
+        def __len__(self):
+            return 40
+
+        def __getitem__(self, index):
+            return {"image": self.images[index]}
+
+    metrics = Metrics(kid_subsets=5, kid_subset_size=10)
+    real = reference_of(Items.images, metrics)
+    measured = EvaluationJob(metrics, batch_size=9).measure(Items(), Toy())
+    assert torch.equal(measured.features, real.features)
+    torch.testing.assert_close(measured.sigma_s, real.sigma_s, rtol=1e-9, atol=1e-12)
+    assert measured.logits is None  # nobody asks for the Inception Score of a reference
+    assert torch.equal(EvaluationJob(metrics).measure(Items(), Toy(), 10).features, real.features[::4])

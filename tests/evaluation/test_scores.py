@@ -1,0 +1,215 @@
+"""Scores one by one: on paper, as frozen numbers of earlier versions, and against other libraries."""
+
+import pytest
+import torch
+from torch import nn
+from torchmetrics.image.inception import InceptionScore as Theirs
+from torchmetrics.image.kid import poly_mmd
+
+from pixelgen.evaluation import KID, Comparison, InceptionScore, Metrics, PrecisionRecall, Statistics
+from pixelgen.evaluation import scores as module
+from pixelgen.evaluation.scores import ONLY_FRECHET, warn_of_few
+from tiny_run import Means
+from toy_features import Toy, draw, reference_of
+
+SMALL = Metrics(kid_subsets=5, kid_subset_size=10, splits=2)
+EVERYTHING = {"frechet/toy", "spatial_frechet/toy", "precision/toy", "recall/toy", "kid/toy", "kid_std/toy",
+              "inception_score/toy", "inception_score_std/toy"}  # fmt: skip
+
+
+def vectors(count, size, seed, shift=0.0, scale=1.0):
+    return shift + scale * torch.randn(count, size, generator=torch.Generator().manual_seed(seed))
+
+
+def numbers(score, generated, real=None):
+    if score.needs == ("logits",):
+        none = Statistics(torch.zeros(1), torch.zeros(1, 1), logits=generated)
+        return [*score.compute(none, none).values()]
+    return [*score.compute(Statistics.of(generated), Statistics.of(real)).values()]
+
+
+def compared(images, real, metrics=SMALL, total=None):
+    comparison = Comparison(Toy(), real, total or len(images), metrics)
+    for start in range(0, len(images), 7):
+        comparison.extraction.update(images[start : start + 7], range(start, min(start + 7, len(images))))
+    return comparison
+
+
+@pytest.fixture(scope="module")
+def real():
+    return reference_of(draw(40, seed=1, brightness=30), SMALL)
+
+
+# --- Inception Score
+
+
+def test_certain_and_even_classes_score_their_number():
+    assert numbers(InceptionScore(1), 100 * torch.eye(5).repeat(4, 1)) == pytest.approx([5, 0])
+    assert numbers(InceptionScore(2), 100 * torch.eye(5)[[2] * 20]) == pytest.approx([1, 0])
+
+
+def test_inception_score_is_as_ever():
+    logits = vectors(53, 7, 0, scale=3)
+    assert numbers(InceptionScore(10), logits) == pytest.approx([2.5689799132257107, 0.6953078654091354], rel=1e-7)
+    assert numbers(InceptionScore(4), logits) == pytest.approx([2.830628994417738, 0.46376739916627285], rel=1e-7)
+
+
+def test_inception_score_agrees_with_torchmetrics():
+    class Logits(nn.Module):
+        def forward(self, x):
+            return x
+
+    logits = vectors(40, 7, 0, scale=3)
+    theirs = Theirs(feature=Logits(), splits=1)
+    theirs.update(logits)
+    assert numbers(InceptionScore(1), logits)[0] == pytest.approx(float(theirs.compute()[0]), rel=1e-5)
+
+
+def test_no_split_is_empty():
+    assert numbers(InceptionScore(20), 100 * torch.eye(5)) == pytest.approx([1, 0])  # each split is one certain image
+
+
+# --- KID
+
+
+def test_kid_by_hand():
+    x, y = torch.tensor([[0.0], [1.0]]), torch.tensor([[0.0], [2.0]])
+    # (xy + 1)³: within both sets 1; across: k(0,0) = 1, k(0,2) = 1, k(1,0) = 1, k(1,2) = 27, mean 7.5
+    assert numbers(KID(1, 2), x, y)[0] == pytest.approx(1 + 1 - 2 * 7.5)
+
+
+def test_kid_is_as_ever():
+    found = numbers(KID(7, 20), vectors(60, 6, 1), vectors(80, 6, 2, shift=0.5))
+    assert found == pytest.approx([1.4496294286700575, 0.5469152016717438], rel=1e-7)
+
+
+def test_kid_agrees_with_torchmetrics_on_all_features():
+    generated, real = vectors(40, 6, 1), vectors(40, 6, 2, shift=0.5)
+    ours, deviation = numbers(KID(2, 40), generated, real)
+    assert ours == pytest.approx(float(poly_mmd(real.double(), generated.double())), rel=1e-12)
+    assert deviation == pytest.approx(0, abs=1e-12)
+
+
+def test_kid_is_unbiased():
+    """Sets of one distribution are 0 apart on average, which a biased estimate would not give."""
+    mean, deviation = numbers(KID(40, 50), vectors(2000, 6, 1), vectors(2000, 6, 2))
+    assert abs(mean) < 0.5 * deviation
+
+
+# --- precision and recall
+
+
+def test_precision_and_recall_by_hand():
+    # k = 1; radii of the real ones 1, 1, 2, of the generated ones 2, 1, 1
+    real = torch.tensor([[0.0], [1.0], [3.0]])
+    generated = torch.tensor([[4.5], [6.5], [7.5]])
+    # only 4.5 lies within 2 of 3; only 3 lies within 2 of 4.5
+    assert numbers(PrecisionRecall(1), generated, real) == pytest.approx([1 / 3, 1 / 3])
+
+
+def test_precision_and_recall_of_equal_and_distant_sets():
+    here = vectors(20, 5, 0)
+    assert numbers(PrecisionRecall(), here, here) == [1, 1]
+    assert numbers(PrecisionRecall(), here, here + 100) == [0, 0]
+    few_modes = here[:1] + 0.01 * vectors(20, 5, 1)
+    precision, recall = numbers(PrecisionRecall(), few_modes, here)
+    assert precision == 1
+    assert recall < 0.3
+
+
+@pytest.mark.parametrize(
+    ("generated", "real", "expected"), [(50, 70, [0.54, 0.8142857142857143]), (5000, 3000, [0.8616, 0.868])]
+)
+def test_precision_and_recall_are_as_ever(generated, real, expected):
+    found = numbers(PrecisionRecall(3), vectors(generated, 5, 1), vectors(real, 5, 2, shift=0.8))
+    assert found == pytest.approx(expected, abs=1e-7)
+
+
+# --- all of them
+
+
+@pytest.mark.parametrize(("at_most", "recall", "kid", "deviation"), [
+    (10_000, 0.8, 0.0007502239412563227, 0.005517830711632479),
+    (20, 0.7, -0.004076647493170249, 0.0030741487908780654),
+])  # fmt: skip
+def test_all_scores_are_as_ever(at_most, recall, kid, deviation):
+    metrics = Metrics(kid_subsets=5, kid_subset_size=10, splits=2, max_features=at_most)
+    found = compared(draw(30), reference_of(draw(40, seed=1, brightness=30), metrics), metrics).scores()
+    expected = {
+        "frechet/toy": 0.010599609660245701, "spatial_frechet/toy": 0.0063061371252724485, "precision/toy": 1.0,
+        "recall/toy": recall, "kid/toy": kid, "kid_std/toy": deviation,
+        "inception_score/toy": 1.0079515196993873, "inception_score_std/toy": 0.0002414265221944989,
+    }  # fmt: skip
+    assert found == pytest.approx(expected, rel=1e-6, abs=1e-7)
+
+
+def test_everything_in_one_pass(real):
+    comparison = compared(draw(30), real)
+    assert set(comparison.scores()) == EVERYTHING
+    assert comparison.extractor.passes == 5
+
+
+def test_what_is_off_is_neither_computed_nor_kept(real):
+    class Watch(Toy):
+        def outputs(self, images, wanted=("features",)):
+            self.asked = list(wanted)
+            return super().outputs(images, wanted)
+
+    comparison = Comparison(Watch(), real, 30)
+    comparison.extraction.update(draw(30), range(30))
+    assert comparison.extractor.asked == ["features"]
+    assert set(comparison.scores()) == {"frechet/toy"}
+    assert comparison.extraction.rows == {}
+    only_score = Comparison(Watch(), real, 30, Metrics(sfid=False, precision_recall=False, kid=False)).extraction
+    assert (set(only_score.moments), set(only_score.rows)) == ({"features"}, {"logits"})
+
+
+def test_too_few_readable_images_are_told_on_every_process(real, monkeypatch):
+    told = []
+    monkeypatch.setattr(module, "first", lambda value: told.append(value) or value)
+    incomplete = compared(draw(6), real, total=30)  # the others of 30 could not be read
+    with pytest.raises(ValueError, match=r"metrics.kid cannot be computed, since 6 images are fewer than 10"):
+        incomplete.scores()
+    assert len(told) == 1  # the first process tells the others, which would wait for its numbers
+
+
+def names(scores):
+    return [score.name for score in scores]
+
+
+def test_nulls_are_decided_by_extractor_reference_and_number(real):
+    assert names(Metrics().possible(Means(), 2000)) == ["frechet", "precision_recall", "kid"]
+    found = names(Metrics().possible(Toy(), 30, real))
+    assert found == ["frechet", "spatial_frechet", "inception_score", "precision_recall"]
+    bare = Statistics(real.mu, real.sigma)
+    assert names(Metrics().possible(Toy(), 2000, bare)) == ["frechet", "inception_score"]
+    assert "kid" not in names(Metrics(kid_subset_size=35, max_features=30).possible(Toy(), 40, real))
+    for metrics, reason in (
+        (Metrics(sfid=True), "the reference has no spatial features"),
+        (Metrics(kid=True), "the reference holds no features of images"),
+        (Metrics(precision_recall=True), "the reference holds no features"),
+    ):
+        with pytest.raises(ValueError, match=f"cannot be computed, since {reason}"):
+            metrics.possible(Toy(), 2000, bare)
+    with pytest.raises(ValueError, match="since means makes no logits of classes: leave it out"):
+        Metrics(inception_score=True).possible(Means(), 2000)
+    with pytest.raises(ValueError, match="since 30 images are fewer than 1000"):
+        Metrics(kid=True).possible(Toy(), 30)
+    with pytest.raises(ValueError, match=r"metrics.splits is 0: give at least 1"):
+        Metrics(splits=0)
+
+
+def test_protocol_names_what_numbers_depend_on():
+    assert ONLY_FRECHET.settings(ONLY_FRECHET.possible(Toy(), 2000)) == {}
+    metrics = Metrics(kid=True, sfid=False, inception_score=False, precision_recall=False)
+    assert metrics.settings(metrics.possible(Toy(), 2000)) == {
+        "kid_subsets": 100, "kid_subset_size": 1000, "max_features": 10_000, "seed": 2020,
+    }  # fmt: skip
+    assert Metrics().settings(Metrics(sfid=False).possible(Toy(), 30)) == {
+        "splits": 10, "neighbours": 3, "max_features": 10_000, "seed": 2020,
+    }  # fmt: skip
+
+
+def test_too_few_samples_warn():
+    with pytest.warns(UserWarning, match="6 samples are too few for 6 features"):
+        warn_of_few(6, Toy())
