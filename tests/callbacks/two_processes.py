@@ -79,7 +79,7 @@ def main(strategy, folder, max_steps, ckpt_path=None):
     circles = Path(folder, "circles.jsonl")
     prompts = [Prompt("single_object", (ObjectSpec("circle"),), "circle" + i * "!") for i in range(9)]
     circles.write_text(to_lines(prompts))
-    geneval = GenEval(Bright(), str(circles), at_start=True, batch_size=2)
+    geneval = GenEval(Bright(), str(circles), images_per_prompt=3, at_start=True, batch_size=2)
     callbacks = [ema, guard, Throughput(every_n_steps=2), Preview(num_images=2), fid, geneval, Summary(), record]
     options = {"devices": 1} if strategy == "one" else {"devices": 2, "strategy": _strategy(strategy)}
     trainer = tiny_trainer(
