@@ -25,7 +25,7 @@ from pixelgen.flow import Euler, Heun
 from pixelgen.losses import PDINO, REPA, Objective
 from pixelgen.losses.adaptive import AdaptiveWeight
 from pixelgen.models import JiT, TextJiT, jit, text_jit
-from pixelgen.runs.published import Recipe, architecture, convert_keys, denoiser_of, model_config, text_architecture
+from pixelgen.runs.published import Recipe, architecture, convert_keys, denoiser_of, model_config
 from pixelgen.runs.run import Run
 from pixelgen.runs.transfer import start_from
 from tiny_transformers import tiny_qwen3
@@ -214,7 +214,7 @@ def test_the_published_text_network_is_read_from_its_weights():
     with torch.device("meta"):
         published = text_jit()
         found = convert_keys(release(published, published)).averages["ema"]
-        rebuilt = TextJiT(**text_architecture(found))
+        rebuilt = TextJiT(**architecture(found))
     assert (rebuilt.text_shape, rebuilt.image_size, rebuilt.patch_size) == ((128, 2048), 512, 16)
     assert {key: value.shape for key, value in rebuilt.state_dict().items()} == {
         key: value.shape for key, value in found.items()
@@ -227,7 +227,7 @@ def test_the_published_text_network_is_read_from_its_weights():
 
 def test_a_published_text_checkpoint_loads_and_converts(tmp_path, monkeypatch):
     raw, average = text_network(0), text_network(1)
-    assert text_architecture(raw.state_dict()) == TINY_TEXT
+    assert architecture(raw.state_dict()) == TINY_TEXT
     path = saved(release(raw, average), tmp_path)
     monkeypatch.setattr("pixelgen.runs.published.QWEN", str(tiny_qwen3()))
     out = main([str(path), "--to", str(tmp_path / "out"), "--text_encoder", str(tiny_qwen3())])

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import sys
 from argparse import ArgumentError
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from inspect import Parameter, cleandoc, signature
 from types import NoneType, UnionType
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -66,73 +66,23 @@ def stop_on_bad_input() -> Iterator[None]:
         raise SystemExit(2) from error
 
 
-@dataclass(frozen=True)
-class _Argument:
-    """A parameter of a function, or a field of its `sampling`."""
-
-    name: str
-    hints: tuple[Any, ...]  # the types that are possible, without None
-    hint: Any
-    default: Any
-    is_flag: bool
-    help: str
-
-    def add_to(self, parser: ArgumentParser) -> None:
-        """Add it to a parser."""
-        options: dict[str, Any] = {"type": self.hint, "help": self.help}
-        only = self.hints[0] if len(self.hints) == 1 else None
-        if Run in self.hints:
-            options["type"] = str
-        elif only is bool:
-            options |= {"type": bool, "nargs": "?", "const": True}
-        elif get_origin(only) is tuple:
-            options |= {"type": get_args(only)[0], "nargs": len(get_args(only))}
-        elif get_origin(only) in (Sequence, list):
-            options |= {"type": get_args(only)[0], "nargs": "+"}
-        if self.default is not Parameter.empty:
-            options["default"] = self.default
-        elif self.is_flag:
-            options["required"] = True
-        parser.add_argument(f"--{self.name}" if self.is_flag else self.name, **options)
-
-    def convert(self, value: Any, run: Run | None, opens: Callable[[str], Any]) -> Any:
-        """What the function gets for a parsed value; `run` is the source, if it is open already."""
-        if Run in self.hints:
-            return run or opens(value)
-        return tuple(value) if get_origin(self.hints[0]) is tuple and value is not None else value
-
-
-def _arguments(function: Callable[..., Any]) -> list[_Argument]:
-    """The parameters of a function, with the fields of `Sampling` in the place of that one."""
-    hints = get_type_hints(function)
-    texts = {
-        found.arg_name: found.description or "" for found in parse(function.__doc__ or "", DocstringStyle.GOOGLE).params
-    }
-    arguments: list[_Argument] = []
-    for name, parameter in signature(function).parameters.items():
-        hint, default = hints[name], parameter.default
-        if hint is Sampling:
-            arguments += [argument for argument in _arguments(Sampling) if argument.name not in hints]
-            continue
-        kinds = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
-        kinds = tuple(kind for kind in kinds if kind is not NoneType)
-        is_flag = default is not Parameter.empty or parameter.kind is Parameter.KEYWORD_ONLY
-        arguments.append(_Argument(name, kinds, hint, default, is_flag, texts.get(name, "")))
-    return arguments
-
-
 def _parse(
     function: Callable[..., Any], texts: dict[str, str], given: Sequence[str], opens: Callable[[str], Any]
 ) -> dict[str, Any]:
-    arguments, about = _arguments(function), cleandoc(function.__doc__ or "").partition("\nArgs:")[0]
+    """What the function is called with."""
+    about = cleandoc(function.__doc__ or "").partition("\nArgs:")[0]
     defaults: dict[str, Any] = {"prog": f"python -m pixelgen.{function.__name__}", "description": about}
     parser = ArgumentParser(**(defaults | texts), allow_abbrev=False, exit_on_error=False)
-    for argument in arguments:
-        argument.add_to(parser)
+    kinds = _add_arguments(parser, function)
     try:
         run = _own_sampler(parser, given)
         found = parser.instantiate(parser.parse_args(given))
-        options = {argument.name: argument.convert(found[argument.name], run, opens) for argument in arguments}
+        options = {name: found[name] for name in kinds}
+        for name, kind in kinds.items():
+            if Run in kind:
+                options[name] = run or opens(options[name])
+            elif get_origin(kind[0]) is tuple and options[name] is not None:
+                options[name] = tuple(options[name])
         own = signature(function).parameters
         if "sampling" in own:
             names = [field.name for field in fields(Sampling) if field.name not in own]
@@ -143,6 +93,46 @@ def _parse(
         flags = [flag for action in parser._actions for flag in action.option_strings]
         raise ValueError(one_sentence(error, flags)) from error
     return options
+
+
+def _add_arguments(
+    parser: ArgumentParser, function: Callable[..., Any], others: Collection[str] = ()
+) -> dict[str, tuple[Any, ...]]:
+    """Add the parameters of a function but `others`, with the fields of `Sampling` in the place of that one.
+
+    Returns:
+        The types that each of them can have, without None.
+    """
+    hints, described = get_type_hints(function), parse(function.__doc__ or "", DocstringStyle.GOOGLE).params
+    texts = {argument.arg_name: argument.description or "" for argument in described}
+    found: dict[str, tuple[Any, ...]] = {}
+    for name, parameter in signature(function).parameters.items():
+        hint = hints[name]
+        if hint is Sampling:
+            found |= _add_arguments(parser, Sampling, others=hints)
+        elif name not in others:
+            kinds = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+            found[name] = tuple(kind for kind in kinds if kind is not NoneType)
+            options = {"type": hint, "help": texts.get(name, "")} | _options(found[name])
+            is_flag = parameter.default is not Parameter.empty or parameter.kind is Parameter.KEYWORD_ONLY
+            if parameter.default is not Parameter.empty:
+                options["default"] = parameter.default
+            elif is_flag:
+                options["required"] = True
+            parser.add_argument(f"--{name}" if is_flag else name, **options)
+    return found
+
+
+def _options(kinds: tuple[Any, ...]) -> dict[str, Any]:
+    """How values of a type are parsed, where the parser would take them otherwise."""
+    if Run in kinds:
+        return {"type": str}
+    if kinds == (bool,):
+        return {"type": bool, "nargs": "?", "const": True}
+    origin, inner = get_origin(kinds[0]), get_args(kinds[0])
+    if len(kinds) > 1 or origin not in (tuple, Sequence, list):
+        return {}
+    return {"type": inner[0], "nargs": len(inner) if origin is tuple else "+"}
 
 
 def _own_sampler(parser: ArgumentParser, given: Sequence[str]) -> Run | None:

@@ -44,12 +44,7 @@ class FSDP(ModelParallelStrategy):
         process_group_backend: str | None = None,
         timeout: timedelta = timedelta(minutes=30),
     ) -> None:
-        super().__init__(
-            tensor_parallel_size=1,
-            save_distributed_checkpoint=save_distributed_checkpoint,
-            process_group_backend=process_group_backend,
-            timeout=timeout,
-        )
+        super().__init__("auto", 1, save_distributed_checkpoint, process_group_backend, timeout)
 
     def setup_environment(self) -> None:
         """Lightning's own default would split over nodes only."""
@@ -62,9 +57,6 @@ def shard(denoiser: Denoiser, others: Iterable[nn.Module], mesh: DeviceMesh) -> 
 
     On ranks other than 0 the denoiser may be on the meta device, so that only one process of a run ever builds the
     whole of it. If it is on the meta device on rank 0 too, its weights are drawn there.
-
-    Raises:
-        ValueError: if a parameter is frozen, a buffer is not in the state dict, or the denoiser knows no blocks.
     """
     denoiser.require("FSDP2", "blocks", "initialise")
     modules = [denoiser, *others]
@@ -102,10 +94,10 @@ def is_sharded(path: Path) -> bool:
 def read_shards(path: Path) -> dict[str, Any]:
     """A checkpoint in shards, put together in one process, without the states of the optimizer."""
     checkpoint: dict[str, Any] = torch.load(path / "meta.pt", map_location="cpu", weights_only=True)
-    prefix = "state_dict."
+    stored, prefix = FileSystemReader(path).read_metadata().state_dict_metadata, "state_dict."
     weights: dict[str, Any] = {
         key: torch.empty(found.size, dtype=found.properties.dtype)
-        for key, found in FileSystemReader(path).read_metadata().state_dict_metadata.items()
+        for key, found in stored.items()
         if key.startswith(prefix) and isinstance(found, TensorStorageMetadata)
     }
     with warnings.catch_warnings():
@@ -115,11 +107,7 @@ def read_shards(path: Path) -> dict[str, Any]:
 
 
 def refuse_shards(checkpoint: Path, strategy: Strategy) -> None:
-    """Refuse to resume a checkpoint in shards without FSDP2.
-
-    Raises:
-        ValueError: in that case.
-    """
+    """Refuse to resume a checkpoint in shards without FSDP2."""
     if is_sharded(checkpoint) and not isinstance(strategy, FSDP):
         raise ValueError(
             f"{checkpoint} is in shards, which FSDP2 alone resumes: add --config configs/overlay/fsdp.yaml, "
@@ -128,11 +116,7 @@ def refuse_shards(checkpoint: Path, strategy: Strategy) -> None:
 
 
 def refuse_unsupported(strategy: Strategy) -> None:
-    """Refuse strategies that move parameters out of sight of the averages and checkpoints, and weights not in float32.
-
-    Raises:
-        ValueError: for FSDP1 and DeepSpeed, and for half and double precision that is not mixed.
-    """
+    """Refuse what moves weights out of sight of EMAs and checkpoints (FSDP1, DeepSpeed), or out of float32."""
     precision = strategy.precision_plugin
     if isinstance(precision, HalfPrecision | DoublePrecision):
         raise ValueError(
@@ -147,11 +131,7 @@ def refuse_unsupported(strategy: Strategy) -> None:
 
 
 def check_synchronised(model: nn.Module, optimizers: Iterable[Optimizer], strategy: Strategy) -> None:
-    """Refuse parameters that neither FSDP2 has split nor DDP synchronises: the processes would drift apart.
-
-    Raises:
-        ValueError: naming the first of them.
-    """
+    """Refuse parameters that neither FSDP2 has split nor DDP synchronises: the processes would drift apart."""
     if isinstance(strategy, ModelParallelStrategy):
         fix = "give their module to `fully_shard` in `configure_model`"
     elif isinstance(strategy.model, DistributedDataParallel):

@@ -18,35 +18,21 @@ T = TypeVar("T")
 
 
 def launch(devices: int = 1, precision: Precision = "bf16-mixed", num_nodes: int = 1) -> Fabric:
-    """One process for each device, GPUs where there are any; started here, or by torchrun or SLURM.
+    """One process for each of the `devices` of each machine, GPUs where there are any, or as torchrun or SLURM say.
 
-    Args:
-        devices: processes on this machine.
-        precision: of the networks' matrix products under `fabric.autocast()`.
-        num_nodes: machines.
-
-    Raises:
-        ValueError: if there are not as many devices.
+    `precision` is that of the networks' matrix products under `fabric.autocast()`.
     """
     if devices < 1:
         raise ValueError(f"devices is {devices}: give at least 1")
-    with _quiet():
-        try:
-            fabric = Fabric(devices=devices, precision=precision, num_nodes=num_nodes)
-        except MisconfigurationException as error:
-            raise ValueError(f"there are no {devices} devices ({' '.join(str(error).split())}): give fewer") from error
-        fabric.launch()
-    return fabric
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Lightning would tell of each process and of the precision."""
-    logging.disable(logging.INFO)
+    logging.disable(logging.INFO)  # Lightning would tell of each process and of the precision
     try:
-        yield
+        fabric = Fabric(devices=devices, precision=precision, num_nodes=num_nodes)
+        fabric.launch()
+    except MisconfigurationException as error:
+        raise ValueError(f"there are no {devices} devices ({' '.join(str(error).split())}): give fewer") from error
     finally:
         logging.disable(logging.NOTSET)
+    return fabric
 
 
 @contextmanager
@@ -86,11 +72,8 @@ def progress(fabric: Fabric, images: int, batches: int, what: str = "images") ->
         yield advance
 
 
-# Objects, where no trainer or Fabric is at hand
-
-
 def first(value: T) -> T:
-    """The first process's value, on all of them."""
+    """The first process's value (any object), on all of them; no trainer or Fabric need be at hand."""
     if not _several():
         return value
     box = [value]

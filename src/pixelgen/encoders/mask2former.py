@@ -71,16 +71,10 @@ def instances(
 ) -> list[Instance]:
     """Instances from the queries of one image.
 
-    The best pairs of query and class are taken; a score is the class' probability times the mean probability of the
-    mask's pixels; a box encloses the pixels of its mask.
-
-    Args:
-        logits: of the classes, and none of them last (Q, C + 1).
-        masks: logits of masks (Q, h, w), over the padded image.
-        padded: height and width of the network's input.
-        resized: of the image in its upper left corner.
-        original: of the image before resizing, which boxes and masks are for.
-        least: scores up to this one are left out.
+    Its `logits` are those of the classes, and none of them last (Q, C + 1), and of `masks` (Q, h, w) over the padded
+    input, in whose upper left corner the resized image lies; boxes and masks found are those of the original image. The
+    best pairs of query and class are taken, but for scores up to `least`; a score is the class' probability times the
+    mean probability of the mask's pixels; a box encloses the pixels of its mask.
     """
     probabilities = logits.float().softmax(-1)[:, :-1]
     best, pairs = probabilities.flatten().topk(min(MAX_INSTANCES, probabilities.numel()))

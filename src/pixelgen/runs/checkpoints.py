@@ -22,11 +22,7 @@ EXPORT_FORMAT = "pixelgen-1"  # the file's metadata has it beside the name of it
 
 
 def find_checkpoint(source: str | Path) -> Path:
-    """The checkpoint that a path stands for: the file itself, or the newest one of a run folder.
-
-    Raises:
-        ValueError: if there is none, or only an export, which cannot be resumed.
-    """
+    """The checkpoint that `find_weights` finds; an export is refused, since it cannot be resumed."""
     path = find_weights(source)
     if _is_export(path):
         raise ValueError(f"{path} holds weights only, not what resuming needs: start a new run with --init_from")
@@ -34,11 +30,7 @@ def find_checkpoint(source: str | Path) -> Path:
 
 
 def find_weights(source: str | Path) -> Path:
-    """The checkpoint or export that a path stands for: the file itself, or the one in a run or export folder.
-
-    Raises:
-        ValueError: if there is none.
-    """
+    """The checkpoint or export that a path stands for: the file itself, or the one in a run or export folder."""
     path = Path(source)
     if path.is_file() or is_sharded(path):
         return path
@@ -50,11 +42,7 @@ def find_weights(source: str | Path) -> Path:
 
 
 def run_folder(path: Path) -> Path:
-    """The folder with the config of a checkpoint or export: the run that it lies in, or the export's own.
-
-    Raises:
-        ValueError: if there is no config.
-    """
+    """The folder with the config of a checkpoint or export: the run that it lies in, or the export's own."""
     # download caches link the files of an export to elsewhere, each on its own
     folder = path.absolute().parent if _is_export(path) else path.resolve().parent.parent
     if not (folder / "config.yaml").is_file():
@@ -64,9 +52,6 @@ def run_folder(path: Path) -> Path:
 
 def _is_export(path: Path) -> bool:
     return path.suffix == ".safetensors"
-
-
-# Files
 
 
 def read_contents(path: Path) -> Contents:
@@ -86,9 +71,14 @@ def read_contents(path: Path) -> Contents:
             with torch.serialization.safe_globals([Namespace]):  # JiT keeps its arguments in one; it runs nothing
                 checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zipfile(path))
     except Exception as error:  # torch.load raises many kinds for a damaged file
-        raise _unreadable(path, error) from error
-    published = convert_keys(checkpoint) if isinstance(checkpoint, dict) else None
-    if published is not None:
+        reason = f"is not a readable checkpoint or export ({type(error).__name__}: {error})"
+        if unsafe := re.search(r"GLOBAL ([\w.]+)", str(error)):
+            reason = (
+                f"holds Python objects that cannot be loaded safely ({unsafe[1]}, …): save its state dicts alone, "
+                "once and in a sandbox, as docs/published.md shows"
+            )
+        raise ValueError(f"{path} {reason}") from error
+    if isinstance(checkpoint, dict) and (published := convert_keys(checkpoint)) is not None:
         return published
     if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
         raise ValueError(f"{path} is not a checkpoint of pixelgen, nor a published one of PixelGen or JiT")
@@ -106,39 +96,16 @@ def _read_export(path: Path) -> Contents:
     return Contents({}, {about["average"]: weights}, step=int(about["step"]) if about["step"].isdecimal() else None)
 
 
-def _unreadable(path: Path, error: Exception) -> ValueError:
-    if unsafe := re.search(r"GLOBAL ([\w.]+)", str(error)):
-        return ValueError(
-            f"{path} holds Python objects that cannot be loaded safely ({unsafe[1]}, …): save its state dicts alone, "
-            "once and in a sandbox, as docs/published.md shows"
-        )
-    return ValueError(f"{path} is not a readable checkpoint or export ({type(error).__name__}: {error})")
-
-
 def refuse_used(folder: Path) -> None:
-    """Refuse to write an export into a folder that holds one, or a config.
-
-    Raises:
-        ValueError: naming what is there.
-    """
+    """Refuse to write an export into a folder that holds one, or a config."""
     if taken := [name for name in (EXPORT, "config.yaml") if (folder / name).exists()]:
         raise ValueError(f"{folder} holds {' and '.join(taken)} already: give another folder as --to")
 
 
 def write_export(folder: Path, weights: Weights, identity: dict[str, Any], config: str) -> Path:
-    """Write weights as an export, and the config beside them; both or nothing.
+    """Write weights of a denoiser as an export, and the text of a config beside them; both or nothing.
 
-    Args:
-        folder: to write into.
-        weights: of the denoiser.
-        identity: name of the EMA and the step, as `Run.identity` says it.
-        config: text of the config.
-
-    Returns:
-        The file of weights.
-
-    Raises:
-        ValueError: if the folder cannot be written.
+    `identity` is the name of the EMA and the step, as `Run.identity` says it.
     """
     about = {"format": EXPORT_FORMAT, **{key: str(value) for key, value in identity.items()}}
     # copies, since the format allows neither tied nor strided ones

@@ -30,11 +30,7 @@ def unused_folder(wanted: Path, first_process: bool = True) -> Path:
 
 
 def claim_folder(folder: Path) -> None:
-    """Make the folder of a new run; of several that have found it unused, one gets it.
-
-    Raises:
-        ValueError: for the others, or if it cannot be made.
-    """
+    """Make the folder of a new run; of several that have found it unused, one gets it, and the others fail."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / CLAIM).touch(exist_ok=False)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pixelgen.config import build
 from pixelgen.models import Denoiser
-from pixelgen.models.sizes import _SIZES
+from pixelgen.models.sizes import SIZES
 
 Weights = dict[str, Tensor]  # a state dict
 QWEN = "Qwen/Qwen3-1.7B"  # the text encoder of the published text model
@@ -20,39 +20,22 @@ QWEN = "Qwen/Qwen3-1.7B"  # the text encoder of the published text model
 
 @dataclass(frozen=True)
 class Recipe:
-    """How the authors sample, which the weights do not tell.
+    """How the authors sample, which the weights do not tell."""
 
-    Args:
-        shift: time shift of their 50 steps of Heun.
-        noise_scale: standard deviation of the noise; None for JiT's rule, input size / 256 and at least 1.
-    """
-
-    shift: float = 1.0
-    noise_scale: float | None = None
+    shift: float = 1.0  # of the times of their 50 steps of Heun
+    noise_scale: float | None = None  # None for JiT's rule: input size / 256, and at least 1
 
 
 @dataclass(frozen=True)
 class Contents:
-    """What a file of weights holds.
+    """What a file of weights holds."""
 
-    Args:
-        raw: raw weights of the denoiser; empty if they are not there.
-        averages: EMAs of the denoiser by name; those of training hold what trains alone.
-        objective: weights of the objective.
-        step: optimizer step, if known.
-        ema_step: optimizer step of the last update of the EMAs, if known.
-        recipe: of a published checkpoint, whose EMAs are whole; None for ours.
-    """
-
-    raw: Weights
-    averages: dict[str, Weights]
+    raw: Weights  # of the denoiser; empty if they are not there
+    averages: dict[str, Weights]  # EMAs of the denoiser by name; those of training hold what trains alone
     objective: Weights = field(default_factory=dict)
-    step: int | None = None
-    ema_step: int | None = None
-    recipe: Recipe | None = None
-
-
-# Files
+    step: int | None = None  # of the optimizer, if known
+    ema_step: int | None = None  # step of the last update of the EMAs, if known
+    recipe: Recipe | None = None  # of a published checkpoint, whose EMAs are whole; None for ours
 
 
 def convert_keys(checkpoint: dict[str, Any]) -> Contents | None:
@@ -88,25 +71,20 @@ def below(prefix: str, state: Weights) -> Weights:
     return {key[len(prefix) :]: value for key, value in state.items() if key.startswith(prefix)}
 
 
-# Networks
-
-
 def architecture(weights: Weights, in_context_start: int | None = None) -> dict[str, Any]:
-    """Arguments of the `JiT` that these weights are of: what the shapes tell, the rest from the published sizes.
+    """Arguments of the `JiT` or, of images of 3 channels, the `TextJiT` that these weights (or their shapes) are of.
 
-    Args:
-        weights: state dict; the meta device will do.
-        in_context_start: block before which the class tokens enter; None for that of the published size with the same
-            depth and width. Shapes do not tell it, nor dropout, which is that of the published size, or none.
+    Shapes do not tell before which block class tokens enter, nor dropout: both are those of the published size of the
+    same depth and width. Of any other size dropout is 0, and `in_context_start` must be given.
 
     Raises:
-        ValueError: if the network is not a JiT, or no published size while its class tokens need `in_context_start`.
+        ValueError: if the network is neither, or is no published size while its class tokens need `in_context_start`.
     """
+    is_text = "y_pos_embedding" in weights
     _, tokens, hidden_size = _shape(weights, "pos_embed", 3)
-    first, in_channels, patch_size, _ = _shape(weights, "x_embedder.proj1.weight", 4)
+    first, *patch = _shape(weights, "x_embedder.proj1.weight", 2 if is_text else 4)
+    in_channels, patch_size = (3, isqrt(patch[0] // 3)) if is_text else patch[:2]
     (head_dim,) = _shape(weights, "blocks.0.attn.q_norm.weight", 1)
-    _, feed_forward = _shape(weights, "blocks.0.mlp.w3.weight", 2)
-    conditional = "y_embedder.embedding_table.weight" in weights
     found = {
         "input_size": isqrt(tokens) * patch_size,
         "patch_size": patch_size,
@@ -114,27 +92,31 @@ def architecture(weights: Weights, in_context_start: int | None = None) -> dict[
         "hidden_size": hidden_size,
         "depth": _count(weights, "blocks."),
         "num_heads": hidden_size // head_dim,
-        "mlp_ratio": _mlp_ratio(hidden_size, feed_forward),
-        "num_classes": _shape(weights, "y_embedder.embedding_table.weight", 2)[0] - 1 if conditional else None,
-        "bottleneck_dim": first if "x_embedder.proj2.weight" in weights else None,
-        "in_context_len": _shape(weights, "in_context_posemb", 3)[1] if "in_context_posemb" in weights else 0,
     }
-    return found | _unseen(found, in_context_start)
-
-
-def _unseen(found: dict[str, Any], in_context_start: int | None) -> dict[str, Any]:
-    """The arguments that leave no trace in the weights."""
-    depth, hidden_size = found["depth"], found["hidden_size"]
-    start, proj_drop = {size[:2]: size[4:] for size in _SIZES.values()}.get((depth, hidden_size), (None, 0.0))
-    if not found["in_context_len"]:
-        return {"proj_drop": proj_drop}
+    if is_text:
+        return found | {
+            "text_depth": _count(weights, "text_refine_blocks."),
+            "text_dim": _shape(weights, "y_embedder.proj.weight", 2)[1],
+            "text_length": _shape(weights, "y_pos_embedding", 3)[1],
+            "bottleneck_dim": first,
+        }
+    table = "y_embedder.embedding_table.weight"
+    context = _shape(weights, "in_context_posemb", 3)[1] if "in_context_posemb" in weights else 0
+    found |= {
+        "mlp_ratio": _mlp_ratio(hidden_size, _shape(weights, "blocks.0.mlp.w3.weight", 2)[1]),
+        "num_classes": _shape(weights, table, 2)[0] - 1 if table in weights else None,
+        "bottleneck_dim": first if "x_embedder.proj2.weight" in weights else None,
+        "in_context_len": context,
+    }
+    published = {size[:2]: size[4:] for size in SIZES.values()}
+    start, proj_drop = published.get((found["depth"], hidden_size), (None, 0.0))
     start = start if in_context_start is None else in_context_start
-    if start is None:
+    if context and start is None:
         raise ValueError(
-            f"no published size has {depth} blocks of width {hidden_size}, so nothing tells where its class tokens "
-            "enter: convert it with python -m pixelgen.convert and give --in_context_start"
+            f"no published size has {found['depth']} blocks of width {hidden_size}, so nothing tells where its class "
+            "tokens enter: convert it with python -m pixelgen.convert and give --in_context_start"
         )
-    return {"in_context_start": start, "proj_drop": proj_drop}
+    return found | ({"in_context_start": start} if context else {}) | {"proj_drop": proj_drop}
 
 
 def _shape(weights: Weights, key: str, dimensions: int) -> tuple[int, ...]:
@@ -148,34 +130,6 @@ def _mlp_ratio(hidden_size: int, feed_forward: int) -> float:
     """A ratio for which the two halves of SwiGLU are this wide: 4, one digit after the point, or what is needed."""
     ratios = (4.0, round(1.5 * feed_forward / hidden_size, 1), (1.5 * feed_forward + 0.75) / hidden_size)
     return next(ratio for ratio in ratios if int(int(hidden_size * ratio) * 2 / 3) == feed_forward)
-
-
-def _is_text(weights: Weights) -> bool:
-    return "y_pos_embedding" in weights
-
-
-def text_architecture(weights: Weights) -> dict[str, Any]:
-    """Arguments of the `TextJiT` that these weights are of; the shapes tell all of them, for images of 3 channels.
-
-    Raises:
-        ValueError: if a weight is missing or has another number of dimensions.
-    """
-    _, tokens, hidden_size = _shape(weights, "pos_embed", 3)
-    bottleneck_dim, patch = _shape(weights, "x_embedder.proj1.weight", 2)
-    (head_dim,) = _shape(weights, "blocks.0.attn.q_norm.weight", 1)
-    patch_size = isqrt(patch // 3)
-    return {
-        "input_size": isqrt(tokens) * patch_size,
-        "patch_size": patch_size,
-        "in_channels": 3,
-        "hidden_size": hidden_size,
-        "depth": _count(weights, "blocks."),
-        "num_heads": hidden_size // head_dim,
-        "text_depth": _count(weights, "text_refine_blocks."),
-        "text_dim": _shape(weights, "y_embedder.proj.weight", 2)[1],
-        "text_length": _shape(weights, "y_pos_embedding", 3)[1],
-        "bottleneck_dim": bottleneck_dim,
-    }
 
 
 def _count(weights: Weights, prefix: str) -> int:
@@ -203,11 +157,7 @@ def load_weights(denoiser: Denoiser, weights: Weights, path: Path) -> None:
 
 
 def refuse_other_weights(denoiser: Denoiser, weights: Weights, path: Path) -> None:
-    """Refuse weights that do not fit a denoiser; `path` is where they came from, for the message.
-
-    Raises:
-        ValueError: naming the first entries that are missing, unexpected or of another shape.
-    """
+    """Refuse weights that do not fit a denoiser, naming the first three entries that differ, and their `path`."""
     own = denoiser.state_dict()
     problems = [f"{key} is missing" for key in own if key not in weights]
     problems += [f"{key} is unexpected" for key in weights if key not in own]
@@ -226,31 +176,21 @@ def model_config(
 ) -> dict[str, Any]:
     """The `model` section of a config: the network of these weights, sampled as its authors do.
 
-    A network that takes text is sampled with their guidance, others without.
-
-    Args:
-        weights: state dict.
-        recipe: of its authors.
-        in_context_start: as for `architecture`, whose errors are those of this.
-        text_encoder: folder or repository of the encoder of a network that takes text; None for the published one.
+    A network that takes text is sampled with their guidance, and has their text encoder unless another folder or
+    repository is given. `in_context_start` and errors are those of `architecture`.
     """
-    if _is_text(weights):
-        text = text_architecture(weights)
-        encoder = {"model": text_encoder or QWEN, "max_length": text["text_length"]}
-        arguments: dict[str, Any] = {
-            "denoiser": {"class_path": "pixelgen.models.TextJiT", "init_args": text},
-            "text_encoder": {"class_path": "pixelgen.encoders.TextEncoder", "init_args": encoder},
-            "sampler": {
-                "class_path": "pixelgen.flow.AdamsBashforth",
-                "init_args": {"num_steps": 25, "shift": 3.0, "guidance": 4.0},
-            },
-        }
-        return {"class_path": "pixelgen.PixelGen", "init_args": arguments}
     size = architecture(weights, in_context_start)
+    if "text_length" in size:
+        return _part(
+            "PixelGen",
+            denoiser=_part("models.TextJiT", **size),
+            text_encoder=_part("encoders.TextEncoder", model=text_encoder or QWEN, max_length=size["text_length"]),
+            sampler=_part("flow.AdamsBashforth", num_steps=25, shift=3.0, guidance=4.0),
+        )
     noise_scale = max(1.0, size["input_size"] / 256) if recipe.noise_scale is None else float(recipe.noise_scale)
-    arguments = {
-        "denoiser": {"class_path": "pixelgen.models.JiT", "init_args": size},
-        "sampler": {"class_path": "pixelgen.flow.Heun", "init_args": {"num_steps": 50, "shift": recipe.shift}},
-        "noise_scale": noise_scale,
-    }
-    return {"class_path": "pixelgen.PixelGen", "init_args": arguments}
+    sampler = _part("flow.Heun", num_steps=50, shift=recipe.shift)
+    return _part("PixelGen", denoiser=_part("models.JiT", **size), sampler=sampler, noise_scale=noise_scale)
+
+
+def _part(name: str, **arguments: Any) -> dict[str, Any]:
+    return {"class_path": f"pixelgen.{name}", "init_args": arguments}

@@ -69,9 +69,8 @@ class Run:
     @property
     def arguments(self) -> dict[str, Any]:
         """The arguments of its model, as the config says them."""
-        model = self.config.get("model", {})
-        found: dict[str, Any] = model.get("init_args", model)
-        return found
+        model: dict[str, Any] = self.config.get("model", {})
+        return model.get("init_args", model)
 
     @property
     def sampler(self) -> dict[str, Any]:
@@ -79,11 +78,7 @@ class Run:
         return self.arguments.get("sampler") or {"class_path": "pixelgen.flow.Heun"}
 
     def class_names(self) -> list[str]:
-        """Names of the classes, from the data that the run was trained on.
-
-        Raises:
-            ValueError: if the source does not tell, or the data is not there any more.
-        """
+        """Names of the classes, from the data that the run was trained on, which must still be there."""
         if "data" not in self.config:
             raise ValueError(f"{self.path} does not tell the names of its classes")
         try:
@@ -93,8 +88,6 @@ class Run:
         if data.class_names is None:
             raise ValueError("the data of the run has no classes")
         return list(data.class_names)
-
-    # Weights
 
     @property
     def averages(self) -> list[str]:
@@ -107,14 +100,9 @@ class Run:
         return self.contents.step
 
     def check(self, ema: Average = True) -> str:
-        """Name of an EMA, such as "0.9999" or "width0.10"; "raw" for the raw weights.
+        """Name of an EMA that is there or can be made, such as "0.9999" or "width0.10"; "raw" for the raw weights.
 
-        Args:
-            ema: True for the first EMA (raw if there is none), False for the raw weights, or the decay or name of an
-                EMA; a width that nobody stored is made of those that the checkpoints of the run hold.
-
-        Raises:
-            ValueError: if there is no such EMA, and it cannot be made.
+        `ema` is as for `load`; errors name the EMAs that there are.
         """
         names = [*self.averages, "raw"] if self.contents.raw or not self.averages else self.averages
         name = names[0] if ema is True else "raw" if ema is False else ema if isinstance(ema, str) else repr(float(ema))
@@ -139,10 +127,7 @@ class Run:
         return {"average": self.check(ema), "step": self.step}
 
     def weights(self, ema: Average = True) -> Weights:
-        """State dict of the denoiser: its raw weights, or with an EMA in the place of what was averaged.
-
-        `ema` and errors are those of `check`.
-        """
+        """State dict of the denoiser: its raw weights, or with an EMA in the place of what was averaged."""
         name = self.check(ema)
         if name in self.averages:
             average = self.contents.averages[name]
@@ -155,10 +140,8 @@ class Run:
 
     def _by_width(self) -> dict[Profile, Weights]:
         """EMAs by width in a checkpoint of training; exports do not tell their step."""
-        step = self.contents.ema_step
-        widths = {name: width_of(name) for name in self.averages if step}
-        found = self.contents.averages
-        return {Profile(step or 0, width): found[name] for name, width in widths.items() if width is not None}
+        step, averages = self.contents.ema_step, self.contents.averages
+        return {Profile(step, width): averages[name] for name in averages if step and (width := width_of(name))}
 
     def _mixed(self, name: str) -> Weights:
         """The EMA of a width that nobody stored, of what the checkpoints of the run hold up to this step."""
@@ -174,8 +157,6 @@ class Run:
             )
         return mixed
 
-    # Networks
-
     def denoiser(self, ema: Average = True) -> Denoiser:
         """The network alone, filled; on the CPU."""
         weights = self.weights(ema)
@@ -186,17 +167,10 @@ class Run:
         return denoiser
 
     def model(self, ema: Average = True, device: str | torch.device | None = None) -> PixelGen:
-        """The model, ready to `.sample(...)`, without its losses and compilation.
+        """The model, ready to `.sample(...)`, without its losses and compilation; arguments are those of `load`.
 
         The text encoder of a network that takes prompts is loaded from where the config says; of a published one, from
         the hub's cache or the hub.
-
-        Args:
-            ema: as for `check`.
-            device: where to put the model; None for a GPU if there is one, else the CPU.
-
-        Raises:
-            ValueError: if there is no such EMA, or its weights do not fit the config.
         """
         parts = {"denoiser": self.denoiser(ema), "objective": None, "compile_blocks": False}
         class_path = self.config["model"].get("class_path", "pixelgen.PixelGen")

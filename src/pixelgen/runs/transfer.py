@@ -25,10 +25,6 @@ def start_from(model: PixelGen, source: str | Path) -> None:
 
     Other classes and image sizes are met as `transferred` says, with a warning; else the whole denoiser must fit.
     A projector that is not there, or does not fit, starts anew with a warning; the adaptive weight always does.
-
-    Raises:
-        ValueError: naming the first parameters that are missing, unexpected, or of another shape, or the setting that
-            differs.
     """
     run = Run(source)
     weights, changes = transferred(run.weights(), model.denoiser)
@@ -54,11 +50,7 @@ def start_from(model: PixelGen, source: str | Path) -> None:
 
 
 def check_resumable(model: PixelGen, path: Path) -> None:
-    """Refuse to resume a checkpoint with another network; one in shards is looked at by FSDP2 alone.
-
-    Raises:
-        ValueError: as `start_from`, but that classes and image size must be the same.
-    """
+    """Refuse to resume a checkpoint with another network; one in shards is looked at by FSDP2 alone."""
     if not is_sharded(path):
         run = Run(path)
         refuse_other_weights(model.denoiser, run.contents.raw, path)
@@ -66,11 +58,7 @@ def check_resumable(model: PixelGen, path: Path) -> None:
 
 
 def refuse_other_start(denoiser: Denoiser, run: Run) -> None:
-    """Refuse a network whose class tokens enter at another block than in a run: no shape of its weights shows it.
-
-    Raises:
-        ValueError: naming both blocks.
-    """
+    """Refuse a network whose class tokens enter at another block than in a run: no shape of its weights shows it."""
     if TOKENS not in denoiser.state_dict():
         return
     try:

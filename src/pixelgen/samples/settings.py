@@ -8,8 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
+from pixelgen.encoders.hub import tensors_sha256
 from pixelgen.module import PixelGen
 from pixelgen.samples.sampling import Sampling
 
@@ -19,16 +18,10 @@ SETTINGS = "settings.json"
 def settings_of(
     model: PixelGen, sampling: Sampling, identity: Mapping[str, Any], requests: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """All that the images of a set depend on (JSON).
+    """All that the images of a set depend on (JSON): how they are generated, and with which weights.
 
-    Args:
-        model: filled with the weights that make them.
-        sampling: how they are generated.
-        identity: which weights these are, as `Run.identity` says it.
-        requests: what is asked for: seeds and conditions.
-
-    Raises:
-        ValueError: for a size that does not divide into patches, or a negative prompt that could do nothing.
+    `identity` names the weights that `model` is filled with, as `Run.identity` does; `requests` tells seeds and
+    conditions. A size that does not divide into patches, or a negative prompt that could do nothing, is refused.
     """
     denoiser, sampler = model.denoiser, sampling.sampler or model.sampler
     if sampling.size is not None and any(side < 1 or side % denoiser.patch_size for side in sampling.size):
@@ -41,7 +34,7 @@ def settings_of(
         **identity,
         "precision": sampling.precision,
         "compiled": sampling.compile,
-        "weights": fingerprint(denoiser),
+        "weights": tensors_sha256(denoiser)[:16],
         "sampler": sampler.settings(),
         "noise_scale": model.noise_scale,
         "size": sampling.size or (denoiser.image_size, denoiser.image_size),
@@ -49,15 +42,6 @@ def settings_of(
         "negative": sampling.negative,
         **model.conditioner.settings,
     }
-
-
-def fingerprint(module: nn.Module) -> str:
-    """Sixteen hexadecimal digits of the SHA-256 of a module's parameters and buffers."""
-    digest = hashlib.sha256()
-    for name, value in sorted(module.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(value.detach().cpu().contiguous().numpy().data)
-    return digest.hexdigest()[:16]
 
 
 def folder_name(settings: Mapping[str, Any]) -> str:
@@ -73,11 +57,7 @@ def folder_name(settings: Mapping[str, Any]) -> str:
 
 
 def refuse_other_settings(path: Path, settings: Mapping[str, Any]) -> None:
-    """Compare the settings that images are to be made with to those in a `settings.json`.
-
-    Raises:
-        ValueError: naming the settings that differ.
-    """
+    """Refuse to make images with other settings than those in a `settings.json`, naming the first that differ."""
     try:
         found = _flat(json.loads(path.read_text()))
     except json.JSONDecodeError as error:
