@@ -30,7 +30,7 @@ def convert(
 
     Args:
         source: the published file.
-        to: folder to write into; named after the file if not given.
+        to: folder to write into, without an export or config in it; named after the file if not given.
         ema: true for the first EMA (raw weights if there is none), `raw` or false for the raw weights, or the name of
             an EMA: PixelGen's is `ema`, JiT's are `ema1` and `ema2`.
         in_context_start: block before which the class tokens enter; needed for sizes that were never published.
@@ -39,10 +39,6 @@ def convert(
 
     Returns:
         The file of weights.
-
-    Raises:
-        ValueError: if the file is not a published checkpoint, or the folder holds an export or config already or cannot
-            be written.
     """
     run = Run.open(source)
     recipe = run.contents.recipe

@@ -19,15 +19,12 @@ def export(source: str | Path | Run, to: str | Path | None = None, ema: Average 
 
     Args:
         source: run folder, or a checkpoint in one.
-        to: folder to write into; `export` in the run folder if not given.
+        to: folder to write into, without an export or config in it; `export` in the run folder if not given.
         ema: true for the first EMA (raw weights if there is none), `raw` or false for the raw weights, or the decay or
             name of an EMA; `width0.07` is computed from the EMAs by width that the checkpoints of the run hold.
 
     Returns:
         The file of weights.
-
-    Raises:
-        ValueError: if the run cannot be loaded, or the folder holds an export or config already or cannot be written.
     """
     run = Run.open(source)
     if run.published:

@@ -54,9 +54,6 @@ def sample(
 
     Returns:
         The folder.
-
-    Raises:
-        ValueError: naming what is wrong with the arguments, the source or the folder.
     """
     run, fabric = Run.open(source), launch(sampling.devices, sampling.precision, sampling.num_nodes)
     model = run.model(sampling.ema, fabric.device)
@@ -77,10 +74,7 @@ def sample_with(
     npz: bool = False,
     sampling: Sampling = Sampling(),
 ) -> Path:
-    """What `sample` does once the processes run and the model of the run, with the EMA of `sampling`, is on its device.
-
-    Other arguments, result and errors are those of `sample`.
-    """
+    """What `sample` does once the processes run and the model, with the EMA of `sampling`, is on its device."""
     conditions = model.conditioner.from_words(classes, prompts, run.class_names)
     chosen = bool(classes or prompts)
     number = num_images or (len(conditions) if chosen else 64)

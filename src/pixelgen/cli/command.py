@@ -140,11 +140,12 @@ def _own_sampler(parser: ArgumentParser, given: Sequence[str]) -> Run | None:
     flags = [argument.partition("=")[0] for argument in given]
     if not any(flag.startswith("--sampler.") for flag in flags) or {"--sampler", "--sampler.help"} & {*flags}:
         return None
-    others, waits = [], False  # whether a flag of the sampler waits for its value
-    for argument in given:
-        if not waits and not argument.startswith("--sampler."):
+    others, rest = [], iter(given)
+    for argument in rest:
+        if not argument.startswith("--sampler."):
             others.append(argument)
-        waits = not waits and argument.startswith("--sampler.") and "=" not in argument
+        elif "=" not in argument:
+            next(rest, None)  # its value
     run = Run(parser.parse_args(others).source)
     parser.set_defaults(sampler=run.sampler)
     return run

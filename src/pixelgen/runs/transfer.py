@@ -11,7 +11,7 @@ from pixelgen.config import build
 from pixelgen.distributed.fsdp import is_sharded
 from pixelgen.models import Denoiser
 from pixelgen.module import PixelGen
-from pixelgen.runs.published import Weights, load_weights, refuse_other_weights
+from pixelgen.runs.published import Weights, below, load_weights, refuse_other_weights
 from pixelgen.runs.run import Run
 
 POSITIONS = "pos_embed"
@@ -34,17 +34,12 @@ def start_from(model: PixelGen, source: str | Path) -> None:
     for change in changes:
         rank_zero_warn(f"starting from {run.path}: {change}")
     own, theirs = model.objective.state_dict(), run.contents.objective
-    for slot in dict.fromkeys(key.partition(".")[0] for key in own):
-        if slot == "adaptive":
-            continue
-        mine, found = (
-            {key: value.shape for key, value in state.items() if key.partition(".")[0] == slot}
-            for state in (own, theirs)
-        )
-        if mine == found:
-            own |= {key: theirs[key] for key in found}
+    for slot in dict.fromkeys(key.partition(".")[0] for key in own if not key.startswith("adaptive.")):
+        mine, found = (below(f"{slot}.", state) for state in (own, theirs))
+        if {key: value.shape for key, value in mine.items()} == {key: value.shape for key, value in found.items()}:
+            own |= {f"{slot}.{key}": value for key, value in found.items()}
         else:
-            first = next(iter(mine))
+            first = f"{slot}.{next(iter(mine))}"
             rank_zero_warn(f"{run.path} does not hold the objective's own weights ({first}, …): they start anew")
     model.objective.load_state_dict(own)
 

@@ -41,17 +41,11 @@ def file_name(number: int) -> str:
 
 @dataclass(frozen=True)
 class Request:
-    """One image to make.
+    """One image to make."""
 
-    Args:
-        path: of the PNG, relative to the folder of its set; empty where none is written.
-        seed: of the noise.
-        condition: class number or prompt; None for an unconditional network.
-    """
-
-    path: str
-    seed: int
-    condition: Any = None
+    path: str  # of the PNG, relative to the folder of its set; empty where none is written
+    seed: int  # of the noise
+    condition: Any = None  # class number or prompt; None for an unconditional network
 
 
 def stream(
@@ -65,32 +59,28 @@ def stream(
     present: Collection[int] = (),
     pad: bool = False,
 ) -> Iterator[tuple[list[int], Tensor]]:
-    """Generate this process's share of images, batch by batch.
+    """Generate the share of process `rank` of all images that are asked for, batch by batch.
 
     Batches are runs of `batch_size` requests from the start of the list, handed out in turn. Every process calls the
     network equally often, as sharded networks need: where its share is one batch short, the images of one more batch
-    are thrown away.
-
-    Args:
-        model: on its device.
-        requests: all images, of all processes.
-        sampling: sampler, size, negative prompt and precision; None for the model's own sampler, the training size and
-            the precision of the trainer that is attached.
-        batch_size: images in a batch.
-        rank: of this process.
-        world_size: number of processes.
-        present: numbers of images that are there: they are not yielded, and batches that lack none are left out.
-        pad: fill the last batch up, so that the network always sees `batch_size` images.
+    are thrown away. Without a `sampling`, the model's own sampler and the training size are taken, and the precision of
+    the trainer that is attached. Images whose numbers are `present` are not yielded, and batches that lack none are
+    left out. `pad` fills the last batch up, so that the network always sees `batch_size` images.
 
     Yields:
         The numbers of the requests in a batch, and their images, uint8 (B, C, H, W), on the device of the model.
     """
+    names = () if sampling is None else ("sampler", "size", "negative", "precision")
+    options: dict[str, Any] = {name: getattr(sampling, name) for name in names}
     batches = missing_batches(len(requests), batch_size, present)
     for i in range(ceil(len(batches) / world_size)):
         number = i * world_size + rank
         numbers = batches[min(number, len(batches) - 1)]
-        filled = [*numbers, *[numbers[-1]] * (batch_size - len(numbers) if pad else 0)]
-        images = _sample(model, [requests[n] for n in filled], sampling)
+        padding = [numbers[-1]] * (batch_size - len(numbers) if pad else 0)
+        asked = [requests[n] for n in numbers + padding]
+        conditions = None if asked[0].condition is None else [request.condition for request in asked]
+        seeds = [request.seed for request in asked]
+        images = to_uint8(model.sample(conditions, seeds, batch_size=len(asked), **options))
         missing = [k for k, n in enumerate(numbers) if n not in present]
         if number < len(batches):
             yield [numbers[k] for k in missing], images[missing]
@@ -100,14 +90,6 @@ def missing_batches(number: int, batch_size: int, present: Collection[int] = ())
     """Numbers from 0 in runs of `batch_size`, those runs left out that are all present."""
     batches = [list(range(i, min(i + batch_size, number))) for i in range(0, number, batch_size)]
     return [batch for batch in batches if any(n not in present for n in batch)]
-
-
-def _sample(model: PixelGen, requests: Sequence[Request], sampling: Sampling | None) -> Tensor:
-    options: dict[str, Any] = {}
-    if sampling is not None:
-        options = {name: getattr(sampling, name) for name in ("sampler", "size", "negative", "precision")}
-    conditions: Any = None if requests[0].condition is None else [request.condition for request in requests]
-    return to_uint8(model.sample(conditions, [r.seed for r in requests], batch_size=len(requests), **options))
 
 
 def generate(
@@ -121,34 +103,39 @@ def generate(
     """Make what is missing of a set of images; call it in every process, with the same arguments.
 
     The network always sees the same requests side by side, `network_batch` of them from the start of the list: so the
-    files are the same to the byte whatever the batch size, the number of processes and interruptions. Each process
-    writes its share, under temporary names that are replaced by the final ones once the files are whole. Batches that
-    lack an image are made again, images that are there are kept.
+    files are the same to the byte whatever the batch size, the number of processes and interruptions. Batches that lack
+    an image are made again, images that are there are kept.
 
     Args:
         model: on the device of `fabric`.
         requests: the images of the set; a set may grow at its end later.
-        folder: where the set lives, with `settings.json`.
-        settings: what the images depend on (JSON); it also stands in the metadata of each PNG.
-        fabric: launched.
+        folder: where the set lives, with `settings.json`; nobody else may fill it meanwhile.
+        settings: what the images depend on (JSON), the same as before; it also stands in the metadata of each PNG.
+        fabric: launched; each of its processes writes its share.
         sampling: its sampler, size, negative prompt and precision make the images; its batch size, rounded up to whole
             network batches, is how many may wait for the disk.
-
-    Raises:
-        ValueError: if the folder holds a set of other settings, is being filled by somebody else, or cannot be written.
     """
     together = network_batch(model.denoiser, sampling.size)
     settings = {**settings, "network_batch": together}
-    rank, world_size, ahead = fabric.global_rank, fabric.world_size, max(1, ceil(sampling.batch_size / together))
+    rank, world_size, ahead = fabric.global_rank, fabric.world_size, ceil(sampling.batch_size / together) * together
+    waiting: deque[Future[None]] = deque()  # for the disk; an error in a thread is raised some images later
     with _claim(folder, requests, settings, fabric) as present, agree(fabric):
         batches = missing_batches(len(requests), together, present)
         left = sum(n not in present for batch in batches for n in batch)
-        share = len(batches[rank::world_size])
         images = stream(model, requests, sampling, together, rank, world_size, present=present, pad=True)
-        made = (([requests[n] for n in numbers], batch) for numbers, batch in images)
-        with progress(fabric, left, share) as advance:
-            for _ in _write(made, folder, settings, ahead):
+        with progress(fabric, left, len(batches[rank::world_size])) as advance, ThreadPoolExecutor(WRITERS) as pool:
+            for numbers, batch in images:
+                ready = torch.cuda.Event() if batch.is_cuda else None
+                host = batch.permute(0, 2, 3, 1).to("cpu", non_blocking=True)
+                if ready is not None:
+                    ready.record()
+                for n, image in zip(numbers, host, strict=True):
+                    waiting.append(pool.submit(_write_png, folder, settings, requests[n], image, ready))
+                while len(waiting) > ahead:
+                    waiting.popleft().result()
                 advance()
+            for file in waiting:
+                file.result()
 
 
 def network_batch(denoiser: Denoiser, size: tuple[int, int] | None = None) -> int:
@@ -198,37 +185,10 @@ def _open(folder: Path, lock: FileLock, requests: Sequence[Request], settings: M
     return present
 
 
-def _write(
-    images: Iterator[tuple[list[Request], Tensor]], folder: Path, settings: Mapping[str, Any], ahead: int
-) -> Iterator[None]:
-    """Write images (N, C, H, W), uint8, in threads, waiting neither for the device nor, `ahead` batches, for the disk.
-
-    Yields once for each batch. An error in a thread is raised some batches later, or at the end.
-    """
-    waiting: deque[list[Future[None]]] = deque()
-    with ThreadPoolExecutor(WRITERS) as pool:
-        for requests, batch in images:
-            ready = torch.cuda.Event() if batch.is_cuda else None
-            host = batch.permute(0, 2, 3, 1).to("cpu", non_blocking=True)
-            if ready is not None:
-                ready.record()
-            pairs = zip(requests, host, strict=True)
-            waiting.append([pool.submit(_write_png, folder, settings, *pair, ready) for pair in pairs])
-            while len(waiting) > ahead:
-                _wait(waiting.popleft())
-            yield
-        for files in waiting:
-            _wait(files)
-
-
-def _wait(files: Sequence[Future[None]]) -> None:
-    for file in files:
-        file.result()
-
-
 def _write_png(
     folder: Path, settings: Mapping[str, Any], request: Request, image: Tensor, ready: torch.cuda.Event | None
 ) -> None:
+    """Write an image (H, W, C), uint8, which is on its way from the device until the event."""
     if ready is not None:
         ready.synchronize()
     about = PngInfo()

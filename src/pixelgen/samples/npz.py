@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from zipfile import ZipFile
@@ -17,30 +17,21 @@ READERS, AHEAD = 4, 64  # threads, and images that they read at a time
 
 
 def write_npz(images: Sequence[Path], to: Path) -> None:
-    """Write images of one size as `arr_0`, uint8 (N, H, W, 3), an image at a time; the file appears when it is whole.
-
-    Raises:
-        ValueError: naming an image of another size, or if the file cannot be written.
-    """
+    """Write images of one size as `arr_0`, uint8 (N, H, W, 3), one at a time; the file appears when it is whole."""
     first = _pixels(images[0])
     header = {"descr": "|u1", "fortran_order": False, "shape": (len(images), *first.shape)}
     with (
+        ThreadPoolExecutor(READERS) as pool,
         atomic(to) as temporary,
         ZipFile(temporary, "w") as archive,
         archive.open("arr_0.npy", "w", force_zip64=True) as file,
     ):
         np.lib.format.write_array_header_1_0(file, header)
-        for path, image in zip(images, _pixels_of(images), strict=True):
-            if image.shape != first.shape:
-                raise ValueError(f"{path} is {image.shape}, but {images[0].name} is {first.shape}: remove one")
-            file.write(image.tobytes())
-
-
-def _pixels_of(paths: Sequence[Path]) -> Iterator[np.ndarray]:
-    """Pixels of images in order, some of them read at a time."""
-    with ThreadPoolExecutor(READERS) as pool:
-        for i in range(0, len(paths), AHEAD):
-            yield from pool.map(_pixels, paths[i : i + AHEAD])
+        for i in range(0, len(images), AHEAD):
+            for path, image in zip(images[i:], pool.map(_pixels, images[i : i + AHEAD]), strict=False):
+                if image.shape != first.shape:
+                    raise ValueError(f"{path} is {image.shape}, but {images[0].name} is {first.shape}: remove one")
+                file.write(image.tobytes())
 
 
 def read_image(path: Path) -> torch.Tensor:
