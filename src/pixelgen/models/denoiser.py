@@ -45,10 +45,8 @@ class Denoiser(nn.Module, ABC):
                 f"image size {image_size} is not divisible by patch size {patch_size}: "
                 f"choose an image size that is a multiple of {patch_size}, or another patch size"
             )
-        self.image_size = image_size
-        self.patch_size = patch_size
-        self.in_channels = in_channels
-        self.num_classes = num_classes
+        self.image_size, self.patch_size = image_size, patch_size
+        self.in_channels, self.num_classes = in_channels, num_classes
         self.checkpoint_blocks = False
 
     @abstractmethod
@@ -61,11 +59,7 @@ class Denoiser(nn.Module, ABC):
     def forward_with_features(
         self, x_t: Tensor, t: Tensor, condition: Tensor | None = None, layer: int | None = None
     ) -> tuple[Tensor, Tensor | None]:
-        """Prediction, and the patch tokens (B, N, D) *entering* block `layer` (None if `layer` is None).
-
-        Raises:
-            ValueError: if there is a layer, but a subclass has `forward` alone.
-        """
+        """Prediction, and the patch tokens (B, N, D) *entering* block `layer` (None if `layer` is None)."""
         if layer is not None:
             self.require("the hidden tokens of a block", "forward_with_features")
         return self.forward(x_t, t, condition), None
@@ -86,16 +80,10 @@ class Denoiser(nn.Module, ABC):
         return None
 
     def require(self, option: str, *names: str) -> None:
-        """Check that the network has those attributes and methods that an option needs beside `forward`.
-
-        Raises:
-            ValueError: naming the option and all that is missing.
-        """
-        missing = [f"`{name}` ({_EXTRAS[name]})" for name in names if self._lacks(name)]
-        if missing:
-            raise ValueError(
-                f"{option} needs more of {type(self).__name__} than `forward`: add {' and '.join(missing)}"
-            )
+        """Check that the network has those attributes and methods that an option needs beside `forward`."""
+        if missing := [f"`{name}` ({_EXTRAS[name]})" for name in names if self._lacks(name)]:
+            needs = f"{option} needs more of {type(self).__name__} than `forward`"
+            raise ValueError(f"{needs}: add {' and '.join(missing)}")
 
     def _lacks(self, name: str) -> bool:
         """Whether an attribute has no value, or a method is only the one of this class."""

@@ -90,11 +90,17 @@ class JiT(PatchTransformer):
         rows, columns = self.grid(x_t)
         x = self.x_embedder(x_t).flatten(2).transpose(1, 2) + self.positions(rows, columns)
         c = self.t_embedder(t)
-        y = None if self.num_classes is None else self.embed_label(condition)
-        c = c if y is None else c + y
+        y: Tensor | None = None
+        if self.num_classes is not None:
+            if condition is None:
+                raise ValueError(
+                    f"this network has {self.num_classes} classes: give a label for each image "
+                    f"({self.num_classes} is the null class)"
+                )
+            y = self.y_embedder(condition)
+            c = c + y
         features: Tensor | None = None
-        table = rotary_table(self.head_dim, rows, columns, 0, x.device)
-        context = 0
+        table, context = rotary_table(self.head_dim, rows, columns, 0, x.device), 0
         for i, block in enumerate(self.blocks):
             if i == layer:
                 features = x[:, context:]
@@ -105,15 +111,6 @@ class JiT(PatchTransformer):
             x = self.run_block(block, x, c, table)
         out = self.final_layer(x[:, context:], c)
         return patches_to_image(out, rows, columns, self.patch_size), features
-
-    def embed_label(self, condition: Tensor | None) -> Tensor:
-        """Class indices (B,) → their embeddings (B, D)."""
-        if condition is None:
-            raise ValueError(
-                f"this network has {self.num_classes} classes: give a label for each image "
-                f"({self.num_classes} is the null class)"
-            )
-        return self.y_embedder(condition)
 
 
 def _block(width: int, num_heads: int, mlp_ratio: float, attn_drop: float, proj_drop: float) -> Block:

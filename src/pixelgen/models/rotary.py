@@ -41,8 +41,7 @@ def position_embedding(dim: int, rows: int, columns: int) -> Tensor:
 def rotary_table(head_dim: int, rows: int, columns: int, unrotated: int, device: torch.device) -> Tensor:
     """Cosines and sines of the class network (2, unrotated + rows·columns, head_dim/2), one angle per pair.
 
-    The first half of a head turns by row, the second by column; positions are 0 … n-1 on each axis. The first
-    `unrotated` tokens get angle 0.
+    The first half of a head turns by row, the second by column; the first `unrotated` tokens get angle 0.
     """
     angles = torch.cat(_angles(head_dim, rows, columns), dim=1)
     angles = torch.cat([angles.new_zeros(unrotated, head_dim // 2), angles])

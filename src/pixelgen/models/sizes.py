@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pixelgen.models.jit import JiT
 from pixelgen.models.text_jit import TextJiT
 
 Size = Literal["B/16", "B/32", "L/16", "L/32", "XL/16", "H/16", "H/32"]
 
-# depth, hidden size, heads, bottleneck, block before which the class tokens enter, dropout
-SIZES: dict[str, tuple[int, int, int, int | None, int, float]] = {
-    "B": (12, 768, 12, 128, 4, 0.0),
-    "L": (24, 1024, 16, 128, 8, 0.0),
-    "XL": (28, 1152, 16, None, 8, 0.1),
-    "H": (32, 1280, 16, 256, 10, 0.2),
+SIZES: dict[str, dict[str, Any]] = {  # arguments of `JiT`
+    "B": dict(depth=12, hidden_size=768, num_heads=12, bottleneck_dim=128, in_context_start=4, proj_drop=0.0),
+    "L": dict(depth=24, hidden_size=1024, num_heads=16, bottleneck_dim=128, in_context_start=8, proj_drop=0.0),
+    "XL": dict(depth=28, hidden_size=1152, num_heads=16, bottleneck_dim=None, in_context_start=8, proj_drop=0.1),
+    "H": dict(depth=32, hidden_size=1280, num_heads=16, bottleneck_dim=256, in_context_start=10, proj_drop=0.2),
 }
 
 
@@ -33,18 +32,8 @@ def jit(
         proj_drop: dropout of the middle blocks: `published` for the value of the size, null for none.
     """
     letter, _, patch = size.partition("/")
-    depth, hidden_size, num_heads, bottleneck_dim, in_context_start, published_drop = SIZES[letter]
-    return JiT(
-        input_size=input_size,
-        patch_size=int(patch),
-        hidden_size=hidden_size,
-        depth=depth,
-        num_heads=num_heads,
-        num_classes=num_classes,
-        bottleneck_dim=bottleneck_dim,
-        in_context_start=in_context_start,
-        proj_drop=published_drop if proj_drop == "published" else proj_drop or 0.0,
-    )
+    arguments = SIZES[letter] if proj_drop == "published" else SIZES[letter] | {"proj_drop": proj_drop or 0.0}
+    return JiT(input_size, int(patch), num_classes=num_classes, **arguments)
 
 
 def text_jit(input_size: int = 512, mask_padding: bool = False) -> TextJiT:

@@ -35,11 +35,7 @@ class JointAttention(nn.Module):
         self.proj = nn.Linear(dim, dim)
 
     def forward(self, x: Tensor, text: Tensor, mask: Tensor | None, table: Tensor) -> Tensor:
-        """Image tokens (B, N, D) → the same.
-
-        Text tokens (B, L, D) have no positions; `mask` (B, N + L) is false for tokens to ignore; the rotary `table`
-        is (2, N, head_dim/2).
-        """
+        """(B, N, D), text (B, L, D) → (B, N, D); `mask` (B, N + L) is false for tokens to ignore."""
         q, k, v = heads(self.qkv_x(x), 3, self.num_heads)
         k_text, v_text = heads(self.kv_y(text), 2, self.num_heads)
         q, k = rotate(self.q_norm(q), table), rotate(self.k_norm(k), table)
@@ -129,11 +125,7 @@ class TextJiT(PatchTransformer):
         return patches_to_image(out, rows, columns, self.patch_size, channel_first=True), features
 
     def refine(self, text: Tensor | None, c: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Text tokens (B, L, D) of embeddings (B, L, E), and which of them to look at (B, L) if padding is masked.
-
-        Raises:
-            ValueError: if there are no embeddings, or they have another shape.
-        """
+        """Text tokens (B, L, D) of embeddings (B, L, E), and which of them to look at (B, L) if padding is masked."""
         length, width = self.text_shape
         if text is None or text.shape[1:] != (length, width):
             found = "none" if text is None else f"states of shape {tuple(text.shape)}"

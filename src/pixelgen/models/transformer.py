@@ -16,8 +16,7 @@ from pixelgen.models.rotary import position_embedding, remembered
 class PatchTransformer(Denoiser):
     """A denoiser that embeds patches as tokens, adds their positions, and runs them through blocks.
 
-    Beside its width and heads it takes the arguments of `Denoiser`. Subclasses set `t_embedder`, `blocks` and
-    `final_layer`, and implement `forward_with_features`.
+    Subclasses set `t_embedder`, `blocks` and `final_layer`, and implement `forward_with_features`.
     """
 
     blocks: nn.ModuleList
@@ -32,8 +31,7 @@ class PatchTransformer(Denoiser):
                 f"hidden size {hidden_size} is not a multiple of 4 x {num_heads} heads, which rotary positions need: "
                 "choose another hidden size or number of heads"
             )
-        self.hidden_size = hidden_size
-        self.head_dim = hidden_size // num_heads
+        self.hidden_size, self.head_dim = hidden_size, hidden_size // num_heads
         self.side = self.image_size // self.patch_size  # of the training images, in patches
         self.register_buffer("pos_embed", torch.empty(1, self.side**2, hidden_size))
 
@@ -47,11 +45,7 @@ class PatchTransformer(Denoiser):
         return self.final_layer.linear
 
     def draw_weights(self, small: Iterable[Tensor]) -> None:
-        """Published initialisation of all weights, and the position embedding.
-
-        Xavier-uniform linear layers; N(0, 0.02²) for the time embedding and `small`; zero for adaLN, the last layer
-        and every bias.
-        """
+        """Published initialisation of all weights, and the position embedding; `small` weights are N(0, 0.02²)."""
         self.apply(_draw_layer)
         self.pos_embed.copy_(position_embedding(self.hidden_size, self.side, self.side))
         for weight in (*(w for w in self.t_embedder.parameters() if w.ndim > 1), *small):
@@ -61,11 +55,7 @@ class PatchTransformer(Denoiser):
                 nn.init.zeros_(weight)
 
     def grid(self, x: Tensor) -> tuple[int, int]:
-        """Rows and columns of patches of an image batch.
-
-        Raises:
-            ValueError: if its sides are not multiples of the patch size.
-        """
+        """Rows and columns of patches of an image batch, whose sides must be multiples of the patch size."""
         height, width = x.shape[-2:]
         if height % self.patch_size or width % self.patch_size:
             raise ValueError(

@@ -85,7 +85,7 @@ def architecture(weights: Weights, in_context_start: int | None = None) -> dict[
     first, *patch = _shape(weights, "x_embedder.proj1.weight", 2 if is_text else 4)
     in_channels, patch_size = (3, isqrt(patch[0] // 3)) if is_text else patch[:2]
     (head_dim,) = _shape(weights, "blocks.0.attn.q_norm.weight", 1)
-    found = {
+    found: dict[str, Any] = {
         "input_size": isqrt(tokens) * patch_size,
         "patch_size": patch_size,
         "in_channels": in_channels,
@@ -108,15 +108,15 @@ def architecture(weights: Weights, in_context_start: int | None = None) -> dict[
         "bottleneck_dim": first if "x_embedder.proj2.weight" in weights else None,
         "in_context_len": context,
     }
-    published = {size[:2]: size[4:] for size in SIZES.values()}
-    start, proj_drop = published.get((found["depth"], hidden_size), (None, 0.0))
-    start = start if in_context_start is None else in_context_start
+    shape = (found["depth"], hidden_size)
+    size = next((size for size in SIZES.values() if (size["depth"], size["hidden_size"]) == shape), {})
+    start = size.get("in_context_start") if in_context_start is None else in_context_start
     if context and start is None:
         raise ValueError(
             f"no published size has {found['depth']} blocks of width {hidden_size}, so nothing tells where its class "
             "tokens enter: convert it with python -m pixelgen.convert and give --in_context_start"
         )
-    return found | ({"in_context_start": start} if context else {}) | {"proj_drop": proj_drop}
+    return found | ({"in_context_start": start} if context else {}) | {"proj_drop": size.get("proj_drop", 0.0)}
 
 
 def _shape(weights: Weights, key: str, dimensions: int) -> tuple[int, ...]:
