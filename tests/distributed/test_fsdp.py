@@ -13,9 +13,10 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 import pixelgen
-from pixelgen.distributed.fsdp import FSDP, check_synchronised, is_sharded, read_shards, refuse_unsupported, shard
+from pixelgen.distributed.fsdp import FSDP, check_synchronised, refuse_unsupported, shard
 from pixelgen.fit import main
 from pixelgen.models import JiT
+from pixelgen.runs.checkpoints import is_sharded, read_shards
 from processes import fit
 
 TOLERANCE = 2e-6  # float32 sums in another order

@@ -6,6 +6,7 @@ import warnings
 import pytest
 import torch
 import yaml
+from lightning.pytorch.strategies import SingleDeviceStrategy
 
 import pixelgen
 from digits import write_digits
@@ -200,14 +201,15 @@ def test_class_tokens_enter_where_they_did(tmp_path, start):
     assert loaded.denoiser.in_context_start == start
     assert repr(loaded).endswith(f"weights: EMA 0.99 of step 5, {run}")
     here, other = (PixelGen(network(1, in_context_len=2, in_context_start=at)) for at in (start, 1 - start))
-    check_resumable(here, run / "checkpoints" / "last.ckpt")
+    resume = (run / "checkpoints" / "last.ckpt", SingleDeviceStrategy("cpu"))
+    check_resumable(here, *resume)
     start_from(here, run)
     before = {key: value.clone() for key, value in other.denoiser.state_dict().items()}
     sentence = (
         f"the class tokens of {run} enter before block {start}, here before block {1 - start}: set "
         f"model.denoiser.in_context_start to {start}"
     )
-    for use in (start_from, lambda model, folder: check_resumable(model, folder / "checkpoints" / "last.ckpt")):
+    for use in (start_from, lambda model, folder: check_resumable(model, *resume)):
         with pytest.raises(ValueError, match=f"^{re.escape(sentence)}$"):
             use(other, run)
     assert all(torch.equal(before[key], value) for key, value in other.denoiser.state_dict().items())

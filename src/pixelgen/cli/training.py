@@ -32,7 +32,7 @@ from pixelgen.cli.arguments import (
 )
 from pixelgen.config import build, one_sentence
 from pixelgen.data import ImageData
-from pixelgen.distributed.fsdp import refuse_shards, refuse_unsupported
+from pixelgen.distributed.fsdp import refuse_unsupported
 from pixelgen.models import Denoiser
 from pixelgen.module import PixelGen
 from pixelgen.runs.checkpoints import find_checkpoint, run_folder
@@ -170,9 +170,7 @@ class CLI(LightningCLI):
             if isinstance(callback, Periodic):
                 callback.check(self.model, self.datamodule)
         if self.config.ckpt_path:
-            checkpoint = find_checkpoint(self.config.ckpt_path)
-            refuse_shards(checkpoint, trainer.strategy)
-            check_resumable(self.model, checkpoint)
+            check_resumable(self.model, find_checkpoint(self.config.ckpt_path), trainer.strategy)
         return trainer
 
     def _display(self, settings: dict[str, Any]) -> list[Callback]:

@@ -3,20 +3,14 @@
 from __future__ import annotations
 
 import itertools
-import warnings
 from collections.abc import Iterable
 from datetime import timedelta
-from pathlib import Path
-from typing import Any
 
 import torch
 from lightning.pytorch.plugins.precision import DoublePrecision, HalfPrecision
 from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy, Strategy
 from torch import nn
-from torch.distributed.checkpoint.filesystem import FileSystemReader
-from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
-from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor
@@ -84,35 +78,6 @@ def shard(denoiser: Denoiser, others: Iterable[nn.Module], mesh: DeviceMesh) -> 
     options = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True, strict=True)
     for module, full in zip(modules, weights, strict=True):
         set_model_state_dict(module, full, options=options)
-
-
-def is_sharded(path: Path) -> bool:
-    """Whether a checkpoint is a folder with the shards of each process."""
-    return (path / "meta.pt").is_file()
-
-
-def read_shards(path: Path) -> dict[str, Any]:
-    """A checkpoint in shards, put together in one process, without the states of the optimizer."""
-    checkpoint: dict[str, Any] = torch.load(path / "meta.pt", map_location="cpu", weights_only=True)
-    stored, prefix = FileSystemReader(path).read_metadata().state_dict_metadata, "state_dict."
-    weights: dict[str, Any] = {
-        key: torch.empty(found.size, dtype=found.properties.dtype)
-        for key, found in stored.items()
-        if key.startswith(prefix) and isinstance(found, TensorStorageMetadata)
-    }
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that nothing is distributed here
-        load(weights, checkpoint_id=path, no_dist=True)
-    return checkpoint | {"state_dict": {key[len(prefix) :]: value for key, value in weights.items()}}
-
-
-def refuse_shards(checkpoint: Path, strategy: Strategy) -> None:
-    """Refuse to resume a checkpoint in shards without FSDP2."""
-    if is_sharded(checkpoint) and not isinstance(strategy, FSDP):
-        raise ValueError(
-            f"{checkpoint} is in shards, which FSDP2 alone resumes: add --config configs/overlay/fsdp.yaml, "
-            "or start from its weights with --init_from"
-        )
 
 
 def refuse_unsupported(strategy: Strategy) -> None:

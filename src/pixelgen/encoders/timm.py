@@ -97,7 +97,7 @@ class BackboneFeatures(FeatureExtractor):
         weights: str | Path | None = None,
         weights_sha256: str | None = None,
     ) -> None:
-        pyramid = Backbone(model, (level,), 1.0, weights, weights_sha256)
+        pyramid = Backbone(model, (level,), weights=weights, weights_sha256=weights_sha256)
         super().__init__(pyramid, f"{model}-level{level}-{size}px", pyramid.channels[0], pyramid.weights_sha256)
         self.size = size
 

@@ -62,10 +62,7 @@ class TimestepEmbedder(nn.Module):
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention with normalised queries and keys, and rotary positions if they are given.
-
-    Dropout is that of attention weights (`attn_drop`) and of the output (`proj_drop`).
-    """
+    """Multi-head self-attention with normalised queries and keys, and rotary positions if they are given."""
 
     def __init__(
         self, dim: int, num_heads: int, qkv_bias: bool = True, attn_drop: float = 0.0, proj_drop: float = 0.0
@@ -141,12 +138,9 @@ def heads(projected: Tensor, parts: int, num_heads: int) -> tuple[Tensor, ...]:
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, dropout: float = 0.0, mask: Tensor | None = None) -> Tensor:
-    """Scaled dot-product attention, (B, heads, N, head_dim) each; `mask` (B, keys) is false for keys to ignore.
-
-    On CPU the formula is written out: inside a compiled block it is several times faster there than the fused kernel.
-    """
+    """Scaled dot-product attention, (B, heads, N, head_dim) each; `mask` (B, keys) is false for keys to ignore."""
     mask = None if mask is None else mask[:, None, None]
-    if q.device.type != "cpu":
+    if q.device.type != "cpu":  # on a CPU the formula, if compiled, is several times faster than the fused kernel
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
     products = q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5
     if mask is not None:

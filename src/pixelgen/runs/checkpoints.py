@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import warnings
 from argparse import Namespace
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,9 @@ from zipfile import is_zipfile
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from torch.distributed.checkpoint import FileSystemReader, load
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
-from pixelgen.distributed.fsdp import is_sharded, read_shards
 from pixelgen.files import atomic
 from pixelgen.runs.published import Contents, Weights, below, convert_keys
 
@@ -39,6 +41,11 @@ def find_weights(source: str | Path) -> Path:
             return file
     what = f"has neither checkpoints/last.ckpt nor {EXPORT}" if path.is_dir() else "does not exist"
     raise ValueError(f"{path} {what}: give a run folder with a saved checkpoint, a checkpoint file, or an export")
+
+
+def is_sharded(path: Path) -> bool:
+    """Whether a checkpoint is a folder with the shards of each process."""
+    return (path / "meta.pt").is_file()
 
 
 def run_folder(path: Path) -> Path:
@@ -94,6 +101,21 @@ def _read_export(path: Path) -> Contents:
             raise ValueError(f"its format is {about.get('format')!r}, not {EXPORT_FORMAT!r}")
         weights = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118, no dict
     return Contents({}, {about["average"]: weights}, step=int(about["step"]) if about["step"].isdecimal() else None)
+
+
+def read_shards(path: Path) -> dict[str, Any]:
+    """A checkpoint in shards, put together in one process, without the states of the optimizer."""
+    checkpoint: dict[str, Any] = torch.load(path / "meta.pt", map_location="cpu", weights_only=True)
+    stored, prefix = FileSystemReader(path).read_metadata().state_dict_metadata, "state_dict."
+    weights: dict[str, Any] = {
+        key: torch.empty(found.size, dtype=found.properties.dtype)
+        for key, found in stored.items()
+        if key.startswith(prefix) and isinstance(found, TensorStorageMetadata)
+    }
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that nothing is distributed here
+        load(weights, checkpoint_id=path, no_dist=True)
+    return checkpoint | {"state_dict": {key[len(prefix) :]: value for key, value in weights.items()}}
 
 
 def refuse_used(folder: Path) -> None:

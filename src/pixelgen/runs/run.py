@@ -39,6 +39,9 @@ class Run:
     def __init__(self, source: str | Path) -> None:
         self.path = find_weights(source)
         self.contents = read_contents(self.path)
+        self.published = self.contents.recipe is not None  # by the authors of PixelGen or JiT
+        self.averages = [*self.contents.averages]  # names of the EMAs that are stored
+        self.step = self.contents.step  # of the optimizer, None where the file does not say
 
     @staticmethod
     def open(source: str | Path | Run) -> Run:
@@ -47,11 +50,6 @@ class Run:
 
     def __str__(self) -> str:
         return str(self.path if self.published else self.folder)
-
-    @property
-    def published(self) -> bool:
-        """Whether it is a published checkpoint of PixelGen or JiT."""
-        return self.contents.recipe is not None
 
     @cached_property
     def folder(self) -> Path:
@@ -88,16 +86,6 @@ class Run:
         if data.class_names is None:
             raise ValueError("the data of the run has no classes")
         return list(data.class_names)
-
-    @property
-    def averages(self) -> list[str]:
-        """Names of the EMAs that are stored."""
-        return [*self.contents.averages]
-
-    @property
-    def step(self) -> int | None:
-        """Optimizer step, None where the file does not say."""
-        return self.contents.step
 
     def check(self, ema: Average = True) -> str:
         """Name of an EMA that is there or can be made, such as "0.9999" or "width0.10"; "raw" for the raw weights.

@@ -5,12 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+from lightning.pytorch.strategies import Strategy
 from lightning.pytorch.utilities import rank_zero_warn
 
 from pixelgen.config import build
-from pixelgen.distributed.fsdp import is_sharded
+from pixelgen.distributed.fsdp import FSDP
 from pixelgen.models import Denoiser
 from pixelgen.module import PixelGen
+from pixelgen.runs.checkpoints import is_sharded
 from pixelgen.runs.published import Weights, below, load_weights, refuse_other_weights
 from pixelgen.runs.run import Run
 
@@ -44,9 +46,15 @@ def start_from(model: PixelGen, source: str | Path) -> None:
     model.objective.load_state_dict(own)
 
 
-def check_resumable(model: PixelGen, path: Path) -> None:
-    """Refuse to resume a checkpoint with another network; one in shards is looked at by FSDP2 alone."""
-    if not is_sharded(path):
+def check_resumable(model: PixelGen, path: Path, strategy: Strategy) -> None:
+    """Refuse to resume a checkpoint with another network; one in shards is looked at by FSDP2, and needs it."""
+    if is_sharded(path):
+        if not isinstance(strategy, FSDP):
+            raise ValueError(
+                f"{path} is in shards, which FSDP2 alone resumes: add --config configs/overlay/fsdp.yaml, "
+                "or start from its weights with --init_from"
+            )
+    else:
         run = Run(path)
         refuse_other_weights(model.denoiser, run.contents.raw, path)
         refuse_other_start(model.denoiser, run)
