@@ -13,8 +13,9 @@ from zipfile import is_zipfile
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch.distributed.checkpoint import FileSystemReader, load
+from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+from torch.distributed.checkpoint.state_dict_loader import load
 
 from pixelgen.files import atomic
 from pixelgen.runs.published import Contents, Weights, below, convert_keys

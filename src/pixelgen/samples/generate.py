@@ -120,8 +120,7 @@ def generate(
     rank, world_size, ahead = fabric.global_rank, fabric.world_size, ceil(sampling.batch_size / together) * together
     waiting: deque[Future[None]] = deque()  # for the disk; an error in a thread is raised some images later
     with _claim(folder, requests, settings, fabric) as present, agree(fabric):
-        batches = missing_batches(len(requests), together, present)
-        left = sum(n not in present for batch in batches for n in batch)
+        left, batches = len(requests) - len(present), missing_batches(len(requests), together, present)
         images = stream(model, requests, sampling, together, rank, world_size, present=present, pad=True)
         with progress(fabric, left, len(batches[rank::world_size])) as advance, ThreadPoolExecutor(WRITERS) as pool:
             for numbers, batch in images:
