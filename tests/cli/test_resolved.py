@@ -57,7 +57,7 @@ def test_a_null_gate_on_the_command_line_lets_every_sample_pass():
         (["--model.time", "null"], "model.time cannot be null: leave it out"),
         (["--model.sampler", "null"], "model.sampler cannot be null"),
         (["--model.objective.flow_matching", "null"], "objective.flow_matching cannot be null"),
-        (["--model.objective.lpips.weight", "0"], "set objective.features to null to switch it off"),
+        (["--model.objective.lpips.weight", "0"], "set objective.lpips to null to switch it off"),
         (["--model.objective.gate.threshold", "30"], "gate.threshold is 30.0: give a time from 0 to below 1"),
     ],
 )
