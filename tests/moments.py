@@ -4,7 +4,6 @@ import os
 import resource
 import signal
 from itertools import count
-from pathlib import Path
 
 from lightning import Trainer
 from lightning.pytorch.loops.fit_loop import _FitLoop
@@ -57,7 +56,7 @@ def in_validation_with_the_average_in_place():
 
 
 def while_the_config_is_written():
-    Path.replace = die
+    os.replace = die
 
 
 def asked_to_stop_before_the_first_step():

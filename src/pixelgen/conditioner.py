@@ -16,10 +16,10 @@ from pixelgen.encoders.text import TextEncoder
 from pixelgen.flow import Sampler
 from pixelgen.models import Denoiser
 
-Condition = Tensor | Sequence[Any] | int | str | None
-"""What `PixelGen.sample` is given: one entry for each image, or a single one for all."""
-Names = Callable[[], list[str]]
-"""Gives the names of the classes; its ValueError tells why there are none."""
+Batch = dict[str, Any]
+Condition = Tensor | Sequence[Any] | int | str | None  # one entry for each image, or a single one for all
+Words = Sequence[str | int] | None
+Names = Callable[[], list[str]]  # gives the names of the classes; its ValueError tells why there are none
 
 
 class Conditioner(nn.Module):
@@ -27,7 +27,8 @@ class Conditioner(nn.Module):
 
     A kind of condition of your own is a subclass with `from_batch` and `null`, which is enough for training and for
     `model.sample` with tensors; `parse`, `from_words` and `examples` give sampling other words for it, the command
-    line, and previews. Nothing in a conditioner trains: embeddings belong into the denoiser.
+    line, and previews. Every method refuses what does not fit with a ValueError. Nothing in a conditioner trains:
+    embeddings belong into the denoiser.
 
     Example:
         class ClassAndColor(Conditioner):
@@ -42,18 +43,10 @@ class Conditioner(nn.Module):
     takes_prompts = False
 
     def check(self, denoiser: Denoiser) -> None:
-        """Refuse a denoiser that does not fit.
-
-        Raises:
-            ValueError: naming what differs.
-        """
+        """Refuse a denoiser that does not fit."""
 
     def check_data(self, denoiser: Denoiser, data: Any) -> None:
-        """Refuse a data module, already set up, whose batches lack what `from_batch` needs.
-
-        Raises:
-            ValueError: naming what is missing or differs.
-        """
+        """Refuse a data module, already set up, whose batches lack what `from_batch` needs."""
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -62,7 +55,7 @@ class Conditioner(nn.Module):
 
     # Training
 
-    def from_batch(self, batch: dict[str, Any]) -> Tensor | None:
+    def from_batch(self, batch: Batch) -> Tensor | None:
         """Conditions (B, …) of a batch, on the device of its images; None where there are none."""
         raise NotImplementedError
 
@@ -81,26 +74,14 @@ class Conditioner(nn.Module):
     # Sampling
 
     def check_negative(self, sampler: Sampler, negative: str) -> None:
-        """Refuse a negative prompt that could do nothing.
-
-        Raises:
-            ValueError: saying why.
-        """
+        """Refuse a negative prompt that could do nothing."""
         if negative and not self.takes_prompts:
             raise ValueError("this network does not take prompts, so there is no negative one: leave it out")
         if negative and sampler.guidance == 1:
             raise ValueError("a negative prompt does nothing without guidance: give a sampler with guidance above 1")
 
     def parse(self, given: Condition, number: int) -> Tensor | list[Any] | None:
-        """Checked requests, one for each image, from what `PixelGen.sample` is given.
-
-        Args:
-            given: one entry for each image, or a single one for `number` images.
-            number: of images.
-
-        Raises:
-            ValueError: if it is something else.
-        """
+        """Checked requests, one for each image; `given` may be a single one for `number` images."""
         try:
             requests = torch.as_tensor(given)
         except (TypeError, ValueError, RuntimeError) as error:
@@ -111,20 +92,12 @@ class Conditioner(nn.Module):
         """Conditions (B, …) on a device from the requests of a batch."""
         return None if requests is None else torch.as_tensor(requests, device=device)
 
-    def from_words(self, classes: Sequence[str | int] | None, prompts: Sequence[str] | None, names: Names) -> list[Any]:
-        """Requests from the command line's `--classes` and `--prompts`; images take them in turn.
-
-        Raises:
-            ValueError: naming what is wrong.
-        """
+    def from_words(self, classes: Words, prompts: Sequence[str] | None, names: Names) -> list[Any]:
+        """Requests from the command line's `--classes` and `--prompts`; images take them in turn."""
         raise ValueError(f"{type(self).__name__} reads no --classes or --prompts: sample from Python")
 
     def examples(self, number: int, data: Any) -> list[Any]:
-        """Requests of `number` images for previews and scores in training.
-
-        Raises:
-            ValueError: if there are none.
-        """
+        """Requests of `number` images for previews and scores in training."""
         raise ValueError(
             f"{type(self).__name__} gives no examples for previews and scores: implement `examples(number, data)`, or "
             "set callbacks.preview, callbacks.fid and callbacks.geneval to null"
@@ -136,7 +109,7 @@ class Unconditional(Conditioner):
 
     description = "no classes"
 
-    def from_batch(self, batch: dict[str, Any]) -> None:
+    def from_batch(self, batch: Batch) -> None:
         """None."""
 
     def parse(self, given: Condition, number: int) -> None:
@@ -144,7 +117,7 @@ class Unconditional(Conditioner):
         if given is not None:
             raise ValueError("this network is unconditional: give seeds alone, one for each image")
 
-    def from_words(self, classes: Sequence[str | int] | None, prompts: Sequence[str] | None, names: Names) -> list[Any]:
+    def from_words(self, classes: Words, prompts: Sequence[str] | None, names: Names) -> list[Any]:
         """A request without content."""
         if classes or prompts:
             raise ValueError("this network has neither classes nor text: leave out --classes and --prompts")
@@ -167,6 +140,7 @@ class Labels(Conditioner):
     def __init__(self, num_classes: int) -> None:
         super().__init__()
         self.num_classes = num_classes
+        self.known = f"0 to {num_classes - 1}"
 
     def check_data(self, denoiser: Denoiser, data: Any) -> None:
         """The data must have as many classes."""
@@ -177,7 +151,7 @@ class Labels(Conditioner):
                 "num_classes out to take the data's, or set it to null to train without labels"
             )
 
-    def from_batch(self, batch: dict[str, Any]) -> Tensor | None:
+    def from_batch(self, batch: Batch) -> Tensor | None:
         """Labels (B,)."""
         return batch.get("label")
 
@@ -187,24 +161,40 @@ class Labels(Conditioner):
 
     def parse(self, given: Condition, number: int) -> Tensor:
         """Class numbers (N,)."""
-        known = f"0 to {self.num_classes - 1}"
         if given is None:
-            raise ValueError(f"give the class of each image, {known} (or {self.num_classes} for no class)")
+            raise ValueError(f"give the class of each image, {self.known} (or {self.num_classes} for no class)")
         try:
             labels = torch.as_tensor(given, dtype=torch.long)
         except (TypeError, ValueError) as error:
-            raise ValueError(f"conditions are class numbers, {known}, not {given!r}") from error
+            raise ValueError(f"conditions are class numbers, {self.known}, not {given!r}") from error
         if labels.numel() == 0 or int(labels.min()) < 0 or int(labels.max()) > self.num_classes:
             raise ValueError(
                 f"classes must lie between 0 and {self.num_classes - 1} (or be {self.num_classes} for no class)"
             )
         return labels.expand(number) if labels.ndim == 0 else labels
 
-    def from_words(self, classes: Sequence[str | int] | None, prompts: Sequence[str] | None, names: Names) -> list[Any]:
-        """Class numbers: all of them, or those of `--classes`."""
+    def from_words(self, classes: Words, prompts: Sequence[str] | None, names: Names) -> list[Any]:
+        """All class numbers, or those of `--classes`: numbers, ranges such as `10-19` (both ends count), or names."""
         if prompts:
             raise ValueError("this network knows no text: leave out --prompts and --negative, and give --classes")
-        return parse_classes(classes, self.num_classes, names) if classes else list(range(self.num_classes))
+        return [number for word in classes or [f"0-{self.num_classes - 1}"] for number in self._numbers(word, names)]
+
+    def _numbers(self, word: str | int, names: Names) -> Sequence[int]:
+        if found := re.fullmatch(r"(\d+)(?:-(\d+))?", str(word)):
+            first, last = int(found[1]), int(found[2] or found[1])
+            if first <= last <= self.num_classes:
+                return range(first, last + 1)
+            raise ValueError(f"there is no class {word}: classes are {self.known} ({self.num_classes}: none)")
+        try:
+            known = [name.casefold() for name in names()]
+        except ValueError as error:
+            raise ValueError(f"{error}: give numbers, {self.known}, instead of {word!r}") from error
+        name = str(word).casefold()
+        if name in known:
+            return [known.index(name)]
+        near = get_close_matches(name, known, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"one is {known[0]!r}"
+        raise ValueError(f"there is no class {word!r}: {hint}")
 
     def examples(self, number: int, data: Any) -> list[Any]:
         """Image i gets class i mod their number; fewer images than classes are spaced evenly over them."""
@@ -229,36 +219,34 @@ class Text(Conditioner):
 
     def check(self, denoiser: Denoiser) -> None:
         """The encoder's embeddings must have the shape that the denoiser takes."""
+        encoder, kind = self.encoder, type(denoiser).__name__
         if denoiser.text_shape is None:
-            raise ValueError(f"{type(denoiser).__name__} takes no prompts: leave text_encoder out, or choose TextJiT")
+            raise ValueError(f"{kind} takes no prompts: leave text_encoder out, or choose TextJiT")
         length, width = denoiser.text_shape
-        if self.encoder is None:
-            return
-        if (self.encoder.max_length, self.encoder.width) != (length, width):
+        if encoder is not None and (encoder.max_length, encoder.width) != (length, width):
             raise ValueError(
-                f"the text encoder gives {self.encoder.max_length} embeddings of width {self.encoder.width}, but the "
-                f"denoiser is built for {length} of width {width}: set text_length and the encoder's max_length to one "
-                f"number, and text_dim to {self.encoder.width}"
+                f"the text encoder gives {encoder.max_length} embeddings of width {encoder.width}, but the denoiser is "
+                f"built for {length} of width {width}: set text_length and the encoder's max_length to one number, and "
+                f"text_dim to {encoder.width}"
             )
-        if self.encoder.zero_padding != denoiser.mask_padding:
+        if encoder is not None and encoder.zero_padding != denoiser.mask_padding:
             raise ValueError(
                 f"the denoiser's mask_padding is {denoiser.mask_padding}, but the text encoder's zero_padding is "
-                f"{self.encoder.zero_padding}: padding is masked with both, and looked at, as released, with neither"
+                f"{encoder.zero_padding}: padding is masked with both, and looked at, as released, with neither"
             )
 
     def check_data(self, denoiser: Denoiser, data: Any) -> None:
         """The data must have captions, and precomputed embeddings those of the same encoder."""
+        kind = type(denoiser).__name__
         if not data.captions:
             raise ValueError(
-                f"{type(denoiser).__name__} learns from captions, but the data has none: choose data with captions "
-                "(for ShapesData, data.captions true; for others, data.captions Captions), or JiT for images without "
-                "text"
+                f"{kind} learns from captions, but the data has none: choose data with captions (for ShapesData, "
+                "data.captions true; for others, data.captions Captions), or JiT for images without text"
             )
-        encoder = self._encoder(f"{type(denoiser).__name__} takes prompts through a text encoder")
+        encoder = self._encoder(f"{kind} takes prompts")
         if data.text_shape not in (None, denoiser.text_shape):
-            found, own = (
-                "{} text embeddings of width {}".format(*(s or ())) for s in (data.text_shape, denoiser.text_shape)
-            )
+            shapes = data.text_shape, denoiser.text_shape or ()
+            found, own = ("{} text embeddings of width {}".format(*shape) for shape in shapes)
             raise ValueError(
                 f"the shards hold {found}, but the denoiser is built for {own}: encode the shards anew with the "
                 "model's text_encoder (python -m pixelgen.encode)"
@@ -266,7 +254,7 @@ class Text(Conditioner):
         for settings in data.text_settings:
             for name in ("max_length", "width", "zero_padding", "weights"):
                 made, given = settings.get(name), encoder.settings[name]
-                if made != given and _kind(made) == _kind(given):
+                if made != given and _comparable(made, given):
                     raise ValueError(
                         f"the text embeddings in the shards were made by {settings.get('model')} with {name} {made}, "
                         f"but the model's text_encoder has {given}: give it the same, or encode the shards anew"
@@ -279,13 +267,11 @@ class Text(Conditioner):
             return {}
         return {"text_encoder": {name: value for name, value in self.encoder.settings.items() if name != "model"}}
 
-    def from_batch(self, batch: dict[str, Any]) -> Tensor:
+    def from_batch(self, batch: Batch) -> Tensor | None:
         """Embeddings (B, L, E): those of the batch, or of its captions."""
         if "text" not in batch and "caption" not in batch:
             raise ValueError("a network that takes text needs batches with `caption` (prompts) or `text` (embeddings)")
-        found = batch["text"] if "text" in batch else self.encode(batch["caption"], batch["image"].device)
-        assert found is not None
-        return found
+        return self.encode(batch["text"] if "text" in batch else batch["caption"], batch["image"].device)
 
     def null(self, condition: Tensor, negative: str = "") -> Tensor:
         """Embeddings of the empty or the negative prompt for each."""
@@ -299,7 +285,7 @@ class Text(Conditioner):
         prompts = [given] * number if isinstance(given, str) else given
         if not isinstance(prompts, Sequence) or not prompts or not all(isinstance(prompt, str) for prompt in prompts):
             raise ValueError(f"this network takes prompts, such as ['a red circle'], not {given!r}")
-        return [str(prompt) for prompt in prompts]
+        return list(prompts)
 
     def encode(self, requests: Tensor | Sequence[Any] | None, device: torch.device) -> Tensor | None:
         """Embeddings (B, L, E) of prompts."""
@@ -308,18 +294,25 @@ class Text(Conditioner):
         found: Tensor = self._encoder("prompts need a text encoder")(requests)
         return found.to(device)
 
-    def from_words(self, classes: Sequence[str | int] | None, prompts: Sequence[str] | None, names: Names) -> list[Any]:
-        """The prompts of `--prompts`."""
+    def from_words(self, classes: Words, prompts: Sequence[str] | None, names: Names) -> list[Any]:
+        """The prompts of `--prompts`, or the lines of a text file."""
         if classes or not prompts:
             raise ValueError("this model takes text: use --prompts, not --classes")
-        return list(parse_prompts(prompts))
+        file = prompts[0]
+        if len(prompts) > 1 or not (file.endswith(".txt") or os.path.isfile(file)):
+            return list(prompts)
+        try:
+            lines = [line.strip() for line in Path(file).read_text(encoding="utf-8").splitlines()]
+        except (OSError, UnicodeDecodeError) as error:
+            raise ValueError(f"{file} cannot be read as text ({error}): give a file with one prompt a line") from error
+        if not any(lines):
+            raise ValueError(f"{file} has no prompts: write one a line")
+        return [line for line in lines if line]
 
     def examples(self, number: int, data: Any) -> list[Any]:
         """The captions of the first training images, from the first again where there are fewer."""
         if data is None or not getattr(data, "captions", False):
-            raise ValueError(
-                "there is no data module whose captions could serve as prompts: give prompts to the callback"
-            )
+            raise ValueError("no data module has captions that could serve as prompts: give prompts to the callback")
         prompts: list[Any] = data.prompts(number)
         return prompts
 
@@ -336,63 +329,7 @@ def conditioner_of(denoiser: Denoiser, text_encoder: TextEncoder | None) -> Cond
     return Unconditional() if denoiser.num_classes is None else Labels(denoiser.num_classes)
 
 
-def _kind(value: object) -> str:
-    """Whether weights are named by a hash of a folder or a commit on the hub; these cannot be compared."""
-    return str(value).partition(":")[0] if ":" in str(value) else ""
-
-
-# The words of a command line
-
-
-def parse_classes(words: Sequence[str | int], num_classes: int, names: Names) -> list[int]:
-    """Class numbers in the order of `words`: numbers, ranges such as `10-19` (both ends count), or names.
-
-    Args:
-        words: as on the command line.
-        num_classes: of the network.
-        names: called when a name must be looked up.
-
-    Raises:
-        ValueError: naming the word that is no class, and the nearest name.
-    """
-    numbers: list[int] = []
-    for word in map(str, words):
-        if found := re.fullmatch(r"(\d+)(?:-(\d+))?", word):
-            first, last = int(found[1]), int(found[2] or found[1])
-            if not first <= last <= num_classes:
-                raise ValueError(f"there is no class {word}: classes are 0 to {num_classes - 1} ({num_classes}: none)")
-            numbers += range(first, last + 1)
-        else:
-            numbers.append(_class_of(word, num_classes, names))
-    return numbers
-
-
-def _class_of(name: str, num_classes: int, names: Names) -> int:
-    try:
-        known = [known.casefold() for known in names()]
-    except ValueError as error:
-        raise ValueError(f"{error}: give numbers, 0 to {num_classes - 1}, instead of {name!r}") from error
-    if name.casefold() in known:
-        return known.index(name.casefold())
-    near = get_close_matches(name.casefold(), known, n=1)
-    raise ValueError(
-        f"there is no class {name!r}: " + (f"did you mean {near[0]!r}?" if near else f"one is {known[0]!r}")
-    )
-
-
-def parse_prompts(words: Sequence[str]) -> list[str]:
-    """The prompts themselves, or those in a text file, one a line (empty lines do not count).
-
-    Raises:
-        ValueError: if the file has none, or cannot be read.
-    """
-    first = words[0]
-    if len(words) != 1 or not (first.endswith(".txt") or os.path.isfile(first)):
-        return list(words)
-    try:
-        lines = [line.strip() for line in Path(first).read_text(encoding="utf-8").splitlines()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"{first} cannot be read as text ({error}): give a file with one prompt a line") from error
-    if not any(lines):
-        raise ValueError(f"{first} has no prompts: write one a line")
-    return [line for line in lines if line]
+def _comparable(made: object, given: object) -> bool:
+    """Whether weights are both named by a hash of a folder, or both by a commit on the hub."""
+    kinds = {str(value).partition(":")[0] if ":" in str(value) else "" for value in (made, given)}
+    return len(kinds) == 1

@@ -161,5 +161,5 @@ def test_prompts_stand_under_the_pictures(tmp_path, prompts, asked):
 def test_prompts_that_nobody_understands_are_refused(tmp_path):
     with pytest.raises(ValueError, match=r"preview.prompts are .*the network does not know them"):
         fit(tmp_path, Preview(prompts=["a"]))
-    with pytest.raises(ValueError, match="no data module whose captions could serve"):
+    with pytest.raises(ValueError, match="no data module has captions that could serve"):
         tiny_trainer(tmp_path, [Preview()], max_steps=1).fit(Prompted(), TinyData())

@@ -149,6 +149,8 @@ def test_a_null_gate_lets_every_sample_pass():
 def test_weights_of_zero_are_refused():
     with pytest.raises(ValueError, match=r"set objective\.lpips to null"):
         Objective(lpips=SquaredStandIn(weight=0.0))
+    with pytest.raises(ValueError, match=r"objective\.more has a term 'lpips' of weight 0: leave the term out"):
+        Objective(more=[SquaredStandIn(weight=0.0)])
     with pytest.raises(ValueError, match="flow_matching cannot be null"):
         Objective(flow_matching=None)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
@@ -26,7 +27,7 @@ def time_grid(num_steps: int, shift: float = 1.0) -> list[float]:
 
 
 @dataclass(frozen=True)
-class Sampler:
+class Sampler(ABC):
     """Turns noise into images by integrating the velocity that a network's prediction of x implies.
 
     Guidance is `v = v_uncond + guidance·(v_cond - v_uncond)` inside an interval of times, and `v_cond` outside. Where
@@ -79,9 +80,9 @@ class Sampler:
         """Name of the class and its arguments, for records."""
         return {"class": type(self).__name__, **asdict(self)}
 
+    @abstractmethod
     def solve(self, velocity: Velocity, x: Tensor, progress: Progress | None = None) -> Tensor:
         """Integrate `velocity` from noise to image over `self.times`."""
-        raise NotImplementedError
 
     @torch.no_grad()
     def __call__(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 import torch
@@ -14,12 +15,12 @@ def shift_time(u: Tensor, shift: float) -> Tensor:
     return u / (u + (1 - u) * shift)
 
 
-class TimeSampler:
+class TimeSampler(ABC):
     """Draws training times in (0, 1); 0 is pure noise, 1 the clean image. Subclasses are best frozen dataclasses."""
 
+    @abstractmethod
     def __call__(self, batch_size: int, device: torch.device | str | None = None) -> Tensor:
         """Times (B,), float32."""
-        raise NotImplementedError
 
     def fraction_above(self, threshold: float) -> float:
         """P(t >= threshold), in [0, 1]; estimated from 2¹⁸ times where a subclass has no formula."""

@@ -98,9 +98,6 @@ class FeatureDistance(PerceptualLoss):
 
     name = "features"
 
-    def __init__(self, encoder: FeaturePyramid, weight: float = 0.1) -> None:
-        super().__init__(encoder, weight)
-
     def compare(self, features: Sequence[Tensor], target: Sequence[Tensor]) -> Tensor:
         """Mean over depths and positions of the squared difference of unit features."""
         return torch.stack([unit_distance(f, g) for f, g in zip(features, target, strict=True)]).mean(0)

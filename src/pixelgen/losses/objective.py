@@ -92,9 +92,11 @@ class Objective(nn.Module):
             raise ValueError(f"{' and '.join(used)} need an encoder: give objective.encoder, or set them to null")
         if self.encoder is not None and not used:
             raise ValueError("objective.encoder is given, but pdino and repa are null: set the encoder to null too")
-        for name, term in self.terms.items():
-            if term.weight == 0:
-                raise ValueError(f"the weight of objective.{name} is 0: set objective.{name} to null to switch it off")
+        slots = {"lpips": self.lpips, "pdino": self.pdino, "repa": self.repa}
+        for slot, term in [*slots.items(), *(("more", term) for term in self._more)]:
+            if term is not None and term.weight == 0:
+                fix = "leave the term out" if slot == "more" else f"set objective.{slot} to null to switch it off"
+                raise ValueError(f"objective.{slot} has a term {term.name!r} of weight 0: {fix}")
         if len({term.layer for term in self.terms.values() if term.layer is not None}) > 1:
             raise ValueError("terms of the objective ask for hidden states of different layers: give one layer to all")
 
