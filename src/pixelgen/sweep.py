@@ -16,15 +16,13 @@ from pixelgen.config import build
 from pixelgen.distributed.processes import first, is_first, launch
 from pixelgen.encoders import FeatureExtractor
 from pixelgen.encoders.inception import Inception
-from pixelgen.evaluation import protocol
-from pixelgen.evaluation.compare import Result, plot, ranked, sample_command, table_of, write_csv
+from pixelgen.evaluation.extract import EvaluationJob
 from pixelgen.evaluation.images import open_images
-from pixelgen.evaluation.job import EvaluationJob
 from pixelgen.evaluation.reference import Reference
-from pixelgen.evaluation.score_set import score_set
+from pixelgen.evaluation.score_set import add_scores, score_set, scores_file
 from pixelgen.evaluation.scores import ONLY_FRECHET, Metrics
 from pixelgen.evaluation.statistics import Statistics
-from pixelgen.evaluation.sweep import rows
+from pixelgen.evaluation.sweep import Result, plot, ranked, rows, sample_command, table_of, write_csv
 from pixelgen.flow import Sampler
 from pixelgen.runs.checkpoints import EXPORT
 from pixelgen.runs.run import Run
@@ -48,13 +46,13 @@ class Scorer:
 
     def __call__(self, images: Path, number: int) -> dict[str, float]:
         """The scores of the first `number` images in a folder; all processes must call this."""
-        if self._real is None:
-            self._real = self._measure(images)
-        found = first(self._find(images, number, self._real))
-        if found is None:
-            found = score_set(images, number, [(self.extractor, self.reference)], self.job)
-            if is_first():
-                protocol.add(protocol.scores_file(images), found, found.protocol)
+        real = self._real = self._real or self._measure(images)
+        known = first(self._find(scores_file(images), number, real))
+        if known is not None:
+            return known
+        found = score_set(images, number, [(self.extractor, self.reference)], self.job)
+        if is_first():
+            add_scores(scores_file(images), found)
         return dict(found)
 
     def _measure(self, images: Path) -> Statistics:
@@ -68,20 +66,20 @@ class Scorer:
             first(None)  # the others wait for the file
         return real
 
-    def _find(self, images: Path, number: int, real: Statistics) -> dict[str, float] | None:
+    def _find(self, path: Path, number: int, real: Statistics) -> dict[str, float] | None:
         """Scores of the same images by the same measure."""
-        path, metrics = protocol.scores_file(images), self.job.metrics
+        metrics = self.job.metrics
         wanted = {
             "extractor": self.extractor.name,
             "weights_sha256": self.extractor.weights_sha256,
             "reference_fingerprint": real.fingerprint,
-            "settings": metrics.settings(metrics.possible(self.extractor, number, real)),
+            "settings": metrics.settings(metrics.choose(self.extractor, number, real)[0]),
         }
         for record in json.loads(path.read_text()) if path.is_file() else []:
-            about, scores = record["protocol"], record["scores"]
+            about = record["protocol"]
             same = len(about["features"]) == 1 and wanted.items() <= about["features"][0].items()
             if same and (about["images"], about["skipped"]) == (number, 0):
-                return dict(scores)
+                return dict(record["scores"])
         return None
 
 

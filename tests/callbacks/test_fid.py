@@ -273,7 +273,7 @@ def test_every_metric_in_the_same_pass(tmp_path):
     expected = Comparison(Toy(), reference_of(TinyImages().images, SMALL), 10, SMALL)
     with torch.no_grad():
         images = to_uint8(module.sample([i % 3 for i in range(10)], range(10)))
-    expected.extraction.update(images, range(10))
+    expected.update(images, range(10))
     scores = expected.scores()
     assert len(scores) == 8
     logged = {name: trainer.callback_metrics[name].item() for name in scores}

@@ -15,11 +15,11 @@ from pixelgen.conditioner import Text
 from pixelgen.data import ImageData
 from pixelgen.distributed.processes import gather
 from pixelgen.encoders.frozen import FeatureExtractor
+from pixelgen.evaluation.extract import Comparison, EvaluationJob, refuse_stream
 from pixelgen.evaluation.geneval import Detector, geneval_scores
 from pixelgen.evaluation.geneval.prompts import Prompt, find_prompts, prompts_sha256, subset_by_task
-from pixelgen.evaluation.job import EvaluationJob, refuse_stream
 from pixelgen.evaluation.reference import Reference
-from pixelgen.evaluation.scores import ONLY_FRECHET, Comparison, Metrics, warn_of_few
+from pixelgen.evaluation.scores import ONLY_FRECHET, Metrics, warn_of_few
 from pixelgen.evaluation.shapes_judge import ShapesAccuracy
 from pixelgen.evaluation.statistics import Statistics
 from pixelgen.module import PixelGen
@@ -107,7 +107,7 @@ class FID(Evaluator):
         self.num_samples, self.reference_samples = num_samples, reference_samples
         self.batch_size, self.seed, self.decays = batch_size, seed, decays
         self.metrics = ONLY_FRECHET if metrics is None else metrics
-        self.metrics.possible(extractor, num_samples)
+        self.metrics.choose(extractor, num_samples)
         self.accuracy = accuracy
         self._statistics: Statistics | None = None
         warn_of_few(num_samples, extractor)
@@ -165,7 +165,7 @@ class FID(Evaluator):
         if self.accuracy is not None:
             self.accuracy.to(pl_module.device).reset()
         for numbers, images in stream(pl_module, requests, None, *share):
-            comparison.extraction.update(images, numbers)
+            comparison.update(images, numbers)
             if self.accuracy is not None and examples[0] is not None:
                 labels = torch.tensor([examples[number] for number in numbers], device=images.device)
                 self.accuracy.update(images, labels)

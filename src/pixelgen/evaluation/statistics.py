@@ -27,15 +27,7 @@ def frechet_distance(mu1: Tensor, sigma1: Tensor, mu2: Tensor, sigma2: Tensor) -
     The measure behind FID (Heusel et al., arXiv:1706.08500), computed in float64 by symmetric eigendecomposition,
     which stays real for singular covariances (fewer samples than features), where a general matrix square root
     returns imaginary parts.
-
-    Args:
-        mu1: mean of the first distribution (D,).
-        sigma1: its covariance (D, D).
-        mu2: mean of the second distribution (D,).
-        sigma2: its covariance (D, D).
-
-    Raises:
-        ValueError: if the two distributions have different dimensions.
+    Means are (D,), covariances (D, D); a ValueError says that the dimensions differ.
     """
     if mu1.shape != mu2.shape or sigma1.shape != sigma2.shape:
         raise ValueError(
@@ -66,10 +58,9 @@ class Moments(Metric):
 
     def __init__(self, num_features: int) -> None:
         super().__init__()
-        double = torch.float64
-        self.add_state("n", torch.zeros((), dtype=double), dist_reduce_fx="sum")
-        self.add_state("total", torch.zeros(num_features, dtype=double), dist_reduce_fx="sum")
-        self.add_state("outer", torch.zeros(num_features, num_features, dtype=double), dist_reduce_fx="sum")
+        shapes = {"n": (), "total": (num_features,), "outer": (num_features, num_features)}
+        for name, shape in shapes.items():
+            self.add_state(name, torch.zeros(shape, dtype=torch.float64), dist_reduce_fx="sum")
 
     def update(self, features: Tensor) -> None:
         """Add features (B, D)."""
@@ -81,11 +72,7 @@ class Moments(Metric):
         self.outer += features.T @ features
 
     def compute(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the mean (D,), the covariance (D, D) normalised by n - 1, and n, float64, of all processes.
-
-        Raises:
-            ValueError: for fewer than two samples.
-        """
+        """Mean (D,), covariance (D, D) normalised by n - 1, and n, float64, of two or more samples."""
         if self.n < 2:
             raise ValueError(f"a covariance needs at least 2 samples, got {int(self.n)}")
         mu = self.total / self.n
@@ -143,19 +130,14 @@ class Statistics:
     @property
     def fingerprint(self) -> str:
         """Sixteen hexadecimal digits that differ between any two statistics."""
-        digest = hashlib.sha256(self.mu.cpu().numpy().tobytes())
-        digest.update(self.sigma.cpu().numpy().tobytes())
-        return digest.hexdigest()[:16]
+        content = self.mu.cpu().numpy().tobytes() + self.sigma.cpu().numpy().tobytes()
+        return hashlib.sha256(content).hexdigest()[:16]
 
     def save(self, path: Path) -> None:
-        """Write an npz with `mu` and `sigma`, the keys the field uses, and whatever else is known.
-
-        Raises:
-            ValueError: if the file cannot be written.
-        """
+        """Write an npz with `mu` and `sigma`, the keys the field uses, and whatever else is known."""
         known = {name: getattr(self, name) for name in (*MOMENTS, *ABOUT, "features")}
-        kept: dict[str, Any] = {
-            name: value.cpu().numpy() if isinstance(value, Tensor) else np.asarray(value)
+        kept = {
+            name: np.asarray(torch.as_tensor(value).cpu() if isinstance(value, Tensor) else value)
             for name, value in known.items()
             if value is not None
         }
