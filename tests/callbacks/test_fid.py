@@ -211,9 +211,9 @@ def test_protocol_is_recorded(tmp_path):
 def test_only_inception_makes_a_fid(monkeypatch):
     from pixelgen.encoders.inception import Inception
 
-    assert FID(Means(), num_samples=4).name == NAME
+    assert Means().metric("frechet") == NAME
     monkeypatch.setattr(Inception, "__init__", lambda self: FeatureExtractor.__init__(self, nn.Identity(), "x", 3))
-    assert FID(Inception(), num_samples=4).name == "fid"
+    assert Inception().metric("frechet") == "fid"
 
 
 def test_too_few_samples_warn_once():
