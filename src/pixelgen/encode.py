@@ -19,8 +19,15 @@ from pixelgen.cli.command import command
 from pixelgen.data import Captions
 from pixelgen.data.decoding import Unusable, caption_of, image_of, random_of
 from pixelgen.data.shards import ENCODER
-from pixelgen.data.tars import Sample, SkipCounts, expand_shards, finish_folder, read_shard
-from pixelgen.data.tars import unfinished_folder, write_sample
+from pixelgen.data.tars import (
+    Sample,
+    SkipCounts,
+    expand_shards,
+    finish_folder,
+    read_shard,
+    unfinished_folder,
+    write_sample,
+)
 from pixelgen.distributed.processes import agree, gather, launch
 from pixelgen.encoders import TextEncoder
 from pixelgen.files import atomic, remove, write_text

@@ -33,11 +33,7 @@ from pixelgen.samples.sampling import Sampling
 class Scorer:
     """Scores the first images of folders as `evaluate` does, once: their `evaluation.json` is looked into first.
 
-    Args:
-        job: of the processes.
-        extractor: of features, on its device.
-        reference: real images or their statistics.
-        folder: where statistics of a reference that is images are written, so that they are computed once.
+    Statistics of a reference that is images are written into `folder`, so that they are computed once.
     """
 
     def __init__(self, job: EvaluationJob, extractor: FeatureExtractor, reference: Reference, folder: Path) -> None:

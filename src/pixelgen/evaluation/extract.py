@@ -46,24 +46,14 @@ class Rows:
 class Extraction:
     """Takes in images batch by batch, each process its share, and keeps what scores need of them.
 
-    Moments are sums in float64, features are kept of at most `max_features` images; only logits grow with the number of
-    images (4 kB each with Inception). What is not needed is not computed; the extractor runs once for each batch.
-
-    Args:
-        extractor: on the device to use.
-        number: how many images there will be on all processes; each is known by its number below this.
-        needs: what of `Statistics` to provide beside `moments`: `spatial`, `features`, `logits`.
-        max_features: of how many images features are kept.
-        seed: of the draw of those.
+    Moments are sums in float64, features are kept of at most `metrics.max_features` images, drawn by `metrics.seed`;
+    only logits grow with the number of images (4 kB each with Inception). What is not needed is not computed; the
+    extractor, on its device, runs once for each batch. There will be `number` images on all processes, each known by
+    its number below this; `needs` are those of scores, beside the moments of features.
     """
 
     def __init__(
-        self,
-        extractor: FeatureExtractor,
-        number: int,
-        needs: Collection[str] = (),
-        max_features: int = 10_000,
-        seed: int = 2020,
+        self, extractor: FeatureExtractor, number: int, needs: Collection[str] = (), metrics: Metrics = ONLY_FRECHET
     ) -> None:
         self.extractor, sizes = extractor, extractor.sizes
         self.device = next((weight.device for weight in extractor.network.parameters()), torch.device("cpu"))
@@ -71,7 +61,8 @@ class Extraction:
         self.moments = {name: Moments(sizes[name]).to(self.device) for name in self.outputs if name != "logits"}
         self.rows = {"logits": Rows()} if "logits" in needs else {}
         if "features" in needs:
-            self.rows["features"] = Rows(np.random.RandomState(seed).permutation(number)[:max_features].tolist())
+            order = np.random.RandomState(metrics.seed).permutation(number)
+            self.rows["features"] = Rows(order[: metrics.max_features].tolist())
 
     def update(self, images: Tensor, numbers: Sequence[int]) -> None:
         """Add uint8 images (B, 3, H, W) with these numbers."""
@@ -111,7 +102,7 @@ class Comparison(Extraction):
         self, extractor: FeatureExtractor, reference: Statistics, number: int, metrics: Metrics = ONLY_FRECHET
     ) -> None:
         self.entries, left_out = metrics.choose(extractor, number, reference)
-        super().__init__(extractor, number, needs(self.entries), metrics.max_features, metrics.seed)
+        super().__init__(extractor, number, needs(self.entries), metrics)
         self.reference = reference
         self.protocol = {"settings": metrics.settings(self.entries), "left_out": left_out}
 
@@ -137,21 +128,13 @@ class Comparison(Extraction):
 
 @dataclass(frozen=True)
 class EvaluationJob:
-    """What is computed of images on disk and of references, and how the processes read them.
-
-    Args:
-        metrics: what to compute beside the Fréchet distance.
-        batch_size: images at a time.
-        num_workers: processes that read images, for each device; no more than there are cores.
-        skip_corrupt: leave out unreadable images, which are refused otherwise; None where users have no such choice.
-        fabric: of a command, which shows its progress; None in training.
-    """
+    """What is computed of images on disk and of references, and how the processes read them."""
 
     metrics: Metrics = ONLY_FRECHET
     batch_size: int = 64
-    num_workers: int = 0
-    skip_corrupt: bool | None = None
-    fabric: Fabric | None = None
+    num_workers: int = 0  # processes that read images, for each device, as far as there are cores
+    skip_corrupt: bool | None = None  # leave out unreadable images; None where users have no such choice
+    fabric: Fabric | None = None  # of a command, which shows its progress
 
     def extract(
         self, dataset: Dataset[Item], extractions: Sequence[Extraction], chosen: Sequence[int], what: str = "images"
@@ -164,10 +147,8 @@ class EvaluationJob:
         ready = distributed.is_available() and distributed.is_initialized()
         rank, world_size = (distributed.get_rank(), distributed.get_world_size()) if ready else (0, 1)
         share, workers = range(rank, len(chosen), world_size), min(self.num_workers, os.cpu_count() or 1)
-        numbered = _Numbered(dataset, chosen)
-        loader: DataLoader[Any] = DataLoader(
-            numbered, self.batch_size, sampler=share, num_workers=workers, collate_fn=_collate
-        )
+        options: dict[str, Any] = {"batch_size": self.batch_size, "num_workers": workers, "collate_fn": _collate}
+        loader: DataLoader[Any] = DataLoader(_Numbered(dataset, chosen), sampler=share, **options)
         bar = progress(self.fabric, len(chosen), max(1, len(loader)), what) if self.fabric else nullcontext(bool)
         problems: list[Item] = []
         with bar as advance:
@@ -182,13 +163,9 @@ class EvaluationJob:
         return len(problems)
 
     def measure(self, images: Dataset[Item], extractor: FeatureExtractor, samples: int | None = None) -> Statistics:
-        """Statistics of real images, or of so many of them that are evenly spaced; all processes must call this.
-
-        Raises:
-            ValueError: if the data set is a stream, or naming unreadable images.
-        """
-        chosen, wanted = evenly_spaced(images, samples), self.metrics.of_reference(extractor)
-        extraction = Extraction(extractor, len(chosen), wanted, self.metrics.max_features, self.metrics.seed)
+        """Statistics of real images, or of so many of them that are evenly spaced; all processes must call this."""
+        chosen = evenly_spaced(images, samples)
+        extraction = Extraction(extractor, len(chosen), self.metrics.of_reference(extractor), self.metrics)
         self.extract(images, [extraction], chosen, "reference")
         return extraction.statistics()
 

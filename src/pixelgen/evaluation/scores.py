@@ -82,8 +82,7 @@ class Frechet(Score):
 class SpatialFrechet(Score):
     """The same of spatial features: sFID, if they are Inception's."""
 
-    name = "spatial_frechet"
-    needs = ("spatial",)
+    name, needs = "spatial_frechet", ("spatial",)
 
     def compute(self, generated: Statistics, reference: Statistics) -> dict[str, float]:
         """`spatial_frechet`."""
@@ -102,8 +101,7 @@ class InceptionScore(Score):
     splits: int = 10
     seed: int = 2020
 
-    name = "inception_score"
-    needs = ("logits",)
+    name, needs = "inception_score", ("logits",)
 
     def compute(self, generated: Statistics, reference: Statistics) -> dict[str, float]:
         """`inception_score` and `inception_score_std`."""
@@ -127,8 +125,7 @@ class PrecisionRecall(Score):
 
     neighbours: int = 3
 
-    name = "precision_recall"
-    needs = ("features",)
+    name, needs = "precision_recall", ("features",)
 
     @property
     def least(self) -> int:  # type: ignore[override]
@@ -140,10 +137,8 @@ class PrecisionRecall(Score):
         from torch_fidelity.metric_prc import prc_features_to_metric
 
         # in blocks: the whole matrix of distances of 50 000 images would be 10 GB
-        blocks = {"prc_batch_size": 2048, "save_cpu_ram": True}
-        found = prc_features_to_metric(
-            generated.features, reference.features, prc_neighborhood=self.neighbours, verbose=False, **blocks
-        )
+        options = {"prc_neighborhood": self.neighbours, "prc_batch_size": 2048, "save_cpu_ram": True}
+        found = prc_features_to_metric(generated.features, reference.features, verbose=False, **options)
         return {name: found[name] for name in ("precision", "recall")}
 
 
@@ -161,8 +156,7 @@ class KID(Score):
     kid_subset_size: int = 1000
     seed: int = 2020
 
-    name = "kid"
-    needs = ("features",)
+    name, needs = "kid", ("features",)
 
     @property
     def least(self) -> int:  # type: ignore[override]
@@ -173,11 +167,9 @@ class KID(Score):
         """`kid` and `kid_std`."""
         from torch_fidelity.metric_kid import kid_features_to_metric
 
-        assert generated.features is not None
-        assert reference.features is not None
-        options = {"kid_subsets": self.kid_subsets, "kid_subset_size": self.kid_subset_size}
-        ours, theirs = generated.features.double(), reference.features.double()
-        mean, deviation = kid_features_to_metric(ours, theirs, rng_seed=self.seed, verbose=False, **options).values()
+        ours, theirs = (part.features.double() for part in (generated, reference))  # type: ignore[union-attr]
+        options = {"kid_subsets": self.kid_subsets, "kid_subset_size": self.kid_subset_size, "rng_seed": self.seed}
+        mean, deviation = kid_features_to_metric(ours, theirs, verbose=False, **options).values()
         return {self.name: mean, f"{self.name}_std": deviation}
 
 
@@ -218,27 +210,25 @@ class Metrics:
 
     def wanted(self) -> dict[str, tuple[Score, bool | None]]:
         """Every score that is not off, by the name of its flag, and whether it is required."""
-        named: dict[str, tuple[Score, bool | None]] = {
-            "sfid": (SpatialFrechet(), self.sfid),
-            "inception_score": (InceptionScore(self.splits, self.seed), self.inception_score),
-            "precision_recall": (PrecisionRecall(self.neighbours), self.precision_recall),
-            "kid": (KID(self.kid_subsets, self.kid_subset_size, self.seed), self.kid),
+        named: dict[str, Score] = {
+            "sfid": SpatialFrechet(),
+            "inception_score": InceptionScore(self.splits, self.seed),
+            "precision_recall": PrecisionRecall(self.neighbours),
+            "kid": KID(self.kid_subsets, self.kid_subset_size, self.seed),
         }
-        more: dict[str, tuple[Score, bool | None]] = {score.name: (score, True) for score in self.more}
-        return {name: entry for name, entry in (named | more).items() if entry[1] is not False}
+        entries = {name: (score, getattr(self, name)) for name, score in named.items()}
+        entries |= {score.name: (score, True) for score in self.more}
+        return {name: entry for name, entry in entries.items() if entry[1] is not False}
 
     def choose(
         self, extractor: FeatureExtractor, number: int, reference: Statistics | None = None
     ) -> tuple[list[Score], dict[str, str]]:
         """The scores to compute, the Fréchet distance first; and why others, which the extractor allows, are left out.
 
-        Args:
-            extractor: of the features.
-            number: how many images there will be.
-            reference: what they are compared with; None if it is yet to be measured, with whatever is needed.
+        A reference that is None is yet to be measured, with whatever is needed.
 
         Raises:
-            ValueError: if a required score cannot be computed, naming what it lacks.
+            ValueError: if a required score cannot be computed with so many images, naming what it lacks.
         """
         scores: list[Score] = [Frechet()]
         left_out: dict[str, str] = {}

@@ -134,7 +134,9 @@ class Statistics:
     def save(self, path: Path) -> None:
         """Write an npz with `mu` and `sigma`, the keys the field uses, and whatever else is known."""
         known = {name: getattr(self, name) for name in (*MOMENTS, *ABOUT, "features")}
-        kept = {k: v.numpy(force=True) if isinstance(v, Tensor) else v for k, v in known.items() if v is not None}
+        kept: dict[str, Any] = {
+            k: v.numpy(force=True) if isinstance(v, Tensor) else v for k, v in known.items() if v is not None
+        }
         with atomic(path, "free some space or give another file") as temporary, temporary.open("wb") as file:
             np.savez(file, **kept)
 

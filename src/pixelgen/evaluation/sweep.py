@@ -19,7 +19,7 @@ from pixelgen.files import write_text
 from pixelgen.flow import Sampler
 from pixelgen.samples.sampling import Average
 
-UNGUIDED = {"guidance": 1.0, "guidance_min": 0.0, "guidance_max": 1.0}
+UNGUIDED: dict[str, Any] = {"guidance": 1.0, "guidance_min": 0.0, "guidance_max": 1.0}
 
 
 @dataclass(frozen=True)
