@@ -6,10 +6,10 @@ import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-from PIL import Image
 from rich.console import Console
 from rich.progress import track
+from torchvision.transforms.functional import to_pil_image
+from torchvision.utils import make_grid
 
 from pixelgen.cli.command import command
 from pixelgen.distributed.processes import agree, launch
@@ -77,10 +77,9 @@ def read_texts(folder: Path) -> dict[str, str]:
 
 def _write_grid(path: Path, images: Sequence[Path]) -> None:
     """Put the four images of a prompt into one, row by row, without lines between them."""
-    pixels = torch.stack([read_image(image) for image in images]).unflatten(0, (2, 2))
-    rows = pixels.permute(0, 3, 1, 4, 2).flatten(2, 3).flatten(0, 1)  # (2 H, 2 W, 3)
+    grid = make_grid([read_image(image) for image in images], nrow=2, padding=0)  # (3, 2 H, 2 W)
     with atomic(path, "free some space, then resume with the same command") as temporary:
-        Image.fromarray(rows.contiguous().numpy()).save(temporary, "PNG")
+        to_pil_image(grid).save(temporary, "PNG")
 
 
 def _report(folder: Path) -> None:

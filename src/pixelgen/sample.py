@@ -60,11 +60,17 @@ def sample(
         ValueError: naming what is wrong with the arguments, the source or the folder.
     """
     run, fabric = Run.open(source), launch(sampling.devices, sampling.precision, sampling.num_nodes)
+    model = open_model(run, fabric, sampling)
+    folder = None if to is None else Path(to)
+    return sample_with(model, run, fabric, folder, num_images, classes, prompts, npz, sampling)
+
+
+def open_model(run: Run, fabric: Fabric, sampling: Sampling) -> PixelGen:
+    """The model of a run with the EMA of `sampling`, on the device of this process, compiled if asked for."""
     model = run.model(sampling.ema, fabric.device)
     if sampling.compile:
         model.denoiser.compile_blocks(dynamic=False)
-    folder = None if to is None else Path(to)
-    return sample_with(model, run, fabric, folder, num_images, classes, prompts, npz, sampling)
+    return model
 
 
 def sample_with(
@@ -125,9 +131,7 @@ def sample_prompts(
     Returns:
         The folder.
     """
-    model = run.model(sampling.ema, fabric.device)
-    if sampling.compile:
-        model.denoiser.compile_blocks(dynamic=False)
+    model = open_model(run, fabric, sampling)
     if not isinstance(model.conditioner, Text):
         raise ValueError(f"the model of {run} takes no prompts: give a text model")
     seeds = range(sampling.seed, sampling.seed + number)

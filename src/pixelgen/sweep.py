@@ -26,7 +26,7 @@ from pixelgen.evaluation.sweep import Result, plot, ranked, rows, sample_command
 from pixelgen.flow import Sampler
 from pixelgen.runs.checkpoints import EXPORT
 from pixelgen.runs.run import Run
-from pixelgen.sample import sample_with
+from pixelgen.sample import open_model, sample_with
 from pixelgen.samples.sampling import Sampling
 
 
@@ -137,9 +137,7 @@ def sweep(
     real.check(features, metrics, num_images)
     folder = run.folder / "sweep" if to is None else Path(to)
     score = Scorer(EvaluationJob(metrics, sampling.batch_size, 0, False, fabric), features, real, folder)
-    model, filled = run.model(plan[0].ema, fabric.device), plan[0].ema
-    if sampling.compile:
-        model.denoiser.compile_blocks(dynamic=False)
+    model, filled = open_model(run, fabric, replace(sampling, ema=plan[0].ema)), plan[0].ema
     wanted: dict[str, Any] = {"num_images": num_images, "classes": classes, "prompts": prompts}
     same = wanted | {name: getattr(sampling, name) for name in ("negative", "seed", "size", "precision", "compile")}
     name = str(run) if run.path.name in ("last.ckpt", EXPORT) else run.path

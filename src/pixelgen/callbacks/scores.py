@@ -109,9 +109,8 @@ class FID(Evaluator):
     def check(self, pl_module: PixelGen, data: ImageData | None) -> None:
         """Forget the reference of an earlier fit, whose data may have been other; check what evaluation will need.
 
-        Raises:
-            ValueError: if the reference does not exist, is empty, a stream or of another extractor, or the accuracy
-                knows other classes than the data.
+        A ValueError tells that the reference does not exist, is empty, a stream or of another extractor, or that the
+        accuracy knows other classes than the data.
         """
         self._statistics = None
         if self.reference is not None:

@@ -109,8 +109,7 @@ class Comparison(Extraction):
     def scores(self) -> dict[str, float]:
         """Every number by its name, the first process's on all of them, which must all call this.
 
-        Raises:
-            ValueError: on all processes, if fewer images came than a score needs, since some could not be read.
+        A ValueError on all of them tells that fewer images came than a score needs, since some could not be read.
         """
         generated = self.statistics()
         count = 0 if generated.features is None else len(generated.features)

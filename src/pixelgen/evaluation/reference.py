@@ -38,9 +38,8 @@ class Reference:
     def check(self, extractor: FeatureExtractor, metrics: Metrics, number: int) -> None:
         """Find out what is wrong before so many images are generated.
 
-        Raises:
-            ValueError: if there is no such reference, it holds nothing of use, comes from another extractor, or lacks
-                what a required metric needs.
+        A ValueError tells that there is no such reference, or that it holds nothing of use, comes from another
+        extractor, or lacks what a required metric needs.
         """
         if "mu" not in self.stored:
             metrics.choose(extractor, min(len(open_images(self.path)), number))
@@ -63,9 +62,6 @@ class Reference:
         """Read or compute what a job needs; images are cropped to a `size` (height, width) that is a square.
 
         All processes must call this, with the extractor on its device.
-
-        Raises:
-            ValueError: as `Statistics.load`, or naming unreadable images.
         """
         if "mu" not in self.stored:
             images = open_images(self.path, size[0] if size[0] == size[1] else None)

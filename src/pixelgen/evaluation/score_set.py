@@ -39,16 +39,9 @@ class Scores(dict[str, float]):
 def score_set(
     source: Path, number: int | None, pairs: Sequence[tuple[FeatureExtractor, Reference]], job: EvaluationJob
 ) -> Scores:
-    """Score the first images of a folder or npz in one pass; all processes must call this.
+    """Score the first images, or all, of a folder or npz in one pass; all processes must call this.
 
-    Args:
-        source: the images.
-        number: how many; all if None.
-        pairs: extractors on their device, each with its reference.
-        job: what to compute.
-
-    Raises:
-        ValueError: naming what is wrong with the images or a reference.
+    Extractors are on their device, each with its reference. A ValueError names what is wrong with either kind of images.
     """
     images = open_images(source)
     count = len(images) if number is None else number
@@ -164,11 +157,7 @@ def scores_file(source: Path) -> Path:
 
 
 def add_scores(path: Path, scores: Scores) -> None:
-    """Put scores into a JSON file of all scores of a set; those of the same protocol are replaced.
-
-    Raises:
-        ValueError: if the file is damaged or cannot be written.
-    """
+    """Put scores into a JSON file of all scores of a set; those of the same protocol are replaced."""
     try:
         records: list[Any] = json.loads(path.read_text()) if path.is_file() else []
         same = json.loads(json.dumps(scores.protocol))

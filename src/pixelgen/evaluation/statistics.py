@@ -144,8 +144,7 @@ class Statistics:
     def load(path: Path, extractor: FeatureExtractor | None = None) -> Statistics:
         """Read an npz of ours, ADM's (`mu`, `sigma`, `mu_s`, `sigma_s`, …) or JiT's (`mu`, `sigma`).
 
-        Raises:
-            ValueError: if the file holds no statistics, or they come from another extractor than `extractor`.
+        A ValueError tells that the file holds no statistics, or that they come from another extractor.
         """
         if not path.is_file():
             raise ValueError(f"no statistics at {path}: pass the path of an npz with `mu` and `sigma`")
