@@ -20,7 +20,7 @@ import pixelgen
 from pixelgen.data import ImageData
 from pixelgen.encoders import BackboneFeatures
 from pixelgen.evaluation import PrecisionRecall, ShapesAccuracy, Statistics
-from pixelgen.evaluation.job import evenly_spaced
+from pixelgen.evaluation.extract import evenly_spaced
 from pixelgen.fit import main as fit
 from pixelgen.flow import to_uint8
 

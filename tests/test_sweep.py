@@ -11,7 +11,7 @@ import torch
 from parallel_parts import Means
 from pixelgen import PixelGen, sample
 from pixelgen.evaluation import PrecisionRecall, Statistics
-from pixelgen.evaluation import compare as tables
+from pixelgen.evaluation import sweep as tables
 from pixelgen.sweep import main
 from processes import finish, free_port, start
 from tiny_run import randomise_average

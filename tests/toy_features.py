@@ -52,6 +52,6 @@ def write_folder(images, folder):
 
 def reference_of(images, metrics):
     """Statistics of images as a reference, with what metrics need."""
-    extraction = Extraction(Toy(), len(images), metrics.of_reference(Toy()), metrics.max_features, metrics.seed)
+    extraction = Extraction(Toy(), len(images), metrics.of_reference(Toy()), metrics)
     extraction.update(images, range(len(images)))
     return extraction.statistics()

@@ -6,23 +6,20 @@ import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-from PIL import Image
 from rich.console import Console
 from rich.progress import track
+from torchvision.transforms.functional import to_pil_image
+from torchvision.utils import make_grid
 
 from pixelgen.cli.command import command
-from pixelgen.conditioner import Text
 from pixelgen.distributed.processes import agree, launch
 from pixelgen.files import atomic
 from pixelgen.runs.run import Run
-from pixelgen.samples.generate import Request, generate
+from pixelgen.sample import sample_prompts
 from pixelgen.samples.npz import read_image
 from pixelgen.samples.sampling import Sampling
-from pixelgen.samples.settings import folder_name, settings_of
 
-IMAGES = 4
-"""Of each prompt, in two rows of two."""
+IMAGES = 4  # of each prompt, in two rows of two
 
 
 def dpg(
@@ -48,32 +45,22 @@ def dpg(
     """
     texts = read_texts(prompts)
     run, fabric = Run.open(source), launch(sampling.devices, sampling.precision, sampling.num_nodes)
-    model = run.model(sampling.ema, fabric.device)
-    if sampling.compile:
-        model.denoiser.compile_blocks(dynamic=False)
-    if not isinstance(model.conditioner, Text):
-        raise ValueError(f"the model of {run} takes no prompts: give a text model")
-    seeds = range(sampling.seed, sampling.seed + IMAGES)
-    digest = hashlib.sha256("\0".join(part for item in texts.items() for part in item).encode()).hexdigest()
-    about = {"seeds": list(seeds), "prompts": len(texts), "prompts_sha256": digest}
-    settings = settings_of(model, sampling, run.identity(sampling.ema), about)
-    folder = run.folder / "dpg" / folder_name(settings) if to is None else Path(to)
-    requests = [Request(f"images/{name}/{seed:04d}.png", seed, text) for name, text in texts.items() for seed in seeds]
-    generate(model, requests, folder, settings, fabric, sampling)
+    sha256 = hashlib.sha256("\0".join(part for item in texts.items() for part in item).encode()).hexdigest()
+
+    def path(number: int, seed: int) -> str:
+        return f"images/{[*texts][number]}/{seed:04d}.png"
+
+    folder = sample_prompts(run, fabric, [*texts.values()], path, IMAGES, sha256, to, "dpg", sampling)
     with agree(fabric):
-        share = list(texts)[fabric.global_rank :: fabric.world_size]
-        for name in track(share, "grids", disable=fabric.global_rank != 0):
-            images = [folder / "images" / name / f"{seed:04d}.png" for seed in seeds]
-            _write_grid(folder / "grids" / f"{name}.png", images)
+        share = range(fabric.global_rank, len(texts), fabric.world_size)
+        for number in track(share, "grids", disable=fabric.global_rank != 0):
+            images = [folder / path(number, sampling.seed + i) for i in range(IMAGES)]
+            _write_grid(folder / "grids" / f"{images[0].parent.name}.png", images)
     return folder / "grids"
 
 
 def read_texts(folder: Path) -> dict[str, str]:
-    """Prompts by the names of their files, sorted.
-
-    Raises:
-        ValueError: if there are none, or one is empty or no text.
-    """
+    """Prompts by the names of their files, sorted; a ValueError tells that there are none, or of one that is empty."""
     files = sorted(folder.glob("*.txt"))
     if not files:
         raise ValueError(f"{folder} holds no prompts: give a folder with one text file (*.txt) for each")
@@ -90,10 +77,9 @@ def read_texts(folder: Path) -> dict[str, str]:
 
 def _write_grid(path: Path, images: Sequence[Path]) -> None:
     """Put the four images of a prompt into one, row by row, without lines between them."""
-    pixels = torch.stack([read_image(image) for image in images]).unflatten(0, (2, 2))
-    rows = pixels.permute(0, 3, 1, 4, 2).flatten(2, 3).flatten(0, 1)  # (2 H, 2 W, 3)
+    grid = make_grid([read_image(image) for image in images], nrow=2, padding=0)  # (3, 2 H, 2 W)
     with atomic(path, "free some space, then resume with the same command") as temporary:
-        Image.fromarray(rows.contiguous().numpy()).save(temporary, "PNG")
+        to_pil_image(grid).save(temporary, "PNG")
 
 
 def _report(folder: Path) -> None:

@@ -97,18 +97,16 @@ def encode(
         unfinished = unfinished_folder(to)
         if fabric.global_rank == 0:
             _prepare(unfinished / ENCODER, {**text_encoder.settings, "captions": vars(captions), "seed": seed})
-    written, kept, left_out = [], [], _LeftOut()
+    numbers, kept, left_out = [], [], _LeftOut()
     with agree(fabric):
         share = list(sources)[fabric.global_rank :: fabric.world_size]
         for name in track(share, "shards", console=Console(stderr=True), disable=fabric.global_rank != 0):
-            path = unfinished / name
-            if path.exists():
+            if (unfinished / name).exists():
                 kept.append(name)
-            elif number := _write_shard(
-                path, _batches(sources[name], captions, seed, batch_size, left_out), text_encoder
-            ):
-                written.append(number)
-    written, kept, places = gather(written), gather(kept), gather(left_out.places)
+            else:
+                batches = _batches(sources[name], captions, seed, batch_size, left_out)
+                numbers.append(_write_shard(unfinished / name, batches, text_encoder))
+    written, kept, places = [n for n in gather(numbers) if n], gather(kept), gather(left_out.places)
     if not written and not kept:
         raise ValueError(f"nothing in the shards can be encoded: {(places or ['they are empty'])[0]}")
     if fabric.global_rank == 0:
@@ -145,32 +143,27 @@ def _batches(
         try:
             image_of(sample.files)
             return caption_of(sample.files, captions, random_of(sample, seed))
-        except Unusable as verdict:
-            return verdict
+        except Unusable as error:
+            return error
 
     samples = read_shard(shard, left_out)
     with ThreadPoolExecutor() as pool:
         while batch := list(islice(samples, batch_size)):
-            usable = []
-            for sample, found in zip(batch, pool.map(prompt, batch), strict=True):
-                if isinstance(found, str):
-                    usable.append((sample, found))
-                else:
+            pairs = [*zip(batch, pool.map(prompt, batch), strict=True)]
+            for sample, found in pairs:
+                if isinstance(found, Unusable):
                     left_out.add(found.reason, f"{sample.key} in {shard} ({found.detail})")
-            if usable:
-                yield usable
+            yield [(sample, found) for sample, found in pairs if isinstance(found, str)]
 
 
 def _write_shard(path: Path, batches: Iterator[list[tuple[Sample, str]]], encoder: TextEncoder) -> int:
     """Write a tar, unless it would be empty; the number of its samples."""
-    first, number = next(batches, []), 0
-    if not first:
+    usable = (batch for batch in batches if batch)
+    if not (first := next(usable, [])):
         return 0
-    with (
-        atomic(path, "free some space, then the same command goes on") as unfinished,
-        tarfile.open(unfinished, "w") as tar,
-    ):
-        for batch in chain([first], batches):
+    fix, number = "free some space, then the same command goes on", 0
+    with atomic(path, fix) as unfinished, tarfile.open(unfinished, "w") as tar:
+        for batch in chain([first], usable):
             embeddings = encoder([prompt for _, prompt in batch]).cpu()
             for (sample, prompt), embedding in zip(batch, embeddings, strict=True):
                 files = {name: content for name, content in sample.files.items() if name not in EMBEDDINGS}

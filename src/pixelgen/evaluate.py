@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from argparse import ArgumentParser
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,11 +19,10 @@ from pixelgen.data.images import Item
 from pixelgen.distributed.processes import launch
 from pixelgen.encoders import DINOv2Features, FeatureExtractor  # noqa: F401, the command line finds it by name
 from pixelgen.encoders.inception import Inception
-from pixelgen.evaluation import protocol
+from pixelgen.evaluation.extract import EvaluationJob, evenly_spaced
 from pixelgen.evaluation.images import open_images
-from pixelgen.evaluation.job import EvaluationJob, evenly_spaced
 from pixelgen.evaluation.reference import Reference
-from pixelgen.evaluation.score_set import Scores, score_set
+from pixelgen.evaluation.score_set import UNKNOWN, Scores, add_scores, print_scores, score_set, scores_file
 from pixelgen.evaluation.scores import ONLY_FRECHET, Metrics, warn_of_few
 from pixelgen.evaluation.statistics import Statistics
 from pixelgen.runs.checkpoints import find_weights
@@ -94,17 +94,13 @@ def evaluate(
     job = EvaluationJob(metrics, sampling.batch_size, num_workers, skip_corrupt, fabric)
     scores = score_set(folder, num_images, [(part.to(fabric.device), real) for part, real in pairs], job)
     if fabric.global_rank == 0:
-        protocol.add(protocol.scores_file(folder) if to is None else Path(to), scores, scores.protocol)
+        add_scores(scores_file(folder) if to is None else Path(to), scores)
     fabric.barrier()
     return scores
 
 
 def is_images(source: str | Path) -> bool:
-    """Whether a path is a folder or an npz of images, and nothing that holds weights.
-
-    Raises:
-        ValueError: if it does not exist.
-    """
+    """Whether a path is a folder or an npz of images, and nothing that holds weights; it must exist."""
     path = Path(source)
     if not path.exists():
         raise ValueError(f"{path} does not exist: give a run, a checkpoint, an export, a folder of images or an npz")
@@ -161,19 +157,15 @@ def write_reference(
     """
     if (source is None) == (data is None):
         raise ValueError("give either a folder or npz of images, or a data module with --data or --config")
-    images: Dataset[Item]
-    if data is None:
-        images = open_images(str(source), image_size)
-    else:
+    if data is not None:
         data.setup("fit")
-        images = data.train_dataset()
+    images: Dataset[Item] = open_images(str(source), image_size) if data is None else data.train_dataset()
     count = len(evenly_spaced(images, num_images))
     fabric = launch(devices, "32-true", num_nodes)
     features = (extractor or Inception()).to(fabric.device)
     warn_of_few(count, features)
-    statistics = EvaluationJob(metrics, batch_size, num_workers, skip_corrupt, fabric).measure(
-        images, features, num_images
-    )
+    job = EvaluationJob(metrics, batch_size, num_workers, skip_corrupt, fabric)
+    statistics = job.measure(images, features, num_images)
     if fabric.global_rank == 0:
         statistics.save(Path(to))
     fabric.barrier()
@@ -185,7 +177,7 @@ def write_reference(
 
 def _report(path: Path) -> None:
     found = Statistics.load(path)
-    sha256 = (found.weights_sha256 or protocol.UNKNOWN)[:16]
+    sha256 = (found.weights_sha256 or UNKNOWN)[:16]
     text = f"{path}: {found.n} images, {found.extractor}, weights {sha256}, hash {found.fingerprint}"
     Console().print(text, soft_wrap=True)
 
@@ -195,7 +187,7 @@ def _source(path: str) -> Any:
     return Path(path) if is_images(path) else Run(path)
 
 
-_evaluate = command(evaluate, lambda scores: protocol.print_scores(scores, scores.protocol), opens=_source)
+_evaluate = command(evaluate, print_scores, opens=_source)
 _write_reference = command(write_reference, _report, prog="python -m pixelgen.evaluate reference")
 
 
@@ -210,23 +202,19 @@ def main(args: Sequence[str] | None = None) -> Path:
 
 
 def _with_data(arguments: list[str]) -> list[str]:
-    """The images as `--source`, and the data section of `--config FILE` as `--data`, which later flags change.
-
-    Raises:
-        ValueError: if the file has no such section.
-    """
+    """The images as `--source`, and the data section of `--config FILE` as `--data`, which later flags change."""
     if arguments and not arguments[0].startswith("-"):
         arguments = ["--source", *arguments]
-    flags = [argument.partition("=")[0] for argument in arguments]
-    if "--config" not in flags:
-        return arguments
-    at = flags.index("--config")
-    path, end = (arguments[at].partition("=")[2], at + 1) if "=" in arguments[at] else (arguments[at + 1], at + 2)
+    parser = ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--config")
+    found, others = parser.parse_known_args(arguments)
+    if found.config is None:
+        return others
     try:
-        section = read_yaml(path)["data"]
+        section = read_yaml(found.config)["data"]
     except (ValueError, KeyError) as error:
-        raise ValueError(f"{path} has no section `data`: give the config of a run") from error
-    return [f"--data={json.dumps(section)}", *arguments[:at], *arguments[end:]]
+        raise ValueError(f"{found.config} has no section `data`: give the config of a run") from error
+    return [f"--data={json.dumps(section)}", *others]
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ from pathlib import Path
 from rich.console import Console
 
 from pixelgen.cli.command import command
-from pixelgen.conditioner import Text
 from pixelgen.config import build
 from pixelgen.data.shapes import ShapesData
 from pixelgen.distributed.processes import agree, launch
@@ -17,9 +16,8 @@ from pixelgen.evaluation.geneval.folder import image_path, write_metadata
 from pixelgen.evaluation.geneval.prompts import find_prompts, prompts_sha256, subset_by_task
 from pixelgen.evaluation.geneval.score import NOTE, RESULTS, SCORES, protocol_sentence, score_folder, score_table
 from pixelgen.runs.run import Run
-from pixelgen.samples.generate import Request, generate
+from pixelgen.sample import sample_prompts
 from pixelgen.samples.sampling import Sampling
-from pixelgen.samples.settings import folder_name, settings_of
 
 
 def geneval(
@@ -72,17 +70,8 @@ def geneval(
         chosen = subset_by_task(find_prompts(prompts, _shapes_data(run)), num_prompts)
         if not generate_only:
             detector = find_detector(detector, chosen)  # before hours of sampling, if it is missing
-    model = run.model(sampling.ema, fabric.device)
-    if sampling.compile:
-        model.denoiser.compile_blocks(dynamic=False)
-    if not isinstance(model.conditioner, Text):
-        raise ValueError(f"the model of {source} takes no prompts: give a text model")
-    seeds = range(sampling.seed, sampling.seed + images_per_prompt)
-    about = {"seeds": list(seeds), "prompts": len(chosen), "prompts_sha256": prompts_sha256(chosen)}
-    settings = settings_of(model, sampling, run.identity(sampling.ema), about)
-    folder = run.folder / "geneval" / folder_name(settings) if to is None else Path(to)
-    requests = [Request(image_path(i, seed), seed, prompt.text) for i, prompt in enumerate(chosen) for seed in seeds]
-    generate(model, requests, folder, settings, fabric, sampling)
+    texts, sha256 = [prompt.text for prompt in chosen], prompts_sha256(chosen)
+    folder = sample_prompts(run, fabric, texts, image_path, images_per_prompt, sha256, to, "geneval", sampling)
     with agree(fabric):
         if fabric.global_rank == 0:
             write_metadata(folder, chosen)

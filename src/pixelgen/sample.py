@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from lightning import Fabric
 from rich.console import Console
 
 from pixelgen.cli.command import command
+from pixelgen.conditioner import Text
 from pixelgen.distributed.processes import launch
 from pixelgen.files import atomic
 from pixelgen.module import PixelGen
@@ -56,11 +57,17 @@ def sample(
         The folder.
     """
     run, fabric = Run.open(source), launch(sampling.devices, sampling.precision, sampling.num_nodes)
+    model = open_model(run, fabric, sampling)
+    folder = None if to is None else Path(to)
+    return sample_with(model, run, fabric, folder, num_images, classes, prompts, npz, sampling)
+
+
+def open_model(run: Run, fabric: Fabric, sampling: Sampling) -> PixelGen:
+    """The model of a run with the EMA of `sampling`, on the device of this process, compiled if asked for."""
     model = run.model(sampling.ema, fabric.device)
     if sampling.compile:
         model.denoiser.compile_blocks(dynamic=False)
-    folder = None if to is None else Path(to)
-    return sample_with(model, run, fabric, folder, num_images, classes, prompts, npz, sampling)
+    return model
 
 
 def sample_with(
@@ -88,6 +95,45 @@ def sample_with(
     if fabric.global_rank == 0:
         _finish(folder, requests, npz)
     fabric.barrier()
+    return folder
+
+
+def sample_prompts(
+    run: Run,
+    fabric: Fabric,
+    prompts: Sequence[str],
+    path: Callable[[int, int], str],
+    number: int,
+    sha256: str,
+    to: str | Path | None,
+    benchmark: str,
+    sampling: Sampling,
+) -> Path:
+    """Generate the images of a benchmark with a text model: every prompt gets the same seeds, from that of `sampling`.
+
+    Args:
+        run: of the model.
+        fabric: launched.
+        prompts: one or more.
+        path: of an image in the folder, from the number of its prompt and its seed.
+        number: of images of each prompt.
+        sha256: of the prompts.
+        to: folder to write into; one below `benchmark` in the run, named by all settings, if None.
+        benchmark: its name.
+        sampling: how images are generated.
+
+    Returns:
+        The folder.
+    """
+    model = open_model(run, fabric, sampling)
+    if not isinstance(model.conditioner, Text):
+        raise ValueError(f"the model of {run} takes no prompts: give a text model")
+    seeds = range(sampling.seed, sampling.seed + number)
+    about = {"seeds": list(seeds), "prompts": len(prompts), "prompts_sha256": sha256}
+    settings = settings_of(model, sampling, run.identity(sampling.ema), about)
+    folder = run.folder / benchmark / folder_name(settings) if to is None else Path(to)
+    requests = [Request(path(i, seed), seed, text) for i, text in enumerate(prompts) for seed in seeds]
+    generate(model, requests, folder, settings, fabric, sampling)
     return folder
 
 

@@ -16,30 +16,24 @@ from pixelgen.config import build
 from pixelgen.distributed.processes import first, is_first, launch
 from pixelgen.encoders import FeatureExtractor
 from pixelgen.encoders.inception import Inception
-from pixelgen.evaluation import protocol
-from pixelgen.evaluation.compare import Result, plot, ranked, sample_command, table_of, write_csv
+from pixelgen.evaluation.extract import EvaluationJob
 from pixelgen.evaluation.images import open_images
-from pixelgen.evaluation.job import EvaluationJob
 from pixelgen.evaluation.reference import Reference
-from pixelgen.evaluation.score_set import score_set
+from pixelgen.evaluation.score_set import add_scores, score_set, scores_file
 from pixelgen.evaluation.scores import ONLY_FRECHET, Metrics
 from pixelgen.evaluation.statistics import Statistics
-from pixelgen.evaluation.sweep import rows
+from pixelgen.evaluation.sweep import Result, plot, ranked, rows, sample_command, table_of, write_csv
 from pixelgen.flow import Sampler
 from pixelgen.runs.checkpoints import EXPORT
 from pixelgen.runs.run import Run
-from pixelgen.sample import sample_with
+from pixelgen.sample import open_model, sample_with
 from pixelgen.samples.sampling import Sampling
 
 
 class Scorer:
     """Scores the first images of folders as `evaluate` does, once: their `evaluation.json` is looked into first.
 
-    Args:
-        job: of the processes.
-        extractor: of features, on its device.
-        reference: real images or their statistics.
-        folder: where statistics of a reference that is images are written, so that they are computed once.
+    Statistics of a reference that is images are written into `folder`, so that they are computed once.
     """
 
     def __init__(self, job: EvaluationJob, extractor: FeatureExtractor, reference: Reference, folder: Path) -> None:
@@ -48,13 +42,13 @@ class Scorer:
 
     def __call__(self, images: Path, number: int) -> dict[str, float]:
         """The scores of the first `number` images in a folder; all processes must call this."""
-        if self._real is None:
-            self._real = self._measure(images)
-        found = first(self._find(images, number, self._real))
-        if found is None:
-            found = score_set(images, number, [(self.extractor, self.reference)], self.job)
-            if is_first():
-                protocol.add(protocol.scores_file(images), found, found.protocol)
+        real = self._real = self._real or self._measure(images)
+        known = first(self._find(scores_file(images), number, real))
+        if known is not None:
+            return known
+        found = score_set(images, number, [(self.extractor, self.reference)], self.job)
+        if is_first():
+            add_scores(scores_file(images), found)
         return dict(found)
 
     def _measure(self, images: Path) -> Statistics:
@@ -68,20 +62,20 @@ class Scorer:
             first(None)  # the others wait for the file
         return real
 
-    def _find(self, images: Path, number: int, real: Statistics) -> dict[str, float] | None:
+    def _find(self, path: Path, number: int, real: Statistics) -> dict[str, float] | None:
         """Scores of the same images by the same measure."""
-        path, metrics = protocol.scores_file(images), self.job.metrics
+        metrics = self.job.metrics
         wanted = {
             "extractor": self.extractor.name,
             "weights_sha256": self.extractor.weights_sha256,
             "reference_fingerprint": real.fingerprint,
-            "settings": metrics.settings(metrics.possible(self.extractor, number, real)),
+            "settings": metrics.settings(metrics.choose(self.extractor, number, real)[0]),
         }
         for record in json.loads(path.read_text()) if path.is_file() else []:
-            about, scores = record["protocol"], record["scores"]
+            about = record["protocol"]
             same = len(about["features"]) == 1 and wanted.items() <= about["features"][0].items()
             if same and (about["images"], about["skipped"]) == (number, 0):
-                return dict(scores)
+                return dict(record["scores"])
         return None
 
 
@@ -143,9 +137,7 @@ def sweep(
     real.check(features, metrics, num_images)
     folder = run.folder / "sweep" if to is None else Path(to)
     score = Scorer(EvaluationJob(metrics, sampling.batch_size, 0, False, fabric), features, real, folder)
-    model, filled = run.model(plan[0].ema, fabric.device), plan[0].ema
-    if sampling.compile:
-        model.denoiser.compile_blocks(dynamic=False)
+    model, filled = open_model(run, fabric, replace(sampling, ema=plan[0].ema)), plan[0].ema
     wanted: dict[str, Any] = {"num_images": num_images, "classes": classes, "prompts": prompts}
     same = wanted | {name: getattr(sampling, name) for name in ("negative", "seed", "size", "precision", "compile")}
     name = str(run) if run.path.name in ("last.ckpt", EXPORT) else run.path

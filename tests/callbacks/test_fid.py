@@ -211,9 +211,9 @@ def test_protocol_is_recorded(tmp_path):
 def test_only_inception_makes_a_fid(monkeypatch):
     from pixelgen.encoders.inception import Inception
 
-    assert FID(Means(), num_samples=4).name == NAME
+    assert Means().metric("frechet") == NAME
     monkeypatch.setattr(Inception, "__init__", lambda self: FeatureExtractor.__init__(self, nn.Identity(), "x", 3))
-    assert FID(Inception(), num_samples=4).name == "fid"
+    assert Inception().metric("frechet") == "fid"
 
 
 def test_too_few_samples_warn_once():
@@ -273,7 +273,7 @@ def test_every_metric_in_the_same_pass(tmp_path):
     expected = Comparison(Toy(), reference_of(TinyImages().images, SMALL), 10, SMALL)
     with torch.no_grad():
         images = to_uint8(module.sample([i % 3 for i in range(10)], range(10)))
-    expected.extraction.update(images, range(10))
+    expected.update(images, range(10))
     scores = expected.scores()
     assert len(scores) == 8
     logged = {name: trainer.callback_metrics[name].item() for name in scores}

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from pixelgen.evaluation import Metrics
 from pixelgen.evaluation import extract as module
 from pixelgen.evaluation.extract import Extraction, Rows
 from toy_features import Toy, draw
@@ -11,7 +12,7 @@ ALL = ("spatial", "features", "logits")
 
 
 def extracted(images, needs=ALL, batch=7, total=None, indices=None, at_most=10_000):
-    extraction = Extraction(Toy(), total or len(images), needs, at_most)
+    extraction = Extraction(Toy(), total or len(images), needs, Metrics(max_features=at_most))
     indices = list(range(len(images))) if indices is None else indices
     for start in range(0, len(images), batch):
         extraction.update(images[start : start + batch], indices[start : start + batch])

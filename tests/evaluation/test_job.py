@@ -1,7 +1,7 @@
 import torch
 
 from pixelgen.evaluation import Metrics
-from pixelgen.evaluation.job import EvaluationJob
+from pixelgen.evaluation.extract import EvaluationJob
 from tiny_run import Means, TinyImages
 from toy_features import Toy, draw, reference_of
 

@@ -33,7 +33,7 @@ def folders(tmp_path_factory):
 def test_from_python(folders):
     metrics = Metrics(**ONLY, more=[MeanDistance(2.0)])
     comparison = Comparison(Toy(), reference_of(REAL, metrics), 30, metrics)
-    comparison.extraction.update(draw(30), range(30))
+    comparison.update(draw(30), range(30))
     assert expected(2).items() <= {name: pytest.approx(v) for name, v in comparison.scores().items()}.items()
     scores = evaluate(folders[0], reference=folders[1], extractor=Toy(), metrics=metrics, num_workers=0)
     assert [*scores] == ["frechet/toy", "mean_distance/toy", "diversity/toy"]
@@ -83,4 +83,4 @@ def test_from_yaml_in_training(tmp_path):
 def test_what_it_lacks_is_told():
     bare = Statistics(torch.zeros(6), torch.eye(6))
     with pytest.raises(ValueError, match=r"metrics.mean_distance cannot be computed, since the reference holds"):
-        Metrics(more=[MeanDistance()]).possible(Toy(), 30, bare)
+        Metrics(more=[MeanDistance()]).choose(Toy(), 30, bare)

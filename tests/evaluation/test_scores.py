@@ -7,7 +7,7 @@ from torchmetrics.image.inception import InceptionScore as Theirs
 from torchmetrics.image.kid import poly_mmd
 
 from pixelgen.evaluation import KID, Comparison, InceptionScore, Metrics, PrecisionRecall, Statistics
-from pixelgen.evaluation import scores as module
+from pixelgen.evaluation import extract as module
 from pixelgen.evaluation.scores import ONLY_FRECHET, warn_of_few
 from tiny_run import Means
 from toy_features import Toy, draw, reference_of
@@ -31,7 +31,7 @@ def numbers(score, generated, real=None):
 def compared(images, real, metrics=SMALL, total=None):
     comparison = Comparison(Toy(), real, total or len(images), metrics)
     for start in range(0, len(images), 7):
-        comparison.extraction.update(images[start : start + 7], range(start, min(start + 7, len(images))))
+        comparison.update(images[start : start + 7], range(start, min(start + 7, len(images))))
     return comparison
 
 
@@ -156,11 +156,11 @@ def test_what_is_off_is_neither_computed_nor_kept(real):
             return super().outputs(images, wanted)
 
     comparison = Comparison(Watch(), real, 30)
-    comparison.extraction.update(draw(30), range(30))
+    comparison.update(draw(30), range(30))
     assert comparison.extractor.asked == ["features"]
     assert set(comparison.scores()) == {"frechet/toy"}
-    assert comparison.extraction.rows == {}
-    only_score = Comparison(Watch(), real, 30, Metrics(sfid=False, precision_recall=False, kid=False)).extraction
+    assert comparison.rows == {}
+    only_score = Comparison(Watch(), real, 30, Metrics(sfid=False, precision_recall=False, kid=False))
     assert (set(only_score.moments), set(only_score.rows)) == ({"features"}, {"logits"})
 
 
@@ -170,7 +170,7 @@ def test_too_few_readable_images_are_told_on_every_process(real, monkeypatch):
     incomplete = compared(draw(6), real, total=30)  # the others of 30 could not be read
     with pytest.raises(ValueError, match=r"metrics.kid cannot be computed, since 6 images are fewer than 10"):
         incomplete.scores()
-    assert len(told) == 1  # the first process tells the others, which would wait for its numbers
+    assert told == []  # every process knows it by itself: none waits for the first one's numbers
 
 
 def names(scores):
@@ -178,34 +178,36 @@ def names(scores):
 
 
 def test_nulls_are_decided_by_extractor_reference_and_number(real):
-    assert names(Metrics().possible(Means(), 2000)) == ["frechet", "precision_recall", "kid"]
-    found = names(Metrics().possible(Toy(), 30, real))
+    assert names(Metrics().choose(Means(), 2000)[0]) == ["frechet", "precision_recall", "kid"]
+    scores, left_out = Metrics().choose(Toy(), 30, real)
+    found = names(scores)
     assert found == ["frechet", "spatial_frechet", "inception_score", "precision_recall"]
+    assert left_out == {"kid": "30 images are fewer than 1000"}
     bare = Statistics(real.mu, real.sigma)
-    assert names(Metrics().possible(Toy(), 2000, bare)) == ["frechet", "inception_score"]
-    assert "kid" not in names(Metrics(kid_subset_size=35, max_features=30).possible(Toy(), 40, real))
+    assert names(Metrics().choose(Toy(), 2000, bare)[0]) == ["frechet", "inception_score"]
+    assert "kid" not in names(Metrics(kid_subset_size=35, max_features=30).choose(Toy(), 40, real)[0])
     for metrics, reason in (
         (Metrics(sfid=True), "the reference has no spatial features"),
         (Metrics(kid=True), "the reference holds no features of images"),
         (Metrics(precision_recall=True), "the reference holds no features"),
     ):
         with pytest.raises(ValueError, match=f"cannot be computed, since {reason}"):
-            metrics.possible(Toy(), 2000, bare)
+            metrics.choose(Toy(), 2000, bare)
     with pytest.raises(ValueError, match="since means makes no logits of classes: leave it out"):
-        Metrics(inception_score=True).possible(Means(), 2000)
+        Metrics(inception_score=True).choose(Means(), 2000)
     with pytest.raises(ValueError, match="since 30 images are fewer than 1000"):
-        Metrics(kid=True).possible(Toy(), 30)
+        Metrics(kid=True).choose(Toy(), 30)
     with pytest.raises(ValueError, match=r"metrics.splits is 0: give at least 1"):
         Metrics(splits=0)
 
 
 def test_protocol_names_what_numbers_depend_on():
-    assert ONLY_FRECHET.settings(ONLY_FRECHET.possible(Toy(), 2000)) == {}
+    assert ONLY_FRECHET.settings(ONLY_FRECHET.choose(Toy(), 2000)[0]) == {}
     metrics = Metrics(kid=True, sfid=False, inception_score=False, precision_recall=False)
-    assert metrics.settings(metrics.possible(Toy(), 2000)) == {
+    assert metrics.settings(metrics.choose(Toy(), 2000)[0]) == {
         "kid_subsets": 100, "kid_subset_size": 1000, "max_features": 10_000, "seed": 2020,
     }  # fmt: skip
-    assert Metrics().settings(Metrics(sfid=False).possible(Toy(), 30)) == {
+    assert Metrics().settings(Metrics(sfid=False).choose(Toy(), 30)[0]) == {
         "splits": 10, "neighbours": 3, "max_features": 10_000, "seed": 2020,
     }  # fmt: skip
 

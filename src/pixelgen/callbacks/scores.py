@@ -15,11 +15,11 @@ from pixelgen.conditioner import Text
 from pixelgen.data import ImageData
 from pixelgen.distributed.processes import gather
 from pixelgen.encoders.frozen import FeatureExtractor
+from pixelgen.evaluation.extract import Comparison, EvaluationJob, refuse_stream
 from pixelgen.evaluation.geneval import Detector, geneval_scores
 from pixelgen.evaluation.geneval.prompts import Prompt, find_prompts, prompts_sha256, subset_by_task
-from pixelgen.evaluation.job import EvaluationJob, refuse_stream
 from pixelgen.evaluation.reference import Reference
-from pixelgen.evaluation.scores import ONLY_FRECHET, Comparison, Metrics, warn_of_few
+from pixelgen.evaluation.scores import ONLY_FRECHET, Metrics, warn_of_few
 from pixelgen.evaluation.shapes_judge import ShapesAccuracy
 from pixelgen.evaluation.statistics import Statistics
 from pixelgen.module import PixelGen
@@ -27,13 +27,7 @@ from pixelgen.samples.generate import Request, stream
 
 
 class Evaluator(Periodic):
-    """Scores generated images before, during and after training, and keeps every value in `history`.
-
-    Args:
-        every_n_steps: optimizer steps between two evaluations, or None for none in between.
-        at_start: also before the first step.
-        at_end: also after the last step.
-    """
+    """Scores generated images before, during and after training, and keeps every value in `history`."""
 
     def __init__(self, every_n_steps: int | None, at_start: bool = False, at_end: bool = True) -> None:
         super().__init__(every_n_steps, at_start, at_end)
@@ -107,28 +101,18 @@ class FID(Evaluator):
         self.num_samples, self.reference_samples = num_samples, reference_samples
         self.batch_size, self.seed, self.decays = batch_size, seed, decays
         self.metrics = ONLY_FRECHET if metrics is None else metrics
-        self.metrics.possible(extractor, num_samples)
+        self.metrics.choose(extractor, num_samples)
         self.accuracy = accuracy
         self._statistics: Statistics | None = None
         warn_of_few(num_samples, extractor)
 
-    @property
-    def name(self) -> str:
-        """What the distance is called in logs."""
-        return self.extractor.metric("frechet")
-
-    def on_fit_start(self, trainer: Trainer, pl_module: PixelGen) -> None:
-        """Forget the reference of an earlier fit, whose data may have been other; check what evaluation will need."""
-        self._statistics = None
-        super().on_fit_start(trainer, pl_module)
-
     def check(self, pl_module: PixelGen, data: ImageData | None) -> None:
-        """Check what evaluation will need.
+        """Forget the reference of an earlier fit, whose data may have been other; check what evaluation will need.
 
-        Raises:
-            ValueError: if the reference does not exist, is empty, a stream or of another extractor, or the accuracy
-                knows other classes than the data.
+        A ValueError tells that the reference does not exist, is empty, a stream or of another extractor, or that the
+        accuracy knows other classes than the data.
         """
+        self._statistics = None
         if self.reference is not None:
             try:
                 self.reference.check(self.extractor, self.metrics, self.num_samples)
@@ -146,9 +130,8 @@ class FID(Evaluator):
     def run(self, trainer: Trainer, pl_module: PixelGen) -> None:
         """Generate, score and log; the same values on every rank."""
         ema = find_ema(trainer)
-        averages: list[str | None] = [None]
-        if ema is not None:
-            averages = list(ema.names) if self.decays == "all" else [ema.names[0]]
+        names = [None] if ema is None else ema.names
+        averages: list[str | None] = [*names] if self.decays == "all" else [names[0]]
         values: dict[str, float] = {}
         for i, average in enumerate(averages):
             with sampling_mode(trainer, pl_module, average or True, pl_module.device.type == "cpu"):
@@ -157,22 +140,21 @@ class FID(Evaluator):
         self.keep(trainer, values)
 
     def _score(self, trainer: Trainer, pl_module: PixelGen, average: str | None) -> dict[str, float]:
-        real = self._reference(trainer, pl_module)
+        real, accuracy = self._reference(trainer, pl_module), self.accuracy
         comparison = Comparison(self.extractor, real, self.num_samples, self.metrics)
         examples = pl_module.conditioner.examples(self.num_samples, data_of(trainer))
         requests = [Request("", self.seed + i, example) for i, example in enumerate(examples)]
+        if accuracy is not None:
+            accuracy.to(pl_module.device).reset()
         share = self.batch_size, trainer.global_rank, trainer.world_size
-        if self.accuracy is not None:
-            self.accuracy.to(pl_module.device).reset()
         for numbers, images in stream(pl_module, requests, None, *share):
-            comparison.extraction.update(images, numbers)
-            if self.accuracy is not None and examples[0] is not None:
-                labels = torch.tensor([examples[number] for number in numbers], device=images.device)
-                self.accuracy.update(images, labels)
+            comparison.update(images, numbers)
+            if accuracy is not None and examples[0] is not None:
+                accuracy.update(images, torch.tensor([examples[number] for number in numbers], device=images.device))
         scores = comparison.scores()
-        if self.accuracy is not None:
-            computed = self.accuracy.compute()
-            named = computed if isinstance(computed, dict) else {type(self.accuracy).__name__.lower(): computed}
+        if accuracy is not None:
+            computed = accuracy.compute()
+            named = computed if isinstance(computed, dict) else {type(accuracy).__name__.lower(): computed}
             scores |= {name: float(value) for name, value in named.items()}
         about = {
             "samples": self.num_samples,
@@ -192,18 +174,18 @@ class FID(Evaluator):
     def _reference(self, trainer: Trainer, pl_module: PixelGen) -> Statistics:
         """Statistics of the real images, computed and written once a fit."""
         self.extractor.to(pl_module.device)
-        if self._statistics is None:
-            data = data_of(trainer)
-            job = EvaluationJob(self.metrics, self.batch_size, getattr(data, "num_workers", 0))
-            if self.reference is not None:
-                size = (pl_module.denoiser.image_size, pl_module.denoiser.image_size)
-                self._statistics = self.reference.statistics(self.extractor, job, size)
-            elif data is not None:
-                self._statistics = job.measure(data.train_dataset(), self.extractor, self.reference_samples)
-            else:
-                raise ValueError("there is no data module to take real images from: pass `reference` to FID")
-            if trainer.is_global_zero:
-                self._statistics.save(Path(trainer.default_root_dir) / reference_file(self.extractor))
+        if self._statistics is not None:
+            return self._statistics
+        data, side = data_of(trainer), pl_module.denoiser.image_size
+        job = EvaluationJob(self.metrics, self.batch_size, getattr(data, "num_workers", 0))
+        if self.reference is not None:
+            self._statistics = self.reference.statistics(self.extractor, job, (side, side))
+        elif data is not None:
+            self._statistics = job.measure(data.train_dataset(), self.extractor, self.reference_samples)
+        else:
+            raise ValueError("there is no data module to take real images from: pass `reference` to FID")
+        if trainer.is_global_zero:
+            self._statistics.save(Path(trainer.default_root_dir) / reference_file(self.extractor))
         return self._statistics
 
 
@@ -247,18 +229,12 @@ class GenEval(Evaluator):
         if min(1 if num_prompts is None else num_prompts, images_per_prompt, batch_size) < 1:
             raise ValueError("num_prompts, images_per_prompt and batch_size must be at least 1")
         super().__init__(every_n_steps, at_start, at_end)
-        self.detector, self.prompts, self.num_prompts = detector, prompts, num_prompts
-        self.batch_size = batch_size
+        self.detector, self.prompts, self.num_prompts, self.batch_size = detector, prompts, num_prompts, batch_size
         self.seeds = range(seed, seed + images_per_prompt)
         self._chosen: list[Prompt] = []
 
     def check(self, pl_module: PixelGen, data: ImageData | None) -> None:
-        """Choose the prompts, and check what evaluation will need.
-
-        Raises:
-            ValueError: if there are no such prompts, the detector does not know their objects, or the model does not
-                take prompts.
-        """
+        """Choose the prompts, which must exist; the detector must know their objects, and the model take prompts."""
         if not isinstance(pl_module.conditioner, Text):
             raise ValueError("callbacks.geneval makes images from prompts: give the model a text_encoder, or null here")
         prompts = find_prompts(self.prompts, data)

@@ -1,7 +1,8 @@
 """Scores of generated images."""
 
+from pixelgen.evaluation.extract import Comparison
 from pixelgen.evaluation.reference import Reference
-from pixelgen.evaluation.scores import KID, Comparison, InceptionScore, Metrics, PrecisionRecall, Score
+from pixelgen.evaluation.scores import KID, InceptionScore, Metrics, PrecisionRecall, Score
 from pixelgen.evaluation.shapes_judge import Detection, ShapesAccuracy, judge
 from pixelgen.evaluation.statistics import Moments, Statistics, frechet_distance
 

@@ -6,7 +6,7 @@ import os
 import struct
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 from zipfile import ZIP_STORED, BadZipFile, ZipFile
 
 import numpy as np
@@ -42,14 +42,9 @@ class ImageSet(Dataset[Item]):
 
 
 class ImageFiles(ImageSet):
-    """Image files, all of one size unless they are cropped. An unreadable one has a `problem` and `corrupt` True.
+    """Image files, of which at least one can be read, all of one size unless they are cropped.
 
-    Args:
-        files: their paths.
-        image_size: side of centre crops in pixels; None for no cropping.
-
-    Raises:
-        ValueError: if there is no file, or none that can be read.
+    An unreadable one has a `problem` and `corrupt` True.
     """
 
     def __init__(self, files: Sequence[str], image_size: int | None = None) -> None:
@@ -82,15 +77,7 @@ class ImageFiles(ImageSet):
 
 
 class ImageArray(ImageSet):
-    """The array `arr_0` of an npz, uint8 (N, H, W, 3), as the ADM evaluation suite has it, read from disk as needed.
-
-    Args:
-        path: of the npz.
-        image_size: side of centre crops in pixels; None for no cropping.
-
-    Raises:
-        ValueError: if the file cannot be read or holds no such array.
-    """
+    """The array `arr_0` of an npz, uint8 (N, H, W, 3), as the ADM evaluation suite has it, read from disk as needed."""
 
     def __init__(self, path: Path, image_size: int | None = None) -> None:
         try:
@@ -112,11 +99,7 @@ class ImageArray(ImageSet):
 
 
 def open_images(path: str | Path, image_size: int | None = None) -> ImageSet:
-    """The images of a folder, or of an npz with `arr_0`.
-
-    Raises:
-        ValueError: if there are none.
-    """
+    """The images of a folder, or of an npz with `arr_0`, centre-cropped to `image_size`; there must be some."""
     path, fix = Path(path).expanduser(), f"give a folder of images, or an npz with {ARRAY}"
     if path.is_file() and path.suffix == ".npz":
         return ImageArray(path, image_size)
@@ -131,11 +114,7 @@ def open_images(path: str | Path, image_size: int | None = None) -> ImageSet:
 
 
 def arrays(path: Path) -> set[str]:
-    """Names of the arrays in an npz.
-
-    Raises:
-        ValueError: if the file is none, or damaged.
-    """
+    """Names of the arrays in an npz; a ValueError tells that the file is none, or damaged."""
     try:
         with ZipFile(path) as archive:
             return {name.removesuffix(".npy") for name in archive.namelist()}
@@ -152,15 +131,12 @@ def _open_array(path: Path) -> Any:
         if info.compress_type == ZIP_STORED:
             file.seek(info.header_offset + 26)  # here the header of a zip's member has the lengths of its last parts
             file.seek(sum(struct.unpack("<HH", file.read(4))), os.SEEK_CUR)
-            return _map_array(path, file)
+            layout = np.lib.format
+            version = layout.read_magic(file)
+            read_header = layout.read_array_header_1_0 if version == (1, 0) else layout.read_array_header_2_0
+            shape, fortran, dtype = read_header(file)
+            if fortran or dtype.hasobject:
+                raise ValueError(f"{ARRAY} is laid out in another order than N, H, W, 3")
+            return np.memmap(path, dtype, "r", file.tell(), shape)
     with np.load(path, allow_pickle=False) as arrays:
         return arrays[ARRAY]
-
-
-def _map_array(path: Path, file: BinaryIO) -> Any:
-    version = np.lib.format.read_magic(file)
-    read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, fortran, dtype = read_header(file)
-    if fortran or dtype.hasobject:
-        raise ValueError(f"{ARRAY} is laid out in another order than N, H, W, 3")
-    return np.memmap(path, dtype, "r", file.tell(), shape)

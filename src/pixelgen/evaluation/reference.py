@@ -7,9 +7,9 @@ from pathlib import Path
 
 from pixelgen.encoders.frozen import FeatureExtractor
 from pixelgen.encoders.inception import INCEPTION
+from pixelgen.evaluation.extract import EvaluationJob
 from pixelgen.evaluation.images import ARRAY, arrays, open_images
-from pixelgen.evaluation.job import EvaluationJob
-from pixelgen.evaluation.scores import ONLY_FRECHET, Metrics
+from pixelgen.evaluation.scores import Metrics
 from pixelgen.evaluation.statistics import Statistics
 
 
@@ -35,33 +35,22 @@ class Reference:
         """Whether the statistics in the file lack nothing that could be computed from images in it."""
         return "mu" in self.stored and ("features" in self.stored or ARRAY not in self.stored)
 
-    def check(self, extractor: FeatureExtractor, metrics: Metrics = ONLY_FRECHET, number: int | None = None) -> None:
-        """Find out what is wrong before images are generated.
+    def check(self, extractor: FeatureExtractor, metrics: Metrics, number: int) -> None:
+        """Find out what is wrong before so many images are generated.
 
-        Args:
-            extractor: of the features.
-            metrics: those that are required are checked.
-            number: how many images will be generated; as many as in the reference if not given.
-
-        Raises:
-            ValueError: if there is no such reference, it holds nothing of use, comes from another extractor, or lacks
-                what a metric needs.
+        A ValueError tells that there is no such reference, or that it holds nothing of use, comes from another
+        extractor, or lacks what a required metric needs.
         """
         if "mu" not in self.stored:
-            count = len(open_images(self.path))
-            metrics.possible(extractor, min(count, number or count))
+            metrics.choose(extractor, min(len(open_images(self.path)), number))
             return
         statistics = Statistics.load(self.path, extractor)
         if not self.complete:  # features of the images in it will be computed
             metrics = replace(metrics, precision_recall=False, kid=False, more=[])
-        metrics.possible(extractor, number or statistics.n or metrics.max_features, statistics)
+        metrics.choose(extractor, number, statistics)
 
     def expect_inception(self) -> None:
-        """Refuse statistics of another extractor, before anybody looks for Inception's weights.
-
-        Raises:
-            ValueError: naming it.
-        """
+        """Refuse statistics of another extractor, which the ValueError names, before Inception's weights are needed."""
         made_by = Statistics.load(self.path).extractor if "mu" in self.stored else None
         if made_by not in (None, INCEPTION):
             raise ValueError(
@@ -70,15 +59,9 @@ class Reference:
             )
 
     def statistics(self, extractor: FeatureExtractor, job: EvaluationJob, size: tuple[int, int]) -> Statistics:
-        """Read or compute them; all processes must call this.
+        """Read or compute what a job needs; images are cropped to a `size` (height, width) that is a square.
 
-        Args:
-            extractor: of the features, on the device to use.
-            job: what they are needed for.
-            size: (height, width) that images of the reference are cropped to, if it is a square.
-
-        Raises:
-            ValueError: as `Statistics.load`, or naming unreadable images.
+        All processes must call this, with the extractor on its device.
         """
         if "mu" not in self.stored:
             images = open_images(self.path, size[0] if size[0] == size[1] else None)

@@ -1,88 +1,76 @@
-"""A set of images on disk, scored against references, with all that the scores depend on."""
+"""A set of images on disk, scored against references, with all that the scores depend on: its protocol."""
 
 from __future__ import annotations
 
+import json
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
+from rich.table import Table
+
 from pixelgen.encoders.frozen import FeatureExtractor
-from pixelgen.evaluation import protocol
+from pixelgen.evaluation.extract import Comparison, EvaluationJob
 from pixelgen.evaluation.images import open_images
-from pixelgen.evaluation.job import EvaluationJob
 from pixelgen.evaluation.reference import Reference
-from pixelgen.evaluation.scores import Comparison, warn_of_few
+from pixelgen.evaluation.scores import warn_of_few
+from pixelgen.files import write_text
 from pixelgen.samples.generate import file_name
 from pixelgen.samples.settings import SETTINGS
 
-Pair = tuple[FeatureExtractor, Reference]
+SCORES = "evaluation.json"
+UNKNOWN = "unknown"
+FROM_SETTINGS = ("average", "step", "weights", "sampler", "size", "seed", "precision", "negative")
+DIGITS = {"kid": 6, "kid_std": 6, "precision": 4, "recall": 4}
 
 
 class Scores(dict[str, float]):
-    """Each score by its name, and all that they depend on as `protocol`.
-
-    Args:
-        scores: by name.
-        protocol: for JSON.
-    """
+    """Each score by its name, and all that they depend on as `protocol`, for JSON."""
 
     def __init__(self, scores: dict[str, float], protocol: dict[str, Any]) -> None:
         super().__init__(scores)
         self.protocol = protocol
 
 
-def score_set(source: Path, number: int | None, pairs: Sequence[Pair], job: EvaluationJob) -> Scores:
-    """Score the first images of a folder or npz in one pass; all processes must call this.
+def score_set(
+    source: Path, number: int | None, pairs: Sequence[tuple[FeatureExtractor, Reference]], job: EvaluationJob
+) -> Scores:
+    """Score the first images, or all, of a folder or npz in one pass; all processes must call this.
 
-    Args:
-        source: the images.
-        number: how many; all if None.
-        pairs: extractors on their device, each with its reference.
-        job: what to compute.
-
-    Raises:
-        ValueError: naming what is wrong with the images or a reference.
+    Extractors are on their device, each with its reference. A ValueError names what is wrong with either kind of images.
     """
     images = open_images(source)
     count = len(images) if number is None else number
     if not 2 <= count <= len(images):
         raise ValueError(f"{source} holds {len(images)} images: give a num_images from 2 to that, not {count}")
-    refuse_unfinished(source, count)
-    comparisons = []
+    _refuse_unfinished(source, count)
+    comparisons, features = [], []
     for extractor, reference in pairs:
         warn_of_few(count, extractor)
-        job.metrics.possible(extractor, count)
+        job.metrics.choose(extractor, count)
         real = reference.statistics(extractor, job, images.size)
         warn_of_few(real.n, extractor, "reference images")
         comparisons.append(Comparison(extractor, real, count, job.metrics))
-    skipped = job.extract(images, [comparison.extraction for comparison in comparisons], range(count))
+        about = {
+            "extractor": extractor.name,
+            "weights_sha256": extractor.weights_sha256,
+            "reference": reference.path.name,
+            "reference_images": real.n,
+            "reference_fingerprint": real.fingerprint,
+        }
+        features.append({**about, **comparisons[-1].protocol})
+    skipped = job.extract(images, comparisons, range(count))
     scores = {name: value for comparison in comparisons for name, value in comparison.scores().items()}
-    features = [_about(*each) for each in zip(comparisons, pairs, strict=True)]
-    about = {"source": str(source), "images": count - skipped, "skipped": skipped, "pixels": list(images.size)}
-    about |= protocol.of_the_set(source) | {"features": features, "versions": protocol.versions()}
-    return Scores(scores, about)
+    counts = {"source": str(source), "images": count - skipped, "skipped": skipped, "pixels": list(images.size)}
+    return Scores(scores, {**counts, **_of_the_set(source), "features": features, "versions": _versions()})
 
 
-def _about(comparison: Comparison, pair: Pair) -> dict[str, Any]:
-    """The part of the protocol about one extractor."""
-    return {
-        "extractor": comparison.extractor.name,
-        "weights_sha256": comparison.extractor.weights_sha256,
-        "reference": pair[1].path.name,
-        "reference_images": comparison.reference.n,
-        "reference_fingerprint": comparison.reference.fingerprint,
-        **comparison.protocol,
-    }
-
-
-def refuse_unfinished(source: Path, count: int) -> None:
-    """Refuse a set of `pixelgen.sample` that lacks one of its first images: its classes would not come in turn.
-
-    Raises:
-        ValueError: naming the image.
-    """
+def _refuse_unfinished(source: Path, count: int) -> None:
+    """Refuse a set of `pixelgen.sample` that lacks one of its first images: its classes would not come in turn."""
     if not (source / SETTINGS).is_file():
         return
     names = set(os.listdir(source))
@@ -92,3 +80,91 @@ def refuse_unfinished(source: Path, count: int) -> None:
             f"{source} lacks {lacking} of {count} images: finish it by the command that makes it, or give the number "
             "of images before that one as num_images"
         )
+
+
+def _of_the_set(folder: Path) -> dict[str, Any]:
+    """What `settings.json` says of how the images of a folder were made; "unknown" where there is none."""
+    path = folder / SETTINGS
+    try:
+        settings: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
+    except (OSError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path} is damaged ({error}): remove it, or make the images again") from error
+    about = {"classes": settings.get("conditions", UNKNOWN), **dict.fromkeys(("average", "step", "sampler"), UNKNOWN)}
+    return about | {name: settings[name] for name in FROM_SETTINGS if name in settings}
+
+
+def _versions() -> dict[str, str]:
+    """Versions of what computes the numbers."""
+    found = {}
+    for package in ("pixelgen-lightning", "torch", "torch-fidelity"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = UNKNOWN
+    return found
+
+
+# --- for people, and in `evaluation.json`
+
+
+def print_scores(scores: Scores) -> None:
+    """Print scores as a table, and their protocol below."""
+    made = Table(title=str(scores.protocol["source"]), title_justify="left")
+    made.add_column("metric")
+    made.add_column("value", justify="right")
+    for name, value in scores.items():
+        made.add_row(name, f"{value:.{DIGITS.get(name.partition('/')[0], 3)}f}")
+    console = Console()
+    console.print(made)
+    console.print("\n".join(_in_words(scores.protocol)), soft_wrap=True, highlight=False, markup=False)
+
+
+def _in_words(protocol: Mapping[str, Any]) -> list[str]:
+    """Images, sampler, average; then a line for each extractor with its reference."""
+    skipped = f" ({protocol['skipped']} unreadable ones left out)" if protocol["skipped"] else ""
+    classes = protocol["classes"]
+    if isinstance(classes, list | dict):
+        classes = f"conditions {json.dumps(classes)}"
+    classes = {None: "no classes", UNKNOWN: "class sampling unknown"}.get(classes, classes)
+    seed = f", from seed {protocol['seed']}" if "seed" in protocol else ""
+    precision = f", {protocol['precision']}" if "precision" in protocol else ""
+    height, width = protocol["pixels"]
+    sampler = protocol["sampler"]
+    if isinstance(sampler, Mapping):
+        sampler = f"{sampler['class']}({_pairs({name: sampler[name] for name in sampler if name != 'class'})})"
+    said = [
+        f"{protocol['images']} images of {width}x{height} px{skipped}, {classes}{seed}",
+        f"sampler {sampler}; EMA {protocol['average']}, step {protocol['step']}{precision}",
+    ]
+    for features in protocol["features"]:
+        sha256 = (features["weights_sha256"] or UNKNOWN)[:16]
+        said += [
+            f"{features['extractor']}, weights {sha256}; reference {features['reference']} of "
+            f"{features['reference_images'] or UNKNOWN} images, hash {features['reference_fingerprint']}",
+            *([f"  {_pairs(features['settings'])}"] if features["settings"] else []),
+            *(f"  no {name}: {reason}" for name, reason in features["left_out"].items()),
+        ]
+    return said
+
+
+def _pairs(values: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name}={value}" for name, value in values.items())
+
+
+def scores_file(source: Path) -> Path:
+    """Where the scores of images go: `evaluation.json` in their folder, `<name>.evaluation.json` beside an npz."""
+    return source / SCORES if source.is_dir() else source.with_name(f"{source.stem}.{SCORES}")
+
+
+def add_scores(path: Path, scores: Scores) -> None:
+    """Put scores into a JSON file of all scores of a set; those of the same protocol are replaced."""
+    try:
+        records: list[Any] = json.loads(path.read_text()) if path.is_file() else []
+        same = json.loads(json.dumps(scores.protocol))
+        records = [record for record in records if record["protocol"] != same]
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} holds no scores ({error}): remove it, or give another file as --to") from error
+    except OSError as error:
+        raise ValueError(f"could not read {path} ({error}): give another file as --to") from error
+    records.append({"scores": scores, "protocol": scores.protocol})
+    write_text(path, json.dumps(records, indent=2) + "\n", "give another file as --to")

@@ -8,11 +8,8 @@ from typing import Any, ClassVar
 
 from lightning.pytorch.utilities import rank_zero_warn
 
-from pixelgen.distributed.processes import first, is_first
 from pixelgen.encoders.frozen import FeatureExtractor
-from pixelgen.evaluation.extract import Extraction
 from pixelgen.evaluation.statistics import Statistics
-from pixelgen.evaluation.tf32 import full_float32
 
 OUTPUTS = {"spatial": "spatial features", "logits": "logits of classes"}  # that not every extractor makes
 
@@ -56,12 +53,9 @@ class Score:
         return f"{extractor.name} makes no {missing[0]}" if missing else None
 
     def lacks(self, number: int, at_most: int, reference: Statistics | None) -> str | None:
-        """What else is missing, in words; None if nothing.
+        """What else is missing, in words, with `number` images of which features are kept of so many; None if nothing.
 
-        Args:
-            number: how many generated images there will be.
-            at_most: of how many images the features are kept.
-            reference: what they are compared with; None if it is yet to be measured, with whatever is needed.
+        A reference that is None is yet to be measured, with whatever is needed.
         """
         if "spatial" in self.needs and reference is not None and reference.mu_s is None:
             return "the reference has no spatial features"
@@ -88,8 +82,7 @@ class Frechet(Score):
 class SpatialFrechet(Score):
     """The same of spatial features: sFID, if they are Inception's."""
 
-    name = "spatial_frechet"
-    needs = ("spatial",)
+    name, needs = "spatial_frechet", ("spatial",)
 
     def compute(self, generated: Statistics, reference: Statistics) -> dict[str, float]:
         """`spatial_frechet`."""
@@ -108,8 +101,7 @@ class InceptionScore(Score):
     splits: int = 10
     seed: int = 2020
 
-    name = "inception_score"
-    needs = ("logits",)
+    name, needs = "inception_score", ("logits",)
 
     def compute(self, generated: Statistics, reference: Statistics) -> dict[str, float]:
         """`inception_score` and `inception_score_std`."""
@@ -133,8 +125,7 @@ class PrecisionRecall(Score):
 
     neighbours: int = 3
 
-    name = "precision_recall"
-    needs = ("features",)
+    name, needs = "precision_recall", ("features",)
 
     @property
     def least(self) -> int:  # type: ignore[override]
@@ -146,10 +137,8 @@ class PrecisionRecall(Score):
         from torch_fidelity.metric_prc import prc_features_to_metric
 
         # in blocks: the whole matrix of distances of 50 000 images would be 10 GB
-        blocks = {"prc_batch_size": 2048, "save_cpu_ram": True}
-        found = prc_features_to_metric(
-            generated.features, reference.features, prc_neighborhood=self.neighbours, verbose=False, **blocks
-        )
+        options = {"prc_neighborhood": self.neighbours, "prc_batch_size": 2048, "save_cpu_ram": True}
+        found = prc_features_to_metric(generated.features, reference.features, verbose=False, **options)
         return {name: found[name] for name in ("precision", "recall")}
 
 
@@ -167,8 +156,7 @@ class KID(Score):
     kid_subset_size: int = 1000
     seed: int = 2020
 
-    name = "kid"
-    needs = ("features",)
+    name, needs = "kid", ("features",)
 
     @property
     def least(self) -> int:  # type: ignore[override]
@@ -179,11 +167,9 @@ class KID(Score):
         """`kid` and `kid_std`."""
         from torch_fidelity.metric_kid import kid_features_to_metric
 
-        assert generated.features is not None
-        assert reference.features is not None
-        options = {"kid_subsets": self.kid_subsets, "kid_subset_size": self.kid_subset_size}
-        ours, theirs = generated.features.double(), reference.features.double()
-        mean, deviation = kid_features_to_metric(ours, theirs, rng_seed=self.seed, verbose=False, **options).values()
+        ours, theirs = (part.features.double() for part in (generated, reference))  # type: ignore[union-attr]
+        options = {"kid_subsets": self.kid_subsets, "kid_subset_size": self.kid_subset_size, "rng_seed": self.seed}
+        mean, deviation = kid_features_to_metric(ours, theirs, verbose=False, **options).values()
         return {self.name: mean, f"{self.name}_std": deviation}
 
 
@@ -224,40 +210,38 @@ class Metrics:
 
     def wanted(self) -> dict[str, tuple[Score, bool | None]]:
         """Every score that is not off, by the name of its flag, and whether it is required."""
-        named: dict[str, tuple[Score, bool | None]] = {
-            "sfid": (SpatialFrechet(), self.sfid),
-            "inception_score": (InceptionScore(self.splits, self.seed), self.inception_score),
-            "precision_recall": (PrecisionRecall(self.neighbours), self.precision_recall),
-            "kid": (KID(self.kid_subsets, self.kid_subset_size, self.seed), self.kid),
+        named: dict[str, Score] = {
+            "sfid": SpatialFrechet(),
+            "inception_score": InceptionScore(self.splits, self.seed),
+            "precision_recall": PrecisionRecall(self.neighbours),
+            "kid": KID(self.kid_subsets, self.kid_subset_size, self.seed),
         }
-        more: dict[str, tuple[Score, bool | None]] = {score.name: (score, True) for score in self.more}
-        return {name: entry for name, entry in (named | more).items() if entry[1] is not False}
+        entries = {name: (score, getattr(self, name)) for name, score in named.items()}
+        entries |= {score.name: (score, True) for score in self.more}
+        return {name: entry for name, entry in entries.items() if entry[1] is not False}
 
-    def possible(self, extractor: FeatureExtractor, number: int, reference: Statistics | None = None) -> list[Score]:
-        """The scores to compute, the Fréchet distance first.
+    def choose(
+        self, extractor: FeatureExtractor, number: int, reference: Statistics | None = None
+    ) -> tuple[list[Score], dict[str, str]]:
+        """The scores to compute, the Fréchet distance first; and why others, which the extractor allows, are left out.
 
-        Args:
-            extractor: of the features.
-            number: how many images there will be.
-            reference: what they are compared with; None if it is yet to be measured, with whatever is needed.
+        A reference that is None is yet to be measured, with whatever is needed.
 
         Raises:
-            ValueError: if a required score cannot be computed, naming what it lacks.
+            ValueError: if a required score cannot be computed with so many images, naming what it lacks.
         """
         scores: list[Score] = [Frechet()]
+        left_out: dict[str, str] = {}
         for name, (score, required) in self.wanted().items():
-            reason = score.unsupported(extractor) or score.lacks(number, self.max_features, reference)
+            unsupported = score.unsupported(extractor)
+            reason = unsupported or score.lacks(number, self.max_features, reference)
             if reason is None:
                 scores.append(score)
             elif required:
                 raise ValueError(f"metrics.{name} cannot be computed, since {reason}: leave it out")
-        return scores
-
-    def left_out(self, extractor: FeatureExtractor, number: int, reference: Statistics) -> dict[str, str]:
-        """Why scores that this extractor allows are not computed; arguments as for `possible`."""
-        supported = {name: score for name, (score, _) in self.wanted().items() if not score.unsupported(extractor)}
-        reasons = {name: score.lacks(number, self.max_features, reference) for name, score in supported.items()}
-        return {name: reason for name, reason in reasons.items() if reason}
+            elif not unsupported:
+                left_out[name] = reason
+        return scores, left_out
 
     def of_reference(self, extractor: FeatureExtractor) -> set[str]:
         """What a reference is measured for."""
@@ -276,60 +260,6 @@ ONLY_FRECHET = Metrics(sfid=False, inception_score=False, precision_recall=False
 def needs(scores: Sequence[Score]) -> set[str]:
     """Everything that these scores need."""
     return {need for score in scores for need in score.needs}
-
-
-class Comparison:
-    """Generated images, taken in batch by batch, each process its share, against the statistics of real ones.
-
-    Args:
-        extractor: on the device to use.
-        reference: statistics of the real images.
-        number: how many images there will be on all processes; each is known by its number below this.
-        metrics: what to compute beside the Fréchet distance.
-
-    Raises:
-        ValueError: if a required score cannot be computed.
-    """
-
-    def __init__(
-        self, extractor: FeatureExtractor, reference: Statistics, number: int, metrics: Metrics = ONLY_FRECHET
-    ) -> None:
-        self.extractor, self.reference = extractor, reference
-        self.entries = metrics.possible(extractor, number, reference)
-        self.extraction = Extraction(extractor, number, needs(self.entries), metrics.max_features, metrics.seed)
-        self.protocol = {
-            "settings": metrics.settings(self.entries),
-            "left_out": metrics.left_out(extractor, number, reference),
-        }
-
-    def scores(self) -> dict[str, float]:
-        """Every number by its name, the first process's on all of them, which must all call this.
-
-        Raises:
-            ValueError: on all processes, if fewer images came than a score needs.
-        """
-        generated = self.extraction.statistics()
-        found: dict[str, float] = {}
-        problem: str | None = None
-        if is_first():
-            try:
-                with full_float32():
-                    found = self._compute(*(part.to(self.extraction.device) for part in (generated, self.reference)))
-            except ValueError as error:
-                problem = str(error)
-        # a decomposition may round differently on different machines
-        found, problem = first((found, problem))
-        if problem is not None:
-            raise ValueError(problem)
-        return found
-
-    def _compute(self, generated: Statistics, reference: Statistics) -> dict[str, float]:
-        count = 0 if generated.features is None else len(generated.features)
-        for score in self.entries:  # there may be fewer images than expected, since some could not be read
-            if reason := score.lacks(count, count, reference):
-                raise ValueError(f"metrics.{score.name} cannot be computed, since {reason}: leave it out")
-        numbers = [score.compute(generated, reference) for score in self.entries]
-        return {self.extractor.metric(name): value for found in numbers for name, value in found.items()}
 
 
 def warn_of_few(number: int | None, extractor: FeatureExtractor, what: str = "samples") -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -21,22 +21,18 @@ from pixelgen.data.shapes import class_names as all_class_names
 Array = NDArray[np.floating[Any]]
 Mask = NDArray[np.bool_]
 
-SIDE = 64
-"""Larger images are averaged down to this many pixels a side before they are judged."""
-
-MIN_AREA, MAX_AREA = 0.012, 0.6
-"""Smaller and larger regions, as a share of the image, are no objects: specks, and images of a single colour."""
-
-MIN_MATCH, MIN_PURITY, MAX_SPREAD = 0.9, 0.8, 50.0
-"""An object is named only with this likeness to a shape, this share of its pixels nearest to its colour, and pixels
-that deviate no more than this from their mean (root mean square distance in RGB)."""
+SIDE = 64  # larger images are averaged down to so many pixels a side before they are judged
+MIN_AREA, MAX_AREA = 0.012, 0.6  # shares of the image; smaller and larger regions are specks, and images of one colour
+MIN_MATCH = 0.9  # likeness to a shape of what is named as one
+MIN_PURITY, MAX_SPREAD = (
+    0.8,
+    50.0,
+)  # share of its pixels nearest to its colour, and their deviation in RGB from the mean
 
 # every background tone of data.drawing lies nearer than _OFF to the greys _GREY - _SPAN to _GREY + _SPAN
 _GREY, _SPAN, _OFF = 135.0, 37.0, 38.0
 _NEIGHBOURS = np.stack([np.zeros((3, 3)), ndimage.generate_binary_structure(2, 1), np.zeros((3, 3))])
-
-_GRID = np.linspace(-2.1, 2.1, 29)
-"""Sampling points of a normalised mask, in units of the radius of the disc with the same area."""
+_GRID = np.linspace(-2.1, 2.1, 29)  # where masks are sampled, in units of the radius of the disc with the same area
 
 
 @dataclass(frozen=True)
@@ -75,8 +71,12 @@ def judge(
         raise ValueError(f"judge needs uint8 images of shape (B, 3, H, H), not {images.dtype} {tuple(images.shape)}")
     if len(images) == 0:
         return []
-    pixels = _shrink(images)
-    smooth = _smooth(pixels)
+    small = images.detach().float()
+    small = torch.nn.functional.adaptive_avg_pool2d(small, SIDE) if max(small.shape[-2:]) > SIDE else small
+    pixels: Array = small.cpu().numpy()
+    smooth = pixels
+    for axis in (-2, -1):
+        smooth = ndimage.convolve1d(smooth, np.array([0.25, 0.5, 0.25], dtype=np.float32), axis, mode="nearest")
     regions, count = ndimage.label(_distance_from_greys(smooth) > _OFF, structure=_NEIGHBOURS)
     sizes = np.bincount(regions.ravel(), minlength=count + 1)
     found: list[list[Detection]] = [[] for _ in range(len(images))]
@@ -85,9 +85,8 @@ def judge(
         if not MIN_AREA <= sizes[number] / pixels[0, 0].size <= MAX_AREA:
             continue
         index, window = place[0].start, tuple(slice(max(0, s.start - 2), s.stop + 2) for s in place[1:])
-        crop = (index, slice(None), *window)
-        region = _Region(pixels[crop], smooth[crop], regions[(index, *window)], number)
-        detection = _identify(region, tuple(shapes), tuple(colors))
+        crop, inside = (index, slice(None), *window), regions[(index, *window)]
+        detection = _identify(pixels[crop], smooth[crop], inside == number, inside > 0, tuple(shapes), tuple(colors))
         if detection is not None:
             found[index].append(_placed(detection, window, pixels.shape[-1]))
             unexplained[index] -= 2 * sizes[number]
@@ -98,20 +97,6 @@ def judge(
     ]
 
 
-def _shrink(images: Tensor) -> Array:
-    pixels = images.detach().float()
-    if max(pixels.shape[-2:]) > SIDE:
-        pixels = torch.nn.functional.adaptive_avg_pool2d(pixels, SIDE)
-    return pixels.cpu().numpy()
-
-
-def _smooth(pixels: Array) -> Array:
-    """Average with weights 1, 2, 1 along both axes."""
-    for axis in (-2, -1):
-        pixels = ndimage.convolve1d(pixels, np.array([0.25, 0.5, 0.25], dtype=np.float32), axis, mode="nearest")
-    return pixels
-
-
 def _distance_from_greys(pixels: Array) -> Array:
     """Distance in RGB of each pixel from the nearest grey of mid lightness: (B, 3, H, W) to (B, H, W)."""
     lightness = pixels.mean(1)
@@ -119,26 +104,20 @@ def _distance_from_greys(pixels: Array) -> Array:
     return np.sqrt(3 * excess**2 + ((pixels - lightness[:, None]) ** 2).sum(1))
 
 
-@dataclass(frozen=True)
-class _Region:
-    """A window (3, h, w) around one region: the image, raw and smoothed, and the numbers of all regions in it."""
+def _identify(
+    pixels: Array, smooth: Array, region: Mask, regions: Mask, shapes: tuple[str, ...], colors: tuple[str, ...]
+) -> Detection | None:
+    """Colour and shape of one region, box and area in pixels of its window; None if it has no clear ones.
 
-    pixels: Array
-    smooth: Array
-    numbers: NDArray[np.int32]
-    number: int
-
-
-def _identify(found: _Region, shapes: tuple[str, ...], colors: tuple[str, ...]) -> Detection | None:
-    """Colour and shape of one region, box and area in pixels of its window; None if it has no clear ones."""
-    region, pixels, smooth = found.numbers == found.number, found.pixels, found.smooth
+    The window (3, h, w) is given as it is and smoothed, with masks (h, w) of the region and of all regions.
+    """
     core = ndimage.binary_erosion(region)
     core = core if core.sum() > 0.2 * region.sum() else region
     color, purity = _color(smooth[:, core], colors)
     if purity < MIN_PURITY or smooth[:, core].var(1).sum() > MAX_SPREAD**2:
         return None
     near = ndimage.binary_dilation(region)
-    around = ~ndimage.binary_dilation(found.numbers > 0)
+    around = ~ndimage.binary_dilation(regions)
     ground = pixels[:, around].mean(1) if around.any() else np.full(3, _GREY)
     way = smooth[:, core].mean(1) - ground
     if way @ way < _OFF**2 / 4:
@@ -159,7 +138,7 @@ def _placed(detection: Detection, window: tuple[slice, ...], side: int) -> Detec
     y, x = window[0].start, window[1].start
     left, upper, right, lower = detection.box
     box = ((left + x) / side, (upper + y) / side, (right + x) / side, (lower + y) / side)
-    return Detection(detection.shape, detection.color, box, detection.area / side**2, detection.match)
+    return replace(detection, box=box, area=detection.area / side**2)
 
 
 def _color(pixels: Array, colors: tuple[str, ...]) -> tuple[str, float]:
@@ -214,10 +193,9 @@ class ShapesAccuracy(Metric):
 
     def __init__(self, class_names: Sequence[str] | None = None) -> None:
         super().__init__()
-        names = all_class_names() if class_names is None else class_names
-        self.class_names = list(names)
-        self.targets = [(color, shape) for color, _, shape in (name.partition(" ") for name in names)]
-        for name, (color, shape) in zip(names, self.targets, strict=True):
+        self.class_names = list(all_class_names() if class_names is None else class_names)
+        self.targets = [(color, shape) for color, _, shape in (name.partition(" ") for name in self.class_names)]
+        for name, (color, shape) in zip(self.class_names, self.targets, strict=True):
             if color not in PALETTE or shape not in SHAPES:
                 raise ValueError(
                     f"{name!r} is no class of ShapesData: give names of a colour and a shape, 'red circle'"
@@ -237,8 +215,5 @@ class ShapesAccuracy(Metric):
 
     def compute(self) -> dict[str, Tensor]:
         """`color_accuracy`, `shape_accuracy` and `accuracy` (both right), each in [0, 1]."""
-        return {
-            "color_accuracy": self.color / self.total,
-            "shape_accuracy": self.shape / self.total,
-            "accuracy": self.both / self.total,
-        }
+        hits = {"color_accuracy": self.color, "shape_accuracy": self.shape, "accuracy": self.both}
+        return {name: right / self.total for name, right in hits.items()}

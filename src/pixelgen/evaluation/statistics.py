@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -26,16 +27,7 @@ def frechet_distance(mu1: Tensor, sigma1: Tensor, mu2: Tensor, sigma2: Tensor) -
 
     The measure behind FID (Heusel et al., arXiv:1706.08500), computed in float64 by symmetric eigendecomposition,
     which stays real for singular covariances (fewer samples than features), where a general matrix square root
-    returns imaginary parts.
-
-    Args:
-        mu1: mean of the first distribution (D,).
-        sigma1: its covariance (D, D).
-        mu2: mean of the second distribution (D,).
-        sigma2: its covariance (D, D).
-
-    Raises:
-        ValueError: if the two distributions have different dimensions.
+    returns imaginary parts. Means are (D,), covariances (D, D), of the same D, which a ValueError demands.
     """
     if mu1.shape != mu2.shape or sigma1.shape != sigma2.shape:
         raise ValueError(
@@ -66,10 +58,9 @@ class Moments(Metric):
 
     def __init__(self, num_features: int) -> None:
         super().__init__()
-        double = torch.float64
-        self.add_state("n", torch.zeros((), dtype=double), dist_reduce_fx="sum")
-        self.add_state("total", torch.zeros(num_features, dtype=double), dist_reduce_fx="sum")
-        self.add_state("outer", torch.zeros(num_features, num_features, dtype=double), dist_reduce_fx="sum")
+        shapes = {"n": (), "total": (num_features,), "outer": (num_features, num_features)}
+        for name, shape in shapes.items():
+            self.add_state(name, torch.zeros(shape, dtype=torch.float64), dist_reduce_fx="sum")
 
     def update(self, features: Tensor) -> None:
         """Add features (B, D)."""
@@ -81,11 +72,7 @@ class Moments(Metric):
         self.outer += features.T @ features
 
     def compute(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the mean (D,), the covariance (D, D) normalised by n - 1, and n, float64, of all processes.
-
-        Raises:
-            ValueError: for fewer than two samples.
-        """
+        """Mean (D,), covariance (D, D) normalised by n - 1, and n, float64, of two or more samples."""
         if self.n < 2:
             raise ValueError(f"a covariance needs at least 2 samples, got {int(self.n)}")
         mu = self.total / self.n
@@ -135,29 +122,20 @@ class Statistics:
         return frechet_distance(self.mu, self.sigma, other.mu, other.sigma)
 
     def spatial_distance(self, other: Statistics) -> float:
-        """Squared Fréchet distance of the spatial features."""
-        assert self.mu_s is not None and self.sigma_s is not None  # noqa: PT018
-        assert other.mu_s is not None and other.sigma_s is not None  # noqa: PT018
-        return frechet_distance(self.mu_s, self.sigma_s, other.mu_s, other.sigma_s)
+        """Squared Fréchet distance of the spatial features, which both must have."""
+        return frechet_distance(self.mu_s, self.sigma_s, other.mu_s, other.sigma_s)  # type: ignore[arg-type]
 
     @property
     def fingerprint(self) -> str:
         """Sixteen hexadecimal digits that differ between any two statistics."""
-        digest = hashlib.sha256(self.mu.cpu().numpy().tobytes())
-        digest.update(self.sigma.cpu().numpy().tobytes())
-        return digest.hexdigest()[:16]
+        content = self.mu.cpu().numpy().tobytes() + self.sigma.cpu().numpy().tobytes()
+        return hashlib.sha256(content).hexdigest()[:16]
 
     def save(self, path: Path) -> None:
-        """Write an npz with `mu` and `sigma`, the keys the field uses, and whatever else is known.
-
-        Raises:
-            ValueError: if the file cannot be written.
-        """
+        """Write an npz with `mu` and `sigma`, the keys the field uses, and whatever else is known."""
         known = {name: getattr(self, name) for name in (*MOMENTS, *ABOUT, "features")}
         kept: dict[str, Any] = {
-            name: value.cpu().numpy() if isinstance(value, Tensor) else np.asarray(value)
-            for name, value in known.items()
-            if value is not None
+            k: v.numpy(force=True) if isinstance(v, Tensor) else v for k, v in known.items() if v is not None
         }
         with atomic(path, "free some space or give another file") as temporary, temporary.open("wb") as file:
             np.savez(file, **kept)
@@ -166,8 +144,7 @@ class Statistics:
     def load(path: Path, extractor: FeatureExtractor | None = None) -> Statistics:
         """Read an npz of ours, ADM's (`mu`, `sigma`, `mu_s`, `sigma_s`, …) or JiT's (`mu`, `sigma`).
 
-        Raises:
-            ValueError: if the file holds no statistics, or they come from another extractor than `extractor`.
+        A ValueError tells that the file holds no statistics, or that they come from another extractor.
         """
         if not path.is_file():
             raise ValueError(f"no statistics at {path}: pass the path of an npz with `mu` and `sigma`")
@@ -178,22 +155,28 @@ class Statistics:
                 "pass an npz of feature statistics, or a folder of images"
             )
         try:
-            statistics = _read(path)
+            with np.load(path, allow_pickle=False) as file:
+                known: dict[str, Any] = {name: file[name] for name in {*MOMENTS, *ABOUT, "features"} & found}
+            _check_moments(known)
         except (OSError, BadZipFile, EOFError, ValueError) as error:
             raise ValueError(f"the statistics in {path} are damaged ({error}): fetch or make the file again") from error
+        for name, value in known.items():
+            dtype = np.float32 if name == "features" else np.float64
+            known[name] = value.item() if name in ABOUT else torch.from_numpy(np.asarray(value, dtype))
+        statistics = Statistics(**known)
         if extractor is not None:
-            statistics.check(extractor, str(path))
+            statistics.check(extractor, path)
         return statistics
 
-    def check(self, extractor: FeatureExtractor, where: str) -> None:
-        """Raise a ValueError if these statistics cannot have come from `extractor`."""
-        name, made, fix = extractor.name, f"the statistics in {where}", "pass the extractor that made them"
+    def check(self, extractor: FeatureExtractor, path: Path) -> None:
+        """Raise a ValueError if these statistics, read from a file, cannot have come from `extractor`."""
+        name, made, fix = extractor.name, f"the statistics in {path}", "pass the extractor that made them"
         if self.extractor not in (None, name):
             raise ValueError(f"{made} were made by {self.extractor}, not by {name}: {fix}")
         for mu, output, what in ((self.mu, "features", "features"), (self.mu_s, "spatial", "spatial features")):
             size = extractor.sizes.get(output)
-            if None not in (mu, size) and len(mu) != size:  # type: ignore[arg-type]
-                raise ValueError(f"{made} have {len(mu)} {what} but {name} makes {size}: {fix}")  # type: ignore[arg-type]
+            if mu is not None and size is not None and len(mu) != size:
+                raise ValueError(f"{made} have {len(mu)} {what} but {name} makes {size}: {fix}")
         hashes = self.weights_sha256, extractor.weights_sha256
         if None not in hashes and hashes[0] != hashes[1]:
             raise ValueError(
@@ -202,9 +185,7 @@ class Statistics:
             )
 
 
-def _read(path: Path) -> Statistics:
-    with np.load(path, allow_pickle=False) as file:
-        found = {name: file[name] for name in (*MOMENTS, *ABOUT, "features") if name in file.files}
+def _check_moments(found: Mapping[str, Any]) -> None:
     for mu, sigma in (MOMENTS[:2], MOMENTS[2:]):
         shapes = [found[name].shape if name in found else None for name in (mu, sigma)]
         if shapes == [None, None]:
@@ -213,8 +194,3 @@ def _read(path: Path) -> Statistics:
             raise ValueError(f"{mu} is {shapes[0]} and {sigma} is {shapes[1]}, not (D,) and (D, D)")
         if not all(np.isfinite(found[name]).all() for name in (mu, sigma)):
             raise ValueError(f"{mu} or {sigma} holds values that are not finite")
-    kinds = {"features": np.float32} | dict.fromkeys(MOMENTS, np.float64)
-    known: dict[str, Any] = {name: found[name].item() for name in ABOUT if name in found}
-    for name in found.keys() - known.keys():
-        known[name] = torch.from_numpy(np.asarray(found[name], kinds[name]))
-    return Statistics(**known)

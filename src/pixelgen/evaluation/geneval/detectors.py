@@ -18,7 +18,7 @@ from pixelgen.evaluation.geneval.prompts import COCO, COLORS, Prompt
 from pixelgen.evaluation.geneval.rules import CONFIDENCE, DetectedObject, Verdict, judge_objects
 from pixelgen.evaluation.shapes_judge import Detection, judge
 
-OTHER_NAMES = {
+OTHER_NAMES = {  # what weights may call a class of GenEval's
     "motorcycle": "motorbike",
     "airplane": "aeroplane",
     "couch": "sofa",
@@ -29,12 +29,8 @@ OTHER_NAMES = {
     "tv remote": "remote",
     "computer keyboard": "keyboard",
 }
-"""What weights may call a class of GenEval's."""
-
 TEMPLATES = ("a photo of a {color} {name}", "a photo of a {color}-colored {name}", "a photo of a {color} object")
-
-GREY = (0x99, 0x99, 0x99)
-"""What everything outside of an object is painted with before its colour is told."""
+GREY = (0x99, 0x99, 0x99)  # what everything outside of an object is painted with before its colour is told
 
 
 class Detector(nn.Module):
@@ -66,22 +62,15 @@ class Detector(nn.Module):
         ]
 
     def check(self, prompts: Sequence[Prompt]) -> None:
-        """Refuse prompts that ask for what this detector does not know.
-
-        Raises:
-            ValueError: naming the first such object or colour.
-        """
+        """Raise a ValueError about the first object or colour in prompts that this detector does not know."""
         for prompt in prompts:
             for spec in (*prompt.include, *prompt.exclude):
-                if spec.name not in self.names:
-                    self._refuse(f"object {spec.name!r}", prompt)
-                if spec.color not in (None, *self.colors):
-                    self._refuse(f"colour {spec.color!r}", prompt)
-
-    def _refuse(self, what: str, prompt: Prompt) -> None:
-        raise ValueError(
-            f"{type(self).__name__} knows no {what} ({prompt.text!r}): give prompts and a detector that belong together"
-        )
+                unknown = f"object {spec.name!r}" if spec.name not in self.names else f"colour {spec.color!r}"
+                if spec.name not in self.names or spec.color not in (None, *self.colors):
+                    raise ValueError(
+                        f"{type(self).__name__} knows no {unknown} ({prompt.text!r}): give prompts and a detector that "
+                        "belong together"
+                    )
 
 
 class CocoDetector(Detector):
@@ -110,13 +99,8 @@ class CocoDetector(Detector):
             raise ValueError(f"the detector's batch_size is {batch_size}: give at least 1")
         segmenter, colors = Mask2Former(mask2former, mask2former_revision), CLIP(clip, clip_revision)
         _check_labels(segmenter.labels, mask2former)
-        revisions = {
-            "detector": mask2former,
-            "detector_revision": segmenter.revision,
-            "clip": clip,
-            "clip_revision": colors.revision,
-        }
-        super().__init__(COCO, COLORS, revisions)
+        revisions = {"detector": mask2former, "detector_revision": segmenter.revision}
+        super().__init__(COCO, COLORS, {**revisions, "clip": clip, "clip_revision": colors.revision})
         self.segmenter, self.clip, self.batch_size = segmenter, colors, batch_size
         self._sentences: dict[str, Tensor] = {}
 
@@ -184,7 +168,7 @@ class ShapesDetector(Detector):
             box = left * width, upper * height, right * width, lower * height
             return DetectedObject(thing.shape, box, thing.match, thing.color)
 
-        return [[in_pixels(thing) for thing in found] for found in judge(images, self.names, self.colors)]
+        return [[*map(in_pixels, found)] for found in judge(images, self.names, self.colors)]
 
     def colors_of(self, image: Tensor, objects: Sequence[DetectedObject]) -> list[str]:
         """As they were recognised with their shapes."""
@@ -192,11 +176,7 @@ class ShapesDetector(Detector):
 
 
 def find_detector(detector: Detector | None, prompts: Sequence[Prompt]) -> Detector:
-    """The detector that was given, or the one that prompts belong to.
-
-    Raises:
-        ValueError: as `Detector.check`.
-    """
+    """The detector that was given, or the one that prompts belong to, checked."""
     if detector is None:
         shapes, names = ShapesDetector(), {spec.name for prompt in prompts for spec in prompt.include}
         detector = shapes if names <= set(shapes.names) else CocoDetector()

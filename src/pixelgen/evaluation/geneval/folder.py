@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from itertools import groupby, islice
 from pathlib import Path
 from typing import Any
 
@@ -36,11 +38,7 @@ def image_path(number: int, seed: int) -> str:
 
 
 def write_metadata(folder: Path, prompts: Sequence[Prompt]) -> None:
-    """Write the metadata of every prompt.
-
-    Raises:
-        ValueError: if there is other metadata, or the folder cannot be written.
-    """
+    """Write the metadata of every prompt, where there is no other metadata, which a ValueError tells."""
     for number, prompt in enumerate(prompts):
         path = folder / f"{number:05d}" / "metadata.jsonl"
         if not path.exists():
@@ -52,8 +50,7 @@ def write_metadata(folder: Path, prompts: Sequence[Prompt]) -> None:
 def find_images(folder: Path) -> list[GeneratedImage]:
     """The images of a folder in order, whoever generated them; `grid.png` and the like are left out.
 
-    Raises:
-        ValueError: if there are none, or metadata is missing or wrong.
+    A ValueError tells that there are none, or that metadata is missing or wrong.
     """
     images = []
     for numbered in sorted(folder.iterdir() if folder.is_dir() else []):
@@ -82,36 +79,22 @@ def judge_images(
 ) -> Iterator[Record]:
     """Verdicts on images; those that follow each other and have the same size are judged together.
 
-    Raises:
-        ValueError: naming an image that cannot be read.
+    A ValueError names an image that cannot be read.
     """
-    batch: list[tuple[GeneratedImage, Tensor]] = []
-    for image in images:
-        pixels = _read_pixels(folder / image.path)
-        if batch and (len(batch) == batch_size or batch[0][1].shape != pixels.shape):
-            yield from _judge_batch(detector, batch, device)
-            batch = []
-        batch.append((image, pixels))
-    if batch:
-        yield from _judge_batch(detector, batch, device)
-
-
-def _judge_batch(
-    detector: Detector, batch: Sequence[tuple[GeneratedImage, Tensor]], device: torch.device | str
-) -> list[Record]:
-    pixels = torch.stack([pixels for _, pixels in batch]).to(device)
-    verdicts = detector.judge(pixels, [image.prompt for image, _ in batch])
-    return [
-        {
-            "filename": image.path,
-            "tag": image.prompt.task,
-            "prompt": image.prompt.text,
-            "correct": verdict.correct,
-            "reason": "\n".join(verdict.reasons),
-            "metadata": json.dumps(image.prompt.metadata()),
-        }
-        for (image, _), verdict in zip(batch, verdicts, strict=True)
-    ]
+    read = ((image, _read_pixels(folder / image.path)) for image in images)
+    for _, equal in groupby(read, lambda pair: pair[1].shape):
+        while batch := list(islice(equal, batch_size)):
+            pixels = torch.stack([pixels for _, pixels in batch]).to(device)
+            verdicts = detector.judge(pixels, [image.prompt for image, _ in batch])
+            for (image, _), verdict in zip(batch, verdicts, strict=True):
+                yield {
+                    "filename": image.path,
+                    "tag": image.prompt.task,
+                    "prompt": image.prompt.text,
+                    "correct": verdict.correct,
+                    "reason": "\n".join(verdict.reasons),
+                    "metadata": json.dumps(image.prompt.metadata()),
+                }
 
 
 def _read_pixels(path: Path) -> Tensor:
@@ -127,11 +110,6 @@ class VerdictLog:
 
     A verdict holds for the image that was judged: one that has been written anew, has another prompt or is judged by
     another detector has none.
-
-    Args:
-        folder: of the images.
-        detector: that judges them.
-        rank: number of this process.
     """
 
     def __init__(self, folder: Path, detector: Detector, rank: int = 0) -> None:
@@ -140,17 +118,17 @@ class VerdictLog:
 
     def known(self, images: Sequence[GeneratedImage]) -> list[Record]:
         """Verdicts that earlier processes left."""
-        lines = (line for path in self._paths() for line in path.read_text(errors="replace").splitlines())
-        known = {entry["key"]: entry["record"] for entry in map(_parse, lines) if entry is not None}
+        known: dict[str, Record] = {}
+        for path in sorted(self.folder.glob(LOG.format("*"))):
+            for line in path.read_text(errors="replace").splitlines():
+                with suppress(ValueError):  # an empty line, or the last one of a process that was killed
+                    entry = json.loads(line)
+                    known[entry["key"]] = entry["record"]
         keys = (self._key(image.path, json.dumps(image.prompt.metadata())) for image in images if known)
         return [known[key] for key in keys if key in known]
 
     def add(self, record: Record) -> None:
-        """Append a verdict.
-
-        Raises:
-            ValueError: if it cannot be written.
-        """
+        """Append a verdict; a ValueError tells that it cannot be written."""
         entry = {"key": self._key(record["filename"], record["metadata"]), "record": record}
         try:
             with self.path.open("a") as file:  # after a new line: the last one may be half a line
@@ -160,21 +138,10 @@ class VerdictLog:
 
     def clear(self) -> None:
         """Remove the files of all processes."""
-        for path in self._paths():
+        for path in self.folder.glob(LOG.format("*")):
             path.unlink(missing_ok=True)
-
-    def _paths(self) -> list[Path]:
-        return sorted(self.folder.glob(LOG.format("*")))
 
     def _key(self, path: str, metadata: str) -> str:
         stat = (self.folder / path).stat()
         about = [*self._detector, path, stat.st_size, stat.st_mtime_ns, metadata]
         return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
-
-
-def _parse(line: str) -> dict[str, Any] | None:
-    try:
-        entry: dict[str, Any] = json.loads(line)
-    except ValueError:  # an empty line, or the last one of a process that was killed
-        return None
-    return entry

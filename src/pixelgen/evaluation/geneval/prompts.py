@@ -24,8 +24,7 @@ _COCO = """person, bicycle, car, motorcycle, airplane, bus, train, truck, boat, 
     broccoli, carrot, hot dog, pizza, donut, cake, chair, couch, potted plant, bed, dining table, toilet, tv, laptop,
     computer mouse, tv remote, computer keyboard, cell phone, microwave, oven, toaster, sink, refrigerator, book,
     clock, vase, scissors, teddy bear, hair drier, toothbrush"""
-COCO = tuple(name.strip() for name in _COCO.split(","))
-"""GenEval's names of the 80 classes, in the order of COCO."""
+COCO = tuple(name.strip() for name in _COCO.split(","))  # GenEval's names of the 80 classes, in the order of COCO
 
 
 @dataclass(frozen=True)
@@ -42,9 +41,9 @@ class ObjectSpec:
 
     def metadata(self) -> dict[str, Any]:
         """As it stands in a line of GenEval's prompt file."""
-        color = {} if self.color is None else {"color": self.color}
-        position = {} if self.position is None else {"position": list(self.position)}
-        return {"class": self.name, "count": self.count, **color, **position}
+        position = None if self.position is None else [*self.position]
+        known = {"class": self.name, "count": self.count, "color": self.color, "position": position}
+        return {name: value for name, value in known.items() if value is not None}
 
     @staticmethod
     def parse(metadata: dict[str, Any]) -> ObjectSpec:
@@ -70,11 +69,7 @@ class Prompt:
 
     @staticmethod
     def parse(metadata: dict[str, Any]) -> Prompt:
-        """The inverse of `metadata`.
-
-        Raises:
-            ValueError: if it lacks something.
-        """
+        """The inverse of `metadata`; a ValueError tells that it lacks something."""
         try:
             include, exclude = (tuple(map(ObjectSpec.parse, metadata.get(key, ()))) for key in ("include", "exclude"))
             return Prompt(metadata["tag"], include, metadata["prompt"], exclude)
@@ -90,12 +85,7 @@ class Prompt:
 def find_prompts(name: str, data: object = None) -> list[Prompt]:
     """`geneval`: the 553 published ones; `shapes`: the same tasks on drawn shapes; or those in a file.
 
-    Args:
-        name: of the set, or path of a file with one line of JSON for each prompt.
-        data: the data module; shapes, colours and numbers are those of `ShapesData` where it is one.
-
-    Raises:
-        ValueError: if there is neither such a set nor such a file.
+    Shapes, colours and numbers are those of the data module, where it is `ShapesData`.
     """
     if name == "geneval":
         return geneval_prompts()
@@ -118,11 +108,7 @@ def shapes_prompts(
 
 
 def read_prompts(path: Path) -> list[Prompt]:
-    """Prompts from a file of GenEval's format.
-
-    Raises:
-        ValueError: naming the line that is wrong, or if there is no prompt.
-    """
+    """Prompts from a file of GenEval's format; a ValueError names the line that is wrong."""
     if not path.is_file():
         raise ValueError(f"there is no file of prompts {path}: give one line of JSON for each prompt, or a set's name")
     prompts = []
@@ -176,69 +162,42 @@ def write_prompts(
             are dropped. Tasks that need two objects or colours are left out where there is only one.
         max_count: largest number of objects that is asked for, 2 to 4; below 2, nothing is counted.
     """
-    draw = _Draw(tuple(names), tuple(colors), max_count, np.random.default_rng(seed))
-    drawn = draw.single_objects()
-    several, many = len(names) > 1, len(colors) > 1
-    tasks: list[tuple[bool, Callable[[], Prompt]]] = [
-        (several, draw.two_objects),
-        (max_count > 1, draw.counting),
-        (True, draw.one_color),
-        (several, draw.position),
-        (several and many, draw.two_colors),
-    ]
-    for possible, task in tasks:
-        drawn += [task() for _ in range(per_task if possible else 0)]
-    return list(dict.fromkeys(drawn))
+    random, several, many = np.random.default_rng(seed), len(names) > 1, len(colors) > 1
+    start = [*names].index("person") + 1 if "person" in names else 0
+    colored = [name for name in [*names[start:], *names[:start]] if name != "person"]
 
+    def one(among: Sequence[str]) -> str:
+        return among[int(random.choice(len(among)))]
 
-@dataclass(frozen=True)
-class _Draw:
-    """Draws one prompt of a task at a time; the order of the draws is the published one."""
+    def two(among: Sequence[str]) -> list[str]:
+        return [among[int(i)] for i in random.choice(len(among), size=2, replace=False)]
 
-    names: tuple[str, ...]
-    palette: tuple[str, ...]
-    max_count: int
-    random: np.random.Generator
-
-    def single_objects(self) -> list[Prompt]:
-        order = self.random.choice(len(self.names), size=len(self.names), replace=False)
-        return [_prompt("single_object", ObjectSpec(self.names[i])) for i in order]
-
-    def two_objects(self) -> Prompt:
-        a, b = self._two(self.names)
-        return _prompt("two_object", ObjectSpec(a), ObjectSpec(b))
-
-    def counting(self) -> Prompt:
-        name = self._one(self.names)
-        count = int(self.random.integers(2, self.max_count, endpoint=True))
+    def counting() -> Prompt:
+        name, count = one(names), int(random.integers(2, max_count, endpoint=True))
         text = f"a photo of {NUMBERS[count - 2]} {plural(name)}"
         return Prompt("counting", (ObjectSpec(name, count),), text, (ObjectSpec(name, count + 1),))
 
-    def one_color(self) -> Prompt:
-        return _prompt("colors", ObjectSpec(self._one(self._colored), color=self._one(self.palette)))
-
-    def position(self) -> Prompt:
-        a, b = self._two(self.names)
-        relation = self._one(RELATIONS)
+    def position() -> Prompt:
+        (a, b), relation = two(names), one(RELATIONS)
         text = f"a photo of {with_article(a)} {relation} {with_article(b)}"
         return Prompt("position", (ObjectSpec(b), ObjectSpec(a, position=(relation, 0))), text)
 
-    def two_colors(self) -> Prompt:
-        (a, b), (c, d) = self._two(self._colored), self._two(self.palette)
+    def two_colors() -> Prompt:
+        (a, b), (c, d) = two(colored), two(colors)
         return _prompt("color_attr", ObjectSpec(a, color=c), ObjectSpec(b, color=d))
 
-    @property
-    def _colored(self) -> tuple[str, ...]:
-        """The objects that are given colours, from the one after "person"."""
-        start = self.names.index("person") + 1 if "person" in self.names else 0
-        return tuple(name for name in self.names[start:] + self.names[:start] if name != "person")
-
-    def _one(self, among: Sequence[str]) -> str:
-        return among[int(self.random.choice(len(among)))]
-
-    def _two(self, among: Sequence[str]) -> tuple[str, str]:
-        a, b = self.random.choice(len(among), size=2, replace=False)
-        return among[int(a)], among[int(b)]
+    tasks: list[tuple[bool, Callable[[], Prompt]]] = [  # in the published order of the draws
+        (several, lambda: _prompt("two_object", *map(ObjectSpec, two(names)))),
+        (max_count > 1, counting),
+        (True, lambda: _prompt("colors", ObjectSpec(one(colored), color=one(colors)))),
+        (several, position),
+        (several and many, two_colors),
+    ]
+    order = random.choice(len(names), size=len(names), replace=False)
+    drawn = [_prompt("single_object", ObjectSpec(names[i])) for i in order]
+    for possible, task in tasks:
+        drawn += [task() for _ in range(per_task if possible else 0)]
+    return list(dict.fromkeys(drawn))
 
 
 def _prompt(task: str, *include: ObjectSpec) -> Prompt:

@@ -5,18 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 from pixelgen.evaluation.geneval.prompts import ObjectSpec, Prompt
 
-CONFIDENCE, COUNTING_CONFIDENCE = 0.3, 0.9
-"""Objects count above this confidence, in the task `counting` above the second one."""
-
-MAX_OBJECTS = 16
-"""Objects of one class that are considered, those of highest confidence."""
-
-SLACK = 0.1
-"""Share of the two sizes by which boxes must be apart to stand in a relation."""
+CONFIDENCE, COUNTING_CONFIDENCE = 0.3, 0.9  # objects count above it, in the task `counting` above the second one
+MAX_OBJECTS = 16  # of one class are considered, those of highest confidence
+SLACK = 0.1  # share of the two sizes by which boxes must be apart to stand in a relation
 
 
 @dataclass(frozen=True)
@@ -44,17 +40,13 @@ class Verdict:
         return not self.reasons
 
 
-ColorsOf = Callable[[Sequence[DetectedObject]], Sequence[str]]
-"""Colours of objects of one class."""
+ColorsOf = Callable[[Sequence[DetectedObject]], Sequence[str]]  # colours of objects of one class
 
 
 def judge_objects(prompt: Prompt, objects: Sequence[DetectedObject], colors_of: ColorsOf) -> Verdict:
-    """Test the objects of one image for everything that a prompt includes and excludes.
+    """Test all objects found in an image for everything that its prompt includes and excludes.
 
-    Args:
-        prompt: what the image was generated from.
-        objects: all that was found, in any order; `confident` is applied to them here.
-        colors_of: called only where a colour is asked for and enough objects are there.
+    `colors_of` is called only where a colour is asked for and enough objects are there.
     """
     names = dict.fromkeys(spec.name for spec in (*prompt.include, *prompt.exclude))
     found = {name: confident(objects, name, prompt.task) for name in names}
@@ -93,11 +85,10 @@ def _reason_against(
         targets = matched[other]
         if targets is None:
             return f"nothing there for {spec.name} to be {relation}"
-        for thing in group:
-            for target in targets:
-                if relation not in (stands := relations(thing.box, target.box)):
-                    found = " and ".join(sorted(stands)) or "too near"
-                    return f"wanted {spec.name} {relation} {target.name}, found {found}"
+        for thing, target in product(group, targets):
+            if relation not in (stands := relations(thing.box, target.box)):
+                found = " and ".join(sorted(stands)) or "too near"
+                return f"wanted {spec.name} {relation} {target.name}, found {found}"
     return ""
 
 

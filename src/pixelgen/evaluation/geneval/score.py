@@ -30,9 +30,8 @@ SHAPES_NOTE = "A model of drawn shapes was trained on captions of these prompts'
 def geneval_scores(prompts: Sequence[Prompt], correct: Sequence[bool]) -> dict[str, float]:
     """Shares in [0, 1] of a set of images, from the prompt of each and whether it is right.
 
-    Returns:
-        `overall`, the mean of the tasks; `task/<name>`, share of right images of each task; `images`, share of right
-        images of all; `prompts`, share of the prompts with at least one right image.
+    `overall` is the mean of the tasks; `task/<name>` the share of right images of each task; `images` that of all;
+    `prompts` the share of the prompts with at least one right image.
     """
     tasks: dict[str, list[bool]] = {}
     by_prompt: dict[Prompt, bool] = {}
@@ -48,11 +47,8 @@ def geneval_scores(prompts: Sequence[Prompt], correct: Sequence[bool]) -> dict[s
 def score_folder(folder: Path, detector: Detector | None, fabric: Fabric, batch_size: int = 16) -> dict[str, Any]:
     """Judge all images of a folder, each process its share, and write the result; resumes where it was stopped.
 
-    Returns:
-        `scores` and `protocol`, as in `geneval.json`.
-
-    Raises:
-        ValueError: if the folder or an image cannot be read or written, or the detector does not know its objects.
+    Returns `scores` and `protocol`, as in `geneval.json`. A ValueError tells that the folder or an image cannot be read
+    or written, or that the detector does not know its objects.
     """
     with agree(fabric):
         images = find_images(folder)
@@ -80,16 +76,8 @@ def score_folder(folder: Path, detector: Detector | None, fabric: Fabric, batch_
 
 
 def geneval_protocol(folder: Path, images: Sequence[Prompt], detector: Detector) -> dict[str, Any]:
-    """All that the scores of a folder depend on.
-
-    Args:
-        folder: of the images.
-        images: the prompt of each.
-        detector: that judged them.
-    """
-    prompts = list(dict.fromkeys(images))
-    counts = Counter(images).values()
-    settings = folder / SETTINGS
+    """All that the scores of a folder depend on, from the prompt of each of its images and what judged them."""
+    prompts, counts, settings = list(dict.fromkeys(images)), Counter(images).values(), folder / SETTINGS
     return {
         "prompts": len(prompts),
         "prompts_sha256": prompts_sha256(prompts),
@@ -110,9 +98,8 @@ def score_table(scores: dict[str, float]) -> Table:
         if name.startswith("task/"):
             table.add_row(name.removeprefix("task/"), f"{value:.4f}")
     table.add_section()
-    table.add_row("overall", f"{scores['overall']:.4f}", style="bold")
-    table.add_row("images right", f"{scores['images']:.4f}")
-    table.add_row("prompts with a right image", f"{scores['prompts']:.4f}")
+    for label, name in (("overall", "overall"), ("images right", "images"), ("prompts with a right image", "prompts")):
+        table.add_row(label, f"{scores[name]:.4f}", style="bold" if name == "overall" else None)
     return table
 
 
@@ -122,18 +109,15 @@ def protocol_sentence(protocol: dict[str, Any]) -> str:
     which = "published" if protocol["published_prompts"] else "not the published ones"
     number = f"{least}" if least == most else f"{least} to {most}"
     parts = [f"{protocol['prompts']} prompts ({which}, sha256 {protocol['prompts_sha256'][:16]}) × {number} images"]
-    parts += _settings_in_words(protocol["made_with"])
+    if (made := protocol["made_with"]) is None:
+        parts.append("made elsewhere")
+    else:
+        sampler, seeds = made.get("sampler", {}), ", ".join(map(str, made.get("seeds", [])))
+        settings = ", ".join(f"{key} {value}" for key, value in sampler.items() if key != "class")
+        parts += [f"seeds {seeds}", f"average {made.get('average')} of step {made.get('step')}"]
+        parts.append(f"{sampler.get('class')} ({settings})")
     for name in ("detector", "clip"):
         if name in protocol:
             revision = protocol.get(f"{name}_revision")
             parts.append(f"{name} {protocol[name]}" + ("" if revision is None else f"@{revision[:23]}"))
     return "; ".join(parts)
-
-
-def _settings_in_words(made: dict[str, Any] | None) -> list[str]:
-    if made is None:
-        return ["made elsewhere"]
-    sampler = made.get("sampler", {})
-    settings = ", ".join(f"{key} {value}" for key, value in sampler.items() if key != "class")
-    seeds = f"seeds {', '.join(map(str, made.get('seeds', [])))}"
-    return [seeds, f"average {made.get('average')} of step {made.get('step')}", f"{sampler.get('class')} ({settings})"]
