@@ -87,8 +87,13 @@ class Checkpoint(callbacks.Checkpoint):
         step = trainer.global_step
         self._update(trainer, due=step > 0 and (step % self.every_n_steps == 0 or _is_last(trainer)))
         stepped, self._step = step != self._step, step
-        if stepped and self._must_stop(trainer):
+        together = is_logging_step(trainer, step) or step % self.every_n_steps == 0
+        if stepped and self._stop.agreed(trainer, together):
             self.save(trainer)
+            rank_zero_info(
+                f"{self._stop.name or 'a signal'}: saved step {step} and stopped; "
+                "the same command with --ckpt_path last goes on from here"
+            )
             raise Stopped
 
     def on_validation_end(self, trainer: Trainer, pl_module: PixelGen) -> None:
@@ -103,17 +108,6 @@ class Checkpoint(callbacks.Checkpoint):
             rank_zero_warn(
                 f"there is no best.ckpt: no {self.monitor} was logged, only {logged}; set checkpoint.monitor"
             )
-
-    def _must_stop(self, trainer: Trainer) -> bool:
-        step = trainer.global_step
-        together = is_logging_step(trainer, step) or step % self.every_n_steps == 0
-        if not (trainer.world_size == 1 or together) or not self._stop.agreed(trainer):
-            return False
-        rank_zero_info(
-            f"{self._stop.name or 'a signal'}: saved step {step} and stopped; "
-            "the same command with --ckpt_path last goes on from here"
-        )
-        return True
 
     def _update(self, trainer: Trainer, due: bool) -> None:
         """Save if it is due, and what is the best so far as `best.ckpt`."""

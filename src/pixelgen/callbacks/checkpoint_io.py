@@ -68,11 +68,10 @@ def _save(trainer: Trainer, path: Path) -> None:
 
 
 def _publish(unfinished: Path, path: Path, last: Path | None) -> None:
-    shards = unfinished.is_dir()
-    if last is not None and not shards:
+    if last is not None and unfinished.is_file():
         link(unfinished, last)
     publish(unfinished, path)
-    if last is not None and shards:
+    if last is not None and path.is_dir():  # shards, whose link must not lead nowhere
         link(path, last)
 
 

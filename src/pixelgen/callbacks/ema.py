@@ -73,9 +73,8 @@ class EMA(Callback):
 
     @torch.inference_mode(False)
     @torch.no_grad()
-    def _create(self, pl_module: PixelGen) -> None:
-        """Fill the averages from the checkpoint, if one was loaded, else from the present weights."""
-        parameters = _parameters(pl_module)
+    def _create(self, parameters: dict[str, nn.Parameter]) -> None:
+        """Fill the averages from the checkpoint, if one was loaded; if there are none yet, from the present weights."""
         loaded, self._loaded = self._loaded, None
         if loaded is not None:
             self._shadows = {name: _placed(loaded[name], parameters, name) for name in self.names}
@@ -99,11 +98,8 @@ class EMA(Callback):
     @contextmanager
     def average(self, pl_module: PixelGen, ema: Average = True) -> Iterator[None]:
         """Put an average (see `resolve`) in the place of the weights, and these back afterwards, also on an error."""
-        name = self.resolve(ema)
-        if not self._shadows:
-            self._create(pl_module)
         former = self._active
-        self._activate(pl_module, name)
+        self._activate(pl_module, self.resolve(ema))
         try:
             yield
         finally:
@@ -128,6 +124,7 @@ class EMA(Callback):
             return
         parameters = _parameters(pl_module)
         if self._active is None:
+            self._create(parameters)
             self._raw = {key: value.detach().clone() for key, value in parameters.items()}
         source = self._raw if name is None else self._shadows[name]
         for key, parameter in parameters.items():
@@ -142,7 +139,7 @@ class EMA(Callback):
         fresh = trainer.global_step == 0 or not 0 <= behind < self.every_n_steps
         if self._loaded is None and fresh:
             self._shadows, self._step = {}, trainer.global_step
-        self._create(pl_module)
+        self._create(_parameters(pl_module))
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: PixelGen, *args: Any) -> None:
         """Update after every n-th optimizer step; batches that only accumulate gradients do not count."""
@@ -150,12 +147,9 @@ class EMA(Callback):
             self.update(pl_module, trainer.global_step)
 
     def on_validation_start(self, trainer: Trainer, pl_module: PixelGen) -> None:
-        """Validate with the first average; before the first step there is none."""
-        if self.evaluate and not trainer.sanity_checking:
-            if self._loaded is not None:
-                self._create(pl_module)  # `trainer.validate` with a checkpoint
-            if self._shadows:
-                self._activate(pl_module, self.names[0])
+        """Validate with the first average: of this run, or of the checkpoint that `trainer.validate` has loaded."""
+        if self.evaluate and (self._shadows or self._loaded) and not trainer.sanity_checking:
+            self._activate(pl_module, self.names[0])
 
     def on_validation_end(self, trainer: Trainer, pl_module: PixelGen) -> None:
         """Put the raw weights back."""

@@ -28,9 +28,9 @@ def peak_flops(device: torch.device, dtype: torch.dtype) -> float | None:
     """FLOP/s that a device reaches at best in a precision; None if unknown."""
     if device.type == "cuda" and dtype in (torch.bfloat16, torch.float16):
         name = torch.cuda.get_device_name(device)
-        known = next((peak for part, peak in _DENSE_HALF_PEAK.items() if part in name), None)
-        if known is not None:
-            return known
+        for part, peak in _DENSE_HALF_PEAK.items():
+            if part in name:
+                return peak
     return get_available_flops(device, dtype)
 
 
@@ -99,9 +99,7 @@ class Throughput(Periodic):
             names = [f"lr-{group.get('name', number)}" for number, group in enumerate(optimizer.param_groups)]
             pl_module.log_dict({"lr": rates[0]} if len(rates) == 1 else dict(zip(names, rates, strict=True)))
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: PixelGen, outputs: Any, batch: dict[str, Any], batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, pl_module: PixelGen, outputs: Any, batch: Any, *args: Any) -> None:
         """Count the batch, and log if it is time."""
         images = len(batch["image"])
         self._images += images
