@@ -8,6 +8,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback
 from torch.distributed.checkpoint.api import CheckpointException
 
+from pixelgen.callbacks import checkpoint
 from pixelgen.callbacks.checkpoint import Checkpoint
 from pixelgen.callbacks.checkpoint_io import link, write_error
 from tiny_run import TinyData, TinyModule, tiny_trainer
@@ -53,10 +54,8 @@ def test_keep_all(tmp_path):
 
 def test_accumulating_batches_save_once(tmp_path, monkeypatch):
     saved = []
-    original = Checkpoint._write
-    monkeypatch.setattr(
-        Checkpoint, "_write", lambda *args, **last: saved.append(args[2].name) or original(*args, **last)
-    )
+    original = checkpoint.write_checkpoint
+    monkeypatch.setattr(checkpoint, "write_checkpoint", lambda *args: saved.append(args[1].name) or original(*args))
     fit(tmp_path, Checkpoint(every_n_steps=1), max_steps=3, accumulate_grad_batches=2)
     assert saved == [f"step_000000{i}.ckpt" for i in (1, 2, 3)]
 

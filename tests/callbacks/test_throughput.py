@@ -3,12 +3,12 @@ import time
 
 import pytest
 import torch
-from lightning.pytorch import Callback
+from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.loggers import CSVLogger
 from torch import nn
 
 from pixelgen.callbacks.checkpoint import Checkpoint
-from pixelgen.callbacks.periodic import pause, sampling_mode
+from pixelgen.callbacks.periodic import sampling_mode
 from pixelgen.callbacks.throughput import Throughput, peak_flops
 from pixelgen.encoders.frozen import FrozenEncoder
 from tiny_run import TinyData, TinyModule, tiny_trainer
@@ -98,14 +98,13 @@ def test_sampling_checkpoints_and_validation_are_left_out(tmp_path, monkeypatch,
         def validation_step(self, batch, batch_idx):
             time.sleep(0.25)
 
-    original = Checkpoint._write
+    original = Trainer.save_checkpoint
 
-    def slow(self, trainer, *paths):
-        with pause(trainer):
-            time.sleep(0.25)
-        original(self, trainer, *paths)
+    def slow(*args, **options):
+        time.sleep(0.25)
+        original(*args, **options)
 
-    monkeypatch.setattr(Checkpoint, "_write", slow)
+    monkeypatch.setattr(Trainer, "save_checkpoint", slow)
     throughput = Throughput(every_n_steps=6)
     callbacks = [Pauses(), throughput] if first else [throughput, Pauses()]
     values = fit(tmp_path, *callbacks, Checkpoint(1), module=Steady(), limit_val_batches=1)

@@ -6,14 +6,11 @@ import math
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning.fabric.plugins.io import TorchCheckpointIO
 from lightning.pytorch import Trainer, callbacks
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
-from torch import Tensor
 
 from pixelgen.callbacks.checkpoint_io import DirectIO, link, write_checkpoint
-from pixelgen.callbacks.periodic import pause
 from pixelgen.callbacks.preemption import Stopped, StopRequest
 from pixelgen.files import UNFINISHED, remove
 from pixelgen.module import PixelGen, is_logging_step
@@ -37,8 +34,7 @@ class Checkpoint(callbacks.Checkpoint):
     """
 
     folder: Path  # where checkpoints go, once training has begun
-    best_model_path = ""  # for Lightning's `ckpt_path="best"`
-    best_model_score: Tensor | None = None
+    best_model_score: float | None = None
 
     def __init__(
         self, every_n_steps: int = 1000, keep_last: int | None = 2, monitor: str | None = None, mode: str = "min"
@@ -49,15 +45,15 @@ class Checkpoint(callbacks.Checkpoint):
             raise ValueError(f"keep_last must be at least 1, got {keep_last}: use null to keep all checkpoints")
         if mode not in ("min", "max"):
             raise ValueError(f"mode must be min or max, got {mode}")
-        self.every_n_steps = every_n_steps
-        self.keep_last = keep_last
-        self.monitor = monitor
-        self.mode = mode
+        self.every_n_steps, self.keep_last = every_n_steps, keep_last
+        self.monitor, self.mode = monitor, mode
         self._seen: float | None = None  # the value monitored last
         self._step = self._saved = 0
-        self._stop = StopRequest()
 
-    # --- hooks
+    @property
+    def best_model_path(self) -> str:
+        """The best checkpoint so far, or nothing, for Lightning's `ckpt_path="best"`."""
+        return "" if self.best_model_score is None else str(self.folder / "best.ckpt")
 
     def setup(self, trainer: Trainer, pl_module: PixelGen, stage: str) -> None:
         """Find the folder of the run, and clear away what was being written when a former process was killed."""
@@ -73,11 +69,7 @@ class Checkpoint(callbacks.Checkpoint):
                 remove(unfinished)
 
     def on_fit_start(self, trainer: Trainer, pl_module: PixelGen) -> None:
-        """Refuse to write over the checkpoints of another run.
-
-        Raises:
-            ValueError: if there are some.
-        """
+        """Refuse, with a ValueError, to write over the checkpoints of another run."""
         last = self.folder / "last.ckpt"
         if trainer.ckpt_path is None and trainer.global_step == 0 and last.exists():
             raise ValueError(
@@ -90,42 +82,32 @@ class Checkpoint(callbacks.Checkpoint):
         self._step = self._saved = trainer.global_step
         self._stop.listen(trainer)  # again: Lightning has put its own handlers in front since
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: PixelGen, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, pl_module: PixelGen, *args: Any) -> None:
         """Save every n-th and the last step, and whenever the monitored value has got better."""
         step = trainer.global_step
-        self._update(trainer, step > 0 and (step % self.every_n_steps == 0 or _is_last(trainer)))
+        self._update(trainer, due=step > 0 and (step % self.every_n_steps == 0 or _is_last(trainer)))
         stepped, self._step = step != self._step, step
-        if stepped and self._must_stop(trainer):
+        together = is_logging_step(trainer, step) or step % self.every_n_steps == 0
+        if stepped and self._stop.agreed(trainer, together):
             self.save(trainer)
+            rank_zero_info(
+                f"{self._stop.name or 'a signal'}: saved step {step} and stopped; "
+                "the same command with --ckpt_path last goes on from here"
+            )
             raise Stopped
 
     def on_validation_end(self, trainer: Trainer, pl_module: PixelGen) -> None:
         """Save if validation found the monitored value better, or ended the training."""
-        self._update(trainer, trainer.should_stop)
+        self._update(trainer, due=trainer.should_stop)
 
     def on_train_end(self, trainer: Trainer, pl_module: PixelGen) -> None:
         """Save the result, unless its step is saved already."""
-        self._update(trainer, True)
+        self._update(trainer, due=True)
         if self.monitor is not None and self._seen is None:
             logged = ", ".join(sorted(trainer.callback_metrics)) or "nothing"
             rank_zero_warn(
                 f"there is no best.ckpt: no {self.monitor} was logged, only {logged}; set checkpoint.monitor"
             )
-
-    def _must_stop(self, trainer: Trainer) -> bool:
-        step = trainer.global_step
-        together = is_logging_step(trainer, step) or step % self.every_n_steps == 0
-        if not (trainer.world_size == 1 or together) or not self._stop.agreed(trainer):
-            return False
-        rank_zero_info(
-            f"{self._stop.name or 'a signal'}: saved step {step} and stopped; "
-            "the same command with --ckpt_path last goes on from here"
-        )
-        return True
-
-    # --- saving
 
     def _update(self, trainer: Trainer, due: bool) -> None:
         """Save if it is due, and what is the best so far as `best.ckpt`."""
@@ -134,22 +116,21 @@ class Checkpoint(callbacks.Checkpoint):
         better = self._better(trainer)
         if due:
             self.save(trainer)
-        if better:
-            self._keep_as_best(trainer)
+        best = self.folder / "best.ckpt"
+        if better and self._saved != trainer.global_step:
+            write_checkpoint(trainer, best)
+        elif better and trainer.is_global_zero:
+            link(self._numbered(trainer), best)
 
     def save(self, trainer: Trainer) -> None:
         """Save the present step, unless that has been done; let `last.ckpt` follow, and drop old checkpoints."""
         if self._saved == trainer.global_step:
             return
-        self._write(trainer, self._numbered(trainer), self.folder / "last.ckpt")
+        write_checkpoint(trainer, self._numbered(trainer), self.folder / "last.ckpt")
         self._saved = trainer.global_step
         if trainer.is_global_zero:
             self._drop_old(trainer)
         trainer.strategy.barrier("checkpoint")
-
-    def _write(self, trainer: Trainer, path: Path, last: Path | None = None) -> None:
-        with pause(trainer):
-            write_checkpoint(trainer, path, last)
 
     def _numbered(self, trainer: Trainer) -> Path:
         return self.folder / f"step_{trainer.global_step:07d}.ckpt"
@@ -161,22 +142,11 @@ class Checkpoint(callbacks.Checkpoint):
             return False
         self._seen, best = score, self.best_model_score
         sign = 1 if self.mode == "min" else -1
-        better = not math.isnan(score) and (best is None or sign * score < sign * float(best))
+        better = not math.isnan(score) and (best is None or sign * score < sign * best)
         better = trainer.strategy.broadcast(better)
         if better:
-            self._remember(score)
+            self.best_model_score = score
         return better
-
-    def _remember(self, score: float) -> None:
-        self.best_model_score = torch.tensor(score)
-        self.best_model_path = str(self.folder / "best.ckpt")
-
-    def _keep_as_best(self, trainer: Trainer) -> None:
-        best = self.folder / "best.ckpt"
-        if self._saved != trainer.global_step:
-            self._write(trainer, best)
-        elif trainer.is_global_zero:
-            link(self._numbered(trainer), best)
 
     def _drop_old(self, trainer: Trainer) -> None:
         if self.keep_last is None:
@@ -188,18 +158,14 @@ class Checkpoint(callbacks.Checkpoint):
             if path.resolve() not in kept:  # where `best.ckpt` is a symbolic link, to a folder of shards
                 remove(path)
 
-    # --- state
-
     def state_dict(self) -> dict[str, Any]:
         """The best value so far, and the last one seen."""
-        best = self.best_model_score
-        return {"best": None if best is None else float(best), "seen": self._seen, "monitor": self.monitor}
+        return {"best": self.best_model_score, "seen": self._seen, "monitor": self.monitor}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue from the best value so far, if the same value is still monitored."""
         if state_dict["monitor"] == self.monitor and state_dict["best"] is not None:
-            self._remember(state_dict["best"])
-            self._seen = state_dict["seen"]
+            self.best_model_score, self._seen = state_dict["best"], state_dict["seen"]
 
 
 def _is_last(trainer: Trainer) -> bool:

@@ -12,6 +12,7 @@ from lightning.fabric.plugins.io import TorchCheckpointIO
 from lightning.pytorch import Trainer
 from torch.distributed.checkpoint.api import CheckpointException
 
+from pixelgen.callbacks.periodic import pause
 from pixelgen.files import UNFINISHED, publish, remove
 
 
@@ -32,20 +33,19 @@ class DirectIO(TorchCheckpointIO):
 def write_checkpoint(trainer: Trainer, path: Path, last: Path | None = None) -> None:
     """Save the state of training, on all processes, under a temporary name that becomes `path` when it is complete.
 
-    With `last`, this becomes another name of it; first, so that it is the newest one whenever the run is killed.
-
-    Raises:
-        OSError: on every process, if the file cannot be written; the former checkpoint is still there.
+    With `last`, this becomes another name of it; first, so that it is the newest one whenever the run is killed. If
+    the file cannot be written, every process raises an OSError, and the former checkpoint is still there.
     """
     unfinished = path.with_name(UNFINISHED.format(path.name))
     error: OSError | None = None
-    try:
-        _save(trainer, unfinished)
-        if trainer.is_global_zero:
-            _publish(unfinished, path, last)
-    except OSError as failure:  # which one process alone may know of
-        error = failure
-    reason = trainer.strategy.broadcast(None if error is None else str(error))
+    with pause(trainer):
+        try:
+            _save(trainer, unfinished)
+            if trainer.is_global_zero:
+                _publish(unfinished, path, last)
+        except OSError as failure:  # which one process alone may know of
+            error = failure
+        reason = trainer.strategy.broadcast(None if error is None else str(error))
     if reason is not None:
         if trainer.is_global_zero:
             remove(unfinished)
@@ -68,11 +68,10 @@ def _save(trainer: Trainer, path: Path) -> None:
 
 
 def _publish(unfinished: Path, path: Path, last: Path | None) -> None:
-    shards = unfinished.is_dir()
-    if last is not None and not shards:
+    if last is not None and unfinished.is_file():
         link(unfinished, last)
     publish(unfinished, path)
-    if last is not None and shards:
+    if last is not None and path.is_dir():  # shards, whose link must not lead nowhere
         link(path, last)
 
 

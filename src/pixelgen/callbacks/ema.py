@@ -52,15 +52,12 @@ class EMA(Callback):
             raise ValueError(f"every_n_steps must be at least 1, got {every_n_steps}")
         self._decays = {repr(float(decay)): float(decay) for decay in decays}
         self._gammas = {_width_name(width): power_function_gamma(width) for width in widths}
-        self.every_n_steps = every_n_steps
-        self.evaluate = evaluate
-        self.warmup = warmup
+        self.every_n_steps, self.evaluate, self.warmup = every_n_steps, evaluate, warmup
         self._shadows: dict[str, Weights] = {}
-        self._loaded: dict[str, Weights] | None = None
+        self._loaded: dict[str, Weights] | None = None  # those of a checkpoint, until there are parameters
         self._raw: Weights = {}
         self._active: str | None = None
         self._step = 0  # optimizer step of the last update
-        self._resumed = False
 
     @property
     def names(self) -> list[str]:
@@ -74,18 +71,18 @@ class EMA(Callback):
         decay = self._decays[name]
         return float((min(decay, (1 + step) / (10 + step)) if self.warmup else decay) ** dt)
 
-    # --- averaging
-
     @torch.inference_mode(False)
     @torch.no_grad()
-    def _create(self, pl_module: PixelGen) -> None:
-        """Fill the averages from the checkpoint, if one was loaded, else from the present weights."""
-        parameters = _parameters(pl_module)
+    def _create(self, parameters: dict[str, nn.Parameter]) -> None:
+        """Fill the averages from the checkpoint, if one was loaded; if there are none yet, from the present weights."""
         loaded, self._loaded = self._loaded, None
         if loaded is not None:
             self._shadows = {name: _placed(loaded[name], parameters, name) for name in self.names}
         elif not self._shadows:
-            self._shadows = {name: _copied(parameters) for name in self.names}
+            self._shadows = {
+                name: {key: value.detach().to(torch.float32, copy=True) for key, value in parameters.items()}
+                for name in self.names
+            }
 
     @torch.no_grad()
     def update(self, pl_module: PixelGen, step: int) -> None:
@@ -98,34 +95,20 @@ class EMA(Callback):
             torch._foreach_lerp_(list(shadow.values()), weights, 1 - self.beta(name, step, step - self._step))
         self._step = step
 
-    # --- swapping
-
     @contextmanager
     def average(self, pl_module: PixelGen, ema: Average = True) -> Iterator[None]:
-        """Put an average in the place of the raw weights, and the former weights back afterwards, also on an error.
-
-        Args:
-            pl_module: the module whose denoiser was averaged.
-            ema: which one: true for the first, false or `raw` for the raw weights, or one of `names`, or the decay.
-
-        Raises:
-            ValueError: if there is no such average.
-        """
-        name = self.resolve(ema)
-        if not self._shadows:
-            self._create(pl_module)
+        """Put an average (see `resolve`) in the place of the weights, and these back afterwards, also on an error."""
         former = self._active
-        self._activate(pl_module, name)
+        self._activate(pl_module, self.resolve(ema))
         try:
             yield
         finally:
             self._activate(pl_module, former)
 
     def resolve(self, ema: Average) -> str | None:
-        """The name of an average; None for the raw weights.
+        """The name of an average, or None for the raw weights, where it exists; else a ValueError.
 
-        Raises:
-            ValueError: if there is no such average.
+        True is the first one, false or `raw` the raw weights; others go by their name or decay.
         """
         if isinstance(ema, bool) or ema == "raw":
             return self.names[0] if ema is True else None
@@ -141,6 +124,7 @@ class EMA(Callback):
             return
         parameters = _parameters(pl_module)
         if self._active is None:
+            self._create(parameters)
             self._raw = {key: value.detach().clone() for key, value in parameters.items()}
         source = self._raw if name is None else self._shadows[name]
         for key, parameter in parameters.items():
@@ -149,38 +133,22 @@ class EMA(Callback):
         if name is None:
             self._raw = {}
 
-    # --- hooks
-
-    def on_fit_start(self, trainer: Trainer, pl_module: PixelGen) -> None:
-        """Create the averages beside the parameters, which are on their device by now.
-
-        Those of an earlier fit, or of an `average` before this one, are forgotten where training starts afresh.
-        """
-        if trainer.global_step == 0:
-            self._shadows = {}
-        self._create(pl_module)
-
     def on_train_start(self, trainer: Trainer, pl_module: PixelGen) -> None:
-        """Start over where the run did not bring averages: a fresh run, or a checkpoint without them."""
+        """Start over where nothing has brought averages of this step: in a fresh run, or a checkpoint without them."""
         behind = trainer.global_step - self._step
-        if not self._resumed and not 0 <= behind < self.every_n_steps:
-            self._shadows = {}
-            self._step = trainer.global_step
-        self._create(pl_module)  # sharded checkpoints are loaded after `on_fit_start`
-        self._resumed = False
+        fresh = trainer.global_step == 0 or not 0 <= behind < self.every_n_steps
+        if self._loaded is None and fresh:
+            self._shadows, self._step = {}, trainer.global_step
+        self._create(_parameters(pl_module))
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: PixelGen, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, pl_module: PixelGen, *args: Any) -> None:
         """Update after every n-th optimizer step; batches that only accumulate gradients do not count."""
         if trainer.global_step - self._step >= self.every_n_steps:
             self.update(pl_module, trainer.global_step)
 
     def on_validation_start(self, trainer: Trainer, pl_module: PixelGen) -> None:
-        """Validate with the first average."""
-        if self.evaluate and not self._shadows and self._loaded is not None:
-            self._create(pl_module)  # `trainer.validate` with a checkpoint
-        if self.evaluate and self._shadows:
+        """Validate with the first average: of this run, or of the checkpoint that `trainer.validate` has loaded."""
+        if self.evaluate and (self._shadows or self._loaded) and not trainer.sanity_checking:
             self._activate(pl_module, self.names[0])
 
     def on_validation_end(self, trainer: Trainer, pl_module: PixelGen) -> None:
@@ -191,16 +159,13 @@ class EMA(Callback):
         """Put the raw weights back."""
         self._activate(pl_module, None)
 
-    # --- checkpoints
-
     def on_save_checkpoint(self, trainer: Trainer, pl_module: PixelGen, checkpoint: dict[str, Any]) -> None:
         """Checkpoints hold the raw weights under `state_dict`, also when saved during validation."""
         state = checkpoint["state_dict"]
         stored = {key.replace("_orig_mod.", ""): key for key in state}
         for key, raw in self._raw.items():
             place = stored.get(f"denoiser.{key}")  # missing on all ranks but 0 when shards are gathered
-            sharded = place is not None and isinstance(state[place], DTensor)
-            value = raw if sharded else _full(raw)
+            value = raw if place is not None and isinstance(state[place], DTensor) else _full(raw)
             if place is not None:
                 state[place] = value
 
@@ -221,20 +186,14 @@ class EMA(Callback):
         return {"step": self._step, "averages": copies}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take over the averages of a checkpoint.
-
-        Raises:
-            ValueError: if it holds other averages than this callback was asked for.
-        """
+        """Take over the averages of a checkpoint; a ValueError if they are others than this callback was asked for."""
         stored = list(state_dict["averages"])
         if set(stored) != set(self.names):
             raise ValueError(
                 f"the checkpoint holds the averages {stored}, not {self.names}: resume with the same decays and "
                 "widths, or start a new run from its weights"
             )
-        self._step = state_dict["step"]
-        self._loaded = state_dict["averages"]
-        self._resumed = True
+        self._step, self._loaded = state_dict["step"], state_dict["averages"]
 
 
 def _width_name(width: float) -> str:
@@ -248,10 +207,6 @@ def _parameters(pl_module: PixelGen) -> dict[str, nn.Parameter]:
             module.reshard()
     named = pl_module.denoiser.named_parameters()
     return {name.replace("_orig_mod.", ""): value for name, value in named if value.requires_grad}
-
-
-def _copied(parameters: dict[str, nn.Parameter]) -> Weights:
-    return {key: value.detach().to(torch.float32, copy=True) for key, value in parameters.items()}
 
 
 def _placed(loaded: Weights, parameters: dict[str, nn.Parameter], name: str) -> Weights:

@@ -5,13 +5,12 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from lightning.pytorch import Callback, Trainer
-from torch import nn
 
 from pixelgen.callbacks.ema import EMA
 from pixelgen.data import ImageData
@@ -41,11 +40,7 @@ class Periodic(Callback):
         self._done_at: int | None = None
 
     def check(self, pl_module: PixelGen, data: ImageData | None) -> None:
-        """Refuse, before training, what could not be done with this model and data.
-
-        Raises:
-            ValueError: naming it.
-        """
+        """Raise a ValueError, before training, that names what could not be done with this model and data."""
 
     def run(self, trainer: Trainer, pl_module: PixelGen) -> Any:
         """What is done; called on every process."""
@@ -60,24 +55,22 @@ class Periodic(Callback):
         self._done_at = trainer.global_step or None
         self._run_if(trainer.global_step == 0 and self.at_start, trainer, pl_module)
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: PixelGen, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, pl_module: PixelGen, *args: Any) -> None:
         """Every n-th optimizer step; batches that only accumulate gradients do not count."""
-        step, every = trainer.global_step, self.every_n_steps
-        self._run_if(step > 0 and every is not None and step % every == 0, trainer, pl_module)
+        self._run_if(self.is_due(trainer.global_step), trainer, pl_module)
 
     def on_train_end(self, trainer: Trainer, pl_module: PixelGen) -> None:
         """After the last step, unless it was one of the n-th ones."""
         self._run_if(self.at_end, trainer, pl_module)
 
+    def is_due(self, step: int) -> bool:
+        """Whether an optimizer step is an n-th one."""
+        return self.every_n_steps is not None and step > 0 and step % self.every_n_steps == 0
+
     def _run_if(self, due: bool, trainer: Trainer, pl_module: PixelGen) -> None:
         if due and trainer.global_step != self._done_at:
             self._done_at = trainer.global_step
             self.run(trainer, pl_module)
-
-
-# --- the trainer
 
 
 def callbacks_of(trainer: Trainer, kind: type[T]) -> list[T]:
@@ -108,9 +101,6 @@ def log(trainer: Trainer, values: Mapping[str, float]) -> None:
     trainer.callback_metrics.update({name: torch.tensor(value) for name, value in values.items()})
 
 
-# --- pauses of training
-
-
 def now(trainer: Trainer) -> float:
     """Seconds on a clock, once the device has done all that it was given."""
     device = trainer.strategy.root_device
@@ -137,43 +127,22 @@ def sampling_mode(trainer: Trainer, pl_module: PixelGen, ema: Average = True, ea
     """Evaluation mode, no gradients and EMA weights, all put back on leaving.
 
     The global random generators of torch, numpy and Python, and the mode of every submodule, are as before
-    afterwards, so that sampling never changes the result of a training run.
-
-    Args:
-        trainer: the running trainer.
-        pl_module: its module.
-        ema: which weights; the raw ones if there is no EMA callback.
-        eager: run compiled blocks uncompiled. Compiling them again for sampling takes 15 to 30 s for each batch
-            size and gains 15 % on a CPU.
+    afterwards, so that sampling never changes the result of a training run. Without an EMA callback the weights are
+    the raw ones. With `eager`, compiled blocks run uncompiled: compiling them again for sampling takes 15 to 30 s for
+    each batch size and gains 15 % on a CPU.
     """
-    callback = find_ema(trainer)
+    callback, device = find_ema(trainer), pl_module.device
     weights = nullcontext() if callback is None else callback.average(pl_module, ema)
-    compiled = torch.compiler.set_stance("force_eager" if eager else "default")
-    quiet = _random_state(pl_module.device), _evaluation(pl_module), torch.no_grad()
-    with ExitStack() as stack:
-        for context in (pause(trainer), *quiet, weights, compiled):
-            stack.enter_context(context)
-        yield
-
-
-@contextmanager
-def _random_state(device: torch.device) -> Iterator[None]:
-    python, legacy = random.getstate(), np.random.get_state()
     devices = [device] if device.type == "cuda" else []  # forking every GPU would open a context on each
+    modes = {submodule: submodule.training for submodule in pl_module.modules()}
+    python, legacy = random.getstate(), np.random.get_state()
     try:
-        with torch.random.fork_rng(devices):
-            yield
+        with pause(trainer), torch.random.fork_rng(devices), torch.no_grad(), weights:
+            pl_module.eval()
+            with torch.compiler.set_stance("force_eager" if eager else "default"):
+                yield
     finally:
         random.setstate(python)
         np.random.set_state(legacy)
-
-
-@contextmanager
-def _evaluation(module: nn.Module) -> Iterator[None]:
-    modes = {submodule: submodule.training for submodule in module.modules()}
-    module.eval()
-    try:
-        yield
-    finally:
         for submodule, training in modes.items():
             submodule.training = training

@@ -37,7 +37,9 @@ class StopRequest:
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.name = self.name or signal.Signals(number).name
 
-    def agreed(self, trainer: Trainer) -> bool:
-        """Whether any process was asked to stop; all of them must ask at the same step."""
+    def agreed(self, trainer: Trainer, together: bool) -> bool:
+        """Whether any process was asked to stop; several exchange this only in steps in which all ask `together`."""
         asked = self.name is not None
-        return asked if trainer.world_size == 1 else trainer.strategy.reduce_boolean_decision(asked, all=False)
+        if trainer.world_size == 1:
+            return asked
+        return together and trainer.strategy.reduce_boolean_decision(asked, all=False)

@@ -57,18 +57,12 @@ class Preview(Periodic):
         if num_images < 1 or columns < 1:
             raise ValueError(f"num_images and columns must be at least 1, got {num_images} and {columns}")
         super().__init__(every_n_steps, at_start, at_end)
-        self.num_images = num_images
-        self.columns = columns
-        self.seed = seed
+        self.num_images, self.columns, self.seed = num_images, columns, seed
         self.labels = None if labels is None else list(labels)
         self.prompts = None if prompts is None else list(prompts)
 
     def check(self, pl_module: PixelGen, data: ImageData | None) -> None:
-        """Refuse labels that do not exist, prompts for a network without text, or their lack, before training.
-
-        Raises:
-            ValueError: naming them.
-        """
+        """Refuse, with a ValueError, labels that do not exist, prompts for a network without text, or their lack."""
         for name, given in (("labels", self.labels), ("prompts", self.prompts)):
             try:
                 if given is not None:

@@ -52,13 +52,8 @@ class SkipNonFinite(Callback):
                 )
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: PixelGen, optimizer: Optimizer) -> None:
-        """Let the step do nothing if the gradient is not finite.
-
-        Raises:
-            RuntimeError: after `patience` skipped steps in a row, in the next logging step.
-        """
-        parameters = [p for p in pl_module.parameters() if p.grad is not None]
-        norm = get_total_norm([p.grad for p in parameters if p.grad is not None])
+        """Let the step do nothing if the gradient is not finite."""
+        norm = get_total_norm([p.grad for p in pl_module.parameters() if p.grad is not None])
         norm = norm.full_tensor() if isinstance(norm, DTensor) else norm.to(pl_module.device)
         bad = (~torch.isfinite(norm)).float()
         skipped, in_a_row = self._counts.to(norm.device)
@@ -66,8 +61,7 @@ class SkipNonFinite(Callback):
         if _is_fused(optimizer):
             optimizer.found_inf = bad  # type: ignore[attr-defined]  # what fused optimizers ask before they step
         elif bad:
-            for parameter in parameters:
-                parameter.grad = None
+            pl_module.zero_grad(set_to_none=True)
         step = trainer.global_step + 1
         if is_logging_step(trainer, step):
             self._report(step)
@@ -80,7 +74,7 @@ class SkipNonFinite(Callback):
         self._report(trainer.global_step)
 
     def _report(self, step: int) -> None:
-        skipped, in_a_row = (int(count) for count in self._counts.tolist())
+        skipped, in_a_row = self.state_dict().values()
         new, self._reported = skipped - self._reported, skipped
         if in_a_row >= self.patience:
             raise RuntimeError(

@@ -9,13 +9,13 @@ from typing import Any
 
 import torch
 from lightning.fabric.utilities.throughput import get_available_flops
-from lightning.pytorch import Callback, Trainer
+from lightning.pytorch import Trainer
 from torch import nn
 from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 from torch.utils.flop_counter import FlopCounterMode
 
-from pixelgen.callbacks.periodic import log, now
+from pixelgen.callbacks.periodic import Periodic, log, now
 from pixelgen.encoders.frozen import FrozenEncoder
 from pixelgen.module import PixelGen, is_logging_step
 
@@ -28,13 +28,13 @@ def peak_flops(device: torch.device, dtype: torch.dtype) -> float | None:
     """FLOP/s that a device reaches at best in a precision; None if unknown."""
     if device.type == "cuda" and dtype in (torch.bfloat16, torch.float16):
         name = torch.cuda.get_device_name(device)
-        known = next((peak for part, peak in _DENSE_HALF_PEAK.items() if part in name), None)
-        if known is not None:
-            return known
+        for part, peak in _DENSE_HALF_PEAK.items():
+            if part in name:
+                return peak
     return get_available_flops(device, dtype)
 
 
-class Throughput(Callback):
+class Throughput(Periodic):
     """Logs images per second, step time, waiting for data, time in frozen networks, MFU and peak memory.
 
     Every number is an average since the last logging, without validation, previews, evaluations and checkpoints.
@@ -53,17 +53,14 @@ class Throughput(Callback):
     """
 
     def __init__(self, every_n_steps: int = 50, count_flops: bool = True, peak_flops: float | None = None) -> None:
-        if every_n_steps < 1:
-            raise ValueError(f"every_n_steps must be at least 1, got {every_n_steps}")
-        self.every_n_steps = every_n_steps
-        self.count_flops = count_flops
-        self.peak_flops = peak_flops
+        super().__init__(every_n_steps, at_end=False)
+        self.count_flops, self.peak_flops = count_flops, peak_flops
         self.images_per_second: float | None = None
         self.flops_per_image: float | None = None
         self._counter: FlopCounterMode | None = None
         self._frozen: list[float] | None = None  # seconds in frozen networks, and of the whole step
         self._measuring = ExitStack()  # the two above
-        self._step = 0
+        self._excluded = self._excluded_gap = 0.0  # seconds of pauses in this window, and since the last batch
 
     def exclude(self, seconds: float) -> None:
         """Leave a pause out of the present window."""
@@ -73,17 +70,11 @@ class Throughput(Callback):
     def _open_window(self, trainer: Trainer) -> None:
         self._opened = self._batch_ended = now(trainer)
         self._excluded = self._excluded_gap = self._waited = 0.0
-        self._images = 0
-        self._step = self._steps_before = trainer.global_step
-
-    # --- hooks
-
-    def on_fit_start(self, trainer: Trainer, pl_module: PixelGen) -> None:
-        """Open the first window early: other callbacks pause already before the first step."""
-        self._open_window(trainer)
+        self._images, self._steps_before = 0, trainer.global_step
 
     def on_train_start(self, trainer: Trainer, pl_module: PixelGen) -> None:
         """Open the first window."""
+        super().on_train_start(trainer, pl_module)
         self._open_window(trainer)
         if self.peak_flops is None:
             self.peak_flops = peak_flops(pl_module.device, _DTYPES.get(str(trainer.precision), torch.float32))
@@ -93,7 +84,7 @@ class Throughput(Callback):
         self._waited += max(0.0, time.perf_counter() - self._batch_ended - self._excluded_gap)
         if self.count_flops and self.peak_flops and self.flops_per_image is None and not _sharded(pl_module):
             self._counter = self._measuring.enter_context(FlopCounterMode(display=False))
-        elif (trainer.global_step + 1) % self.every_n_steps == 0:
+        elif self.is_due(trainer.global_step + 1):
             self._frozen = self._measuring.enter_context(_time_frozen(trainer, pl_module))
 
     def on_after_backward(self, trainer: Trainer, pl_module: PixelGen) -> None:
@@ -104,17 +95,11 @@ class Throughput(Callback):
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: PixelGen, optimizer: Optimizer) -> None:
         """Log the learning rate."""
         if is_logging_step(trainer, trainer.global_step + 1):
-            groups = optimizer.param_groups
-            names = (
-                [f"lr-{group.get('name', number)}" for number, group in enumerate(groups)]
-                if len(groups) > 1
-                else ["lr"]
-            )
-            pl_module.log_dict({name: float(group["lr"]) for name, group in zip(names, groups, strict=True)})
+            rates = [float(group["lr"]) for group in optimizer.param_groups]
+            names = [f"lr-{group.get('name', number)}" for number, group in enumerate(optimizer.param_groups)]
+            pl_module.log_dict({"lr": rates[0]} if len(rates) == 1 else dict(zip(names, rates, strict=True)))
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: PixelGen, outputs: Any, batch: dict[str, Any], batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, pl_module: PixelGen, outputs: Any, batch: Any, *args: Any) -> None:
         """Count the batch, and log if it is time."""
         images = len(batch["image"])
         self._images += images
@@ -122,16 +107,11 @@ class Throughput(Callback):
         if self._counter is not None:
             self.flops_per_image = self._counter.get_total_flops() / max(1, images)
             self._counter = None
-        frozen, self._frozen = self._frozen, None
-        if trainer.global_step != self._step:
-            self._step = trainer.global_step
-            if self._step % self.every_n_steps == 0:
-                self._log(trainer, pl_module, frozen)
-                self._open_window(trainer)
-        self._excluded_gap = 0.0
-        self._batch_ended = time.perf_counter()
+        super().on_train_batch_end(trainer, pl_module)
+        self._frozen, self._excluded_gap, self._batch_ended = None, 0.0, time.perf_counter()
 
-    def _log(self, trainer: Trainer, pl_module: PixelGen, frozen: list[float] | None) -> None:
+    def run(self, trainer: Trainer, pl_module: PixelGen) -> None:
+        """Log the averages of this window, and open the next one."""
         seconds = now(trainer) - self._opened - self._excluded
         steps = max(1, trainer.global_step - self._steps_before)
         per_device = self._images / seconds
@@ -141,14 +121,15 @@ class Throughput(Callback):
             "throughput/step_ms": 1000 * seconds / steps,
             "throughput/data_share": min(1.0, self._waited / seconds),
         }
-        if frozen:
-            values["throughput/perceptual_share"] = frozen[0] / frozen[1]
+        if self._frozen:
+            values["throughput/perceptual_share"] = self._frozen[0] / self._frozen[1]
         if self.flops_per_image and self.peak_flops:
             values["throughput/flops_per_step"] = self.flops_per_image * self._images * trainer.world_size / steps
             values["throughput/mfu"] = self.flops_per_image * per_device / self.peak_flops
         if pl_module.device.type == "cuda":
             values["throughput/peak_memory_gib"] = torch.cuda.max_memory_allocated(pl_module.device) / 2**30
         log(trainer, values)
+        self._open_window(trainer)
 
     def on_validation_start(self, trainer: Trainer, pl_module: PixelGen) -> None:
         """Validation is not training time."""
@@ -156,8 +137,7 @@ class Throughput(Callback):
 
     def on_validation_end(self, trainer: Trainer, pl_module: PixelGen) -> None:
         """Leave the validation out."""
-        if trainer.state.fn == "fit":
-            self.exclude(now(trainer) - self._validation_started)
+        self.exclude(now(trainer) - self._validation_started)
 
     def on_exception(self, trainer: Trainer, pl_module: PixelGen, exception: BaseException) -> None:
         """Leave no counters or hooks behind."""
@@ -175,11 +155,7 @@ class Throughput(Callback):
 
 @contextmanager
 def _time_frozen(trainer: Trainer, pl_module: PixelGen) -> Iterator[list[float]]:
-    """Times the forward passes of frozen networks, synchronising around each.
-
-    Yields:
-        A list; on leaving, it holds the seconds in them, and of the whole time, if there are any.
-    """
+    """Time forward passes of frozen networks; the list holds seconds in them, and in all, if there are any."""
     frozen = [module for module in pl_module.modules() if isinstance(module, FrozenEncoder)]
     started, spent, seconds = now(trainer), [0.0], list[float]()
 
