@@ -32,6 +32,10 @@ class Source:
         names = "\n".join(shard.rpartition("/")[2] for shard in self.shards)
         return f"{len(self.shards)} shards {crc32(names.encode()):08x}"
 
+    def samples(self, skipped: SkipCounts) -> Iterator[Sample]:
+        """All samples in the order of the shards."""
+        return (sample for shard in self.shards for sample in read_shard(shard, skipped))
+
 
 class Position(NamedTuple):
     """Of a reader: pass over all shards, number of its shard in that pass, sample of that shard."""
@@ -70,32 +74,30 @@ def parts_of_pass(source: Source, seed: int, epoch: int, reader: int, readers: i
 
 @dataclass
 class _Block:
-    """Consecutive samples of a reader, which are shuffled among themselves."""
+    """Consecutive samples of a reader, which are shuffled among themselves; `size` is their bytes."""
 
     begin: Position
     end: Position
     samples: list[Sample] = field(default_factory=list)
     size: int = 0
+    taken: int = 0
     complete: bool = False
 
+    def pop(self) -> Sample:
+        """Take the next sample."""
+        sample = self.samples.pop()
+        self.size -= sample.size
+        self.taken += 1
+        return sample
 
-class Reader:
-    """One reader's endless samples of a source: pass after pass, in blocks that are shuffled.
 
-    A block ends when it holds `buffer_bytes`, or with the pass. The next one is read as this one is emptied: both
-    together never hold more than `buffer_bytes` and one sample.
+class Reader(Iterator[Sample]):
+    """The endless samples of reader number `reader` of `readers`: pass after pass over a source, in shuffled blocks.
 
-    Args:
-        source: What to read.
-        seed: Together with the position decides every order.
-        reader: Number of this reader.
-        readers: How many there are, of all processes and workers.
-        buffer_bytes: Size of the shuffled blocks, of undecoded files.
-        skipped: Gets what is wrong with the shards.
-        state: Where to go on, from another reader's `state` of the same number; the beginning if not given.
-
-    Raises:
-        RuntimeError: While reading, if the source has had no samples in many passes.
+    A block ends when it holds `buffer_bytes` of undecoded files, or with the pass. The next one is read as this one
+    is emptied: both together never hold more than `buffer_bytes` and one sample. What is wrong with the shards goes to
+    `skipped`. Reading goes on from `state`, that of another reader of the same number. It ends with a RuntimeError if
+    the source has had no samples in many passes.
     """
 
     def __init__(
@@ -110,14 +112,13 @@ class Reader:
     ) -> None:
         self.source, self.seed, self.reader, self.readers = source, seed, reader, readers
         self.buffer_bytes, self.skipped = buffer_bytes, skipped
-        *position, self._taken = state
+        *position, taken = state
         begin = Position(*position)
         self._stream = self._read(begin)
-        self._block = self._shuffled(_Block(begin, begin))
-        self._total = self._block.size
-        del self._block.samples[len(self._block.samples) - self._taken :]
-        self._block.size = sum(sample.size for sample in self._block.samples)
-        self._next = _Block(self._block.end, self._block.end)
+        self._next = _Block(begin, begin)
+        self._turn_to_next()
+        for _ in range(min(taken, len(self._block.samples))):
+            self._block.pop()
 
     @property
     def held_bytes(self) -> int:
@@ -126,33 +127,29 @@ class Reader:
 
     def state(self) -> list[int]:
         """Beginning of the present block (three integers), and how many samples of it were taken."""
-        return [*self._block.begin, self._taken]
-
-    def __iter__(self) -> Iterator[Sample]:
-        return self
+        return [*self._block.begin, self._block.taken]
 
     def __next__(self) -> Sample:
         empty_passes = 0
         while not self._block.samples:
-            self._block, self._taken = self._shuffled(self._next), 0
-            self._total = self._block.size
-            self._next = _Block(self._block.end, self._block.end)
+            self._turn_to_next()
             empty_passes += not self._block.samples
             if empty_passes > 2 * self.readers + 2:  # each reader had its turn at every part
                 raise RuntimeError(
                     f"no sample could be read from {without_login(self.source.name)} in {empty_passes} passes over it"
                 )
-        sample = self._block.samples.pop()
-        self._taken += 1
-        self._block.size -= sample.size
-        self._fill(self._next, min(self._total, self.buffer_bytes) - self._block.size)
+        sample = self._block.pop()
+        self._fill(self._next, self._full - self._block.size)
         return sample
 
-    def _shuffled(self, block: _Block) -> _Block:
+    def _turn_to_next(self) -> None:
+        """Complete the next block, shuffle it and make it the present one."""
+        block = self._block = self._next
         self._fill(block, self.buffer_bytes)
+        self._full = min(block.size, self.buffer_bytes)
         position = "/".join(map(str, block.begin))
         Random(f"{self.seed}/{self.source.fingerprint}/{self.reader}/{self.readers}/{position}").shuffle(block.samples)
-        return block
+        self._next = _Block(block.end, block.end)
 
     def _fill(self, block: _Block, size: int) -> None:
         """Read on until the block is complete, or for now holds `size` bytes."""
