@@ -80,96 +80,73 @@ class _Block:
     end: Position
     samples: list[Sample] = field(default_factory=list)
     size: int = 0
-    taken: int = 0
     complete: bool = False
+
+    def fill(self, stream: Iterator[tuple[Sample | None, Position]], size: int, limit: int) -> None:
+        """Read on until the block is complete, at `limit` bytes or with the pass, or for now holds `size` bytes."""
+        while not self.complete and self.size < size:
+            sample, self.end = next(stream)
+            if sample is not None:
+                self.samples.append(sample)
+                self.size += sample.size
+            self.complete = sample is None or self.size >= limit
 
     def pop(self) -> Sample:
         """Take the next sample."""
         sample = self.samples.pop()
         self.size -= sample.size
-        self.taken += 1
         return sample
 
 
-class Reader(Iterator[Sample]):
+def read(
+    source: Source,
+    seed: int,
+    reader: int,
+    readers: int,
+    buffer_bytes: int,
+    skipped: SkipCounts,
+    state: Sequence[int] = (0, 0, 0, 0),
+) -> Iterator[tuple[Sample, list[int]]]:
     """The endless samples of reader number `reader` of `readers`: pass after pass over a source, in shuffled blocks.
 
     A block ends when it holds `buffer_bytes` of undecoded files, or with the pass. The next one is read as this one
-    is emptied: both together never hold more than `buffer_bytes` and one sample. What is wrong with the shards goes to
-    `skipped`. Reading goes on from `state`, that of another reader of the same number. It ends with a RuntimeError if
-    the source has had no samples in many passes.
+    is emptied: both together never hold more than `buffer_bytes` and one sample. With each sample comes the state from
+    which a reader of the same number goes on after it: where the block begins (three integers), and how many samples of
+    it were taken. What is wrong with the shards goes to `skipped`. A RuntimeError if many passes are without samples.
     """
+    position, taken = Position(*state[:3]), state[3]
+    stream = _in_order(source, seed, reader, readers, skipped, position)
+    following, empty = _Block(position, position), 0
+    while empty <= 2 * readers + 2:  # each reader had its turn at every part
+        block = following
+        block.fill(stream, buffer_bytes, buffer_bytes)
+        empty = 0 if block.samples else empty + 1
+        full = min(block.size, buffer_bytes)
+        place = "/".join(map(str, block.begin))
+        Random(f"{seed}/{source.fingerprint}/{reader}/{readers}/{place}").shuffle(block.samples)
+        for _ in range(min(taken, len(block.samples))):
+            block.pop()
+        following = _Block(block.end, block.end)
+        while block.samples:
+            sample = block.pop()
+            taken += 1
+            following.fill(stream, full - block.size, buffer_bytes)
+            yield sample, [*block.begin, taken]
+        taken = 0
+    raise RuntimeError(f"no sample could be read from {without_login(source.name)} in {empty} passes over it")
 
-    def __init__(
-        self,
-        source: Source,
-        seed: int,
-        reader: int,
-        readers: int,
-        buffer_bytes: int,
-        skipped: SkipCounts,
-        state: Sequence[int] = (0, 0, 0, 0),
-    ) -> None:
-        self.source, self.seed, self.reader, self.readers = source, seed, reader, readers
-        self.buffer_bytes, self.skipped = buffer_bytes, skipped
-        *position, taken = state
-        begin = Position(*position)
-        self._stream = self._read(begin)
-        self._next = _Block(begin, begin)
-        self._turn_to_next()
-        for _ in range(min(taken, len(self._block.samples))):
-            self._block.pop()
 
-    @property
-    def held_bytes(self) -> int:
-        """Bytes in memory."""
-        return self._block.size + self._next.size
-
-    def state(self) -> list[int]:
-        """Beginning of the present block (three integers), and how many samples of it were taken."""
-        return [*self._block.begin, self._block.taken]
-
-    def __next__(self) -> Sample:
-        empty_passes = 0
-        while not self._block.samples:
-            self._turn_to_next()
-            empty_passes += not self._block.samples
-            if empty_passes > 2 * self.readers + 2:  # each reader had its turn at every part
-                raise RuntimeError(
-                    f"no sample could be read from {without_login(self.source.name)} in {empty_passes} passes over it"
-                )
-        sample = self._block.pop()
-        self._fill(self._next, self._full - self._block.size)
-        return sample
-
-    def _turn_to_next(self) -> None:
-        """Complete the next block, shuffle it and make it the present one."""
-        block = self._block = self._next
-        self._fill(block, self.buffer_bytes)
-        self._full = min(block.size, self.buffer_bytes)
-        position = "/".join(map(str, block.begin))
-        Random(f"{self.seed}/{self.source.fingerprint}/{self.reader}/{self.readers}/{position}").shuffle(block.samples)
-        self._next = _Block(block.end, block.end)
-
-    def _fill(self, block: _Block, size: int) -> None:
-        """Read on until the block is complete, or for now holds `size` bytes."""
-        while not block.complete and block.size < size:
-            sample, block.end = next(self._stream)
-            if sample is not None:
-                block.samples.append(sample)
-                block.size += sample.size
-            block.complete = sample is None or block.size >= self.buffer_bytes
-
-    def _read(self, begin: Position) -> Iterator[tuple[Sample | None, Position]]:
-        """Samples from a position on in the order of the shards, each with the position after it; None ends a pass."""
-        number, first = begin.shard, begin.sample
-        for epoch in count(begin.epoch):
-            parts = parts_of_pass(self.source, self.seed, epoch, self.reader, self.readers)
-            for at in range(number, len(parts)):
-                part = parts[at]
-                for i, sample in enumerate(read_shard(part.shard, self.skipped, epoch)):
-                    if i >= first and i % part.step == part.first:
-                        yield sample, Position(epoch, at, i + 1)
-                first = 0
-            number = 0
-            yield None, Position(epoch + 1)
+def _in_order(
+    source: Source, seed: int, reader: int, readers: int, skipped: SkipCounts, begin: Position
+) -> Iterator[tuple[Sample | None, Position]]:
+    """Samples from a position on in the order of the shards, each with the position after it; None ends a pass."""
+    for epoch in count(begin.epoch):
+        parts = parts_of_pass(source, seed, epoch, reader, readers)
+        for at in range(begin.shard, len(parts)):
+            shard, first, step = parts[at]
+            for i, sample in enumerate(read_shard(shard, skipped, epoch)):
+                if i >= begin.sample and i % step == first:
+                    yield sample, Position(epoch, at, i + 1)
+            begin = Position(epoch, at + 1)
+        begin = Position(epoch + 1)
+        yield None, begin

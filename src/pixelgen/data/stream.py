@@ -5,6 +5,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from random import Random
 from typing import Any
 
@@ -16,8 +17,8 @@ from torch.utils.data import DataLoader, IterableDataset, default_collate, get_w
 from pixelgen.data.decoding import Decoder, Unusable
 from pixelgen.data.images import Item
 from pixelgen.data.order import OTHER_DATA, other_order
-from pixelgen.data.reader import Reader, Source
-from pixelgen.data.tars import SkipCounts
+from pixelgen.data.reader import Source, read
+from pixelgen.data.tars import Sample, SkipCounts
 
 Batch = dict[str, Any]
 State = list[int]  # of a worker: how many items it has given, then four integers of each source's reader
@@ -57,28 +58,31 @@ class ShardStream(IterableDataset[Batch]):
         worker, workers = (0, 1) if info is None else (info.id, info.num_workers)
         part = (self.first + worker) % workers  # batch b is always made by part b mod workers
         reader, readers = self.rank * workers + part, self.world_size * workers
-        given, *states = self.state(part)
+        given, *state = self.state(part)
+        states = [state[i : i + 4] for i in range(0, len(state), 4)]
         skipped, size = SkipCounts(), self.buffer_bytes // len(self.sources)
         sources = [
-            Reader(source, self.seed, reader, readers, size, skipped, states[4 * i : 4 * i + 4])
-            for i, source in enumerate(self.sources)
+            self._usable(read(source, self.seed, reader, readers, size, skipped, state), skipped)
+            for source, state in zip(self.sources, states, strict=True)
         ]
         weights = [source.weight for source in self.sources]
         while True:
             items = []
             for number in range(given, given + self.batch_size):
-                (source,) = Random(f"{self.seed}/{reader}/{readers}/{number}").choices(sources, weights)
-                items.append(self._item(source, skipped))
+                (i,) = Random(f"{self.seed}/{reader}/{readers}/{number}").choices(range(len(sources)), weights)
+                item, states[i] = next(sources[i])
+                items.append(item)
             given += self.batch_size
-            state = [given, *(value for source in sources for value in source.state())]
-            yield default_collate(items) | {"state": torch.tensor(state), "skipped": torch.tensor(skipped.take())}
+            after = torch.tensor([given, *chain(*states)])
+            yield default_collate(items) | {"state": after, "skipped": torch.tensor(skipped.take())}
 
-    def _item(self, source: Reader, skipped: SkipCounts) -> Item:
-        """The next usable item of a source."""
-        while True:
-            sample = next(source)
+    def _usable(
+        self, samples: Iterator[tuple[Sample, list[int]]], skipped: SkipCounts
+    ) -> Iterator[tuple[Item, list[int]]]:
+        """The items of the samples that can be used, each with the state after it."""
+        for sample, state in samples:
             try:
-                return self.decode(sample)
+                yield self.decode(sample), state
             except Unusable as verdict:
                 skipped.add(verdict.reason, f"{sample.key} in {sample.shard} ({verdict.detail})")
 
