@@ -116,6 +116,7 @@ def test_blocks_do_not_depend_on_reading_ahead(tmp_path):
 @pytest.mark.parametrize("buffer_bytes", [600, BIG])
 def test_a_reader_goes_on_where_another_stopped(tmp_path, taken, buffer_bytes):
     of = source(tmp_path, [9, 1, 20, 10])
+
     def told(samples):
         return [(sample.epoch, sample.key, state) for sample, state in samples]
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from random import Random
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from pixelgen.data.captions import Captions, json_fields
 from pixelgen.data.images import Item, centre_crop, to_rgb, to_tensor
-from pixelgen.data.tars import IMAGES, Sample
+from pixelgen.data.tars import IMAGES, Sample, SkipCounts
 
 
 class Unusable(Exception):
@@ -56,6 +57,14 @@ class Decoder:
             item["text"] = embeddings_of(sample.files, self.text_shape)
         image = image_of(sample.files, self.min_side, lambda image: centre_crop(to_rgb(image), self.image_size))
         return {"image": to_tensor(image, flip), **item}
+
+    def usable(self, samples: Iterable[tuple[Sample, Any]], skipped: SkipCounts) -> Iterator[tuple[Item, Any]]:
+        """The items of the samples that can be used, each with what came with its sample; the others are counted."""
+        for sample, state in samples:
+            try:
+                yield self(sample), state
+            except Unusable as verdict:
+                skipped.add(verdict.reason, f"{sample.key} in {sample.shard} ({verdict.detail})")
 
 
 def random_of(sample: Sample, seed: int) -> Random:

@@ -31,17 +31,8 @@ class ResumableOrder(DistributedSampler[int]):
     these differ between epochs yet depend on no worker.
 
     It is a `DistributedSampler` so that Lightning leaves it alone whether or not `use_distributed_sampler` is set.
-
-    Args:
-        dataset: what the keys index; only its length counts.
-        batch_size: of one process.
-        seed: a non-negative integer.
-        world_size: number of processes W that share each global batch.
-        rank: this process, 0 <= rank < W.
-        batches: returns the number of batches trained on so far, over all epochs; asked for each new iterator.
-
-    Raises:
-        ValueError: if the data set does not fill one global batch.
+    `batches` returns the number of batches trained on so far, over all epochs, and is asked for each new iterator;
+    `batch_size` is that of one process. A ValueError if the data set does not fill one global batch.
     """
 
     def __init__(

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -143,18 +142,13 @@ class ShardData(ImageData):
         A ValueError if the samples have no captions, only text embeddings.
         """
         if count > self._asked:  # read once: later, a server may not answer
-            self._prompts, self._asked = list(islice(self._captions(), count)), count
+            captions = self._decode.captions or Captions(prefix_probability=0)  # also where batches have embeddings
+            decode, skipped = Decoder(self.image_size, self.seed, captions=captions), SkipCounts(quiet=True)
+            usable = decode.usable(zip(self.sources[0].samples(skipped), range(PROBED), strict=False), skipped)
+            self._prompts, self._asked = [item["caption"] for item, _ in islice(usable, count)], count
         if not self._prompts:
             raise ValueError("the shards hold no captions that could serve as prompts: give prompts to the callback")
         return [self._prompts[i % len(self._prompts)] for i in range(count)]
-
-    def _captions(self) -> Iterator[str]:
-        """Captions of the first source, in the order of its shards; also where batches have embeddings instead."""
-        captions = self._decode.captions or Captions(prefix_probability=0)
-        decode, skipped = Decoder(self.image_size, self.seed, captions=captions), SkipCounts(quiet=True)
-        for sample in islice(self.sources[0].samples(skipped), PROBED):
-            with suppress(Unusable):
-                yield decode(sample)["caption"]
 
     def train_dataset(self) -> ShardStream:
         """The training batches of this process, without end."""

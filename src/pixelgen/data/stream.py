@@ -14,11 +14,10 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, default_collate, get_worker_info
 
-from pixelgen.data.decoding import Decoder, Unusable
-from pixelgen.data.images import Item
+from pixelgen.data.decoding import Decoder
 from pixelgen.data.order import OTHER_DATA, other_order
 from pixelgen.data.reader import Source, read
-from pixelgen.data.tars import Sample, SkipCounts
+from pixelgen.data.tars import SkipCounts
 
 Batch = dict[str, Any]
 State = list[int]  # of a worker: how many items it has given, then four integers of each source's reader
@@ -62,7 +61,7 @@ class ShardStream(IterableDataset[Batch]):
         states = [state[i : i + 4] for i in range(0, len(state), 4)]
         skipped, size = SkipCounts(), self.buffer_bytes // len(self.sources)
         sources = [
-            self._usable(read(source, self.seed, reader, readers, size, skipped, state), skipped)
+            self.decode.usable(read(source, self.seed, reader, readers, size, skipped, state), skipped)
             for source, state in zip(self.sources, states, strict=True)
         ]
         weights = [source.weight for source in self.sources]
@@ -75,16 +74,6 @@ class ShardStream(IterableDataset[Batch]):
             given += self.batch_size
             after = torch.tensor([given, *chain(*states)])
             yield default_collate(items) | {"state": after, "skipped": torch.tensor(skipped.take())}
-
-    def _usable(
-        self, samples: Iterator[tuple[Sample, list[int]]], skipped: SkipCounts
-    ) -> Iterator[tuple[Item, list[int]]]:
-        """The items of the samples that can be used, each with the state after it."""
-        for sample, state in samples:
-            try:
-                yield self.decode(sample), state
-            except Unusable as verdict:
-                skipped.add(verdict.reason, f"{sample.key} in {sample.shard} ({verdict.detail})")
 
 
 def _stop(running: list[Iterator[Batch]]) -> None:
