@@ -184,7 +184,7 @@ class ShapesDataset(Dataset[Item]):
         return torch.from_numpy(np.clip(image + np.float32(0.5), 0, 255).astype(np.uint8)), scene
 
     def _compose(self, random: Random) -> Scene:
-        """Choose a GenEval task, evenly among the possible ones or by weight, then objects, their places, the caption."""
+        """Choose a GenEval task, evenly among the possible ones or by weight, then objects, places and the caption."""
         shapes, colors = self.shapes, self.colors
         kinds, weights = list(self._tasks), list(self._tasks.values())
         # not by equal weights where there are none, which would take other random numbers
