@@ -19,18 +19,10 @@ from pixelgen.cli.command import command
 from pixelgen.data import Captions
 from pixelgen.data.decoding import Unusable, caption_of, image_of, random_of
 from pixelgen.data.shards import ENCODER
-from pixelgen.data.tars import (
-    Sample,
-    SkipCounts,
-    expand_shards,
-    finish_folder,
-    read_shard,
-    unfinished_folder,
-    write_sample,
-)
+from pixelgen.data.tars import Sample, SkipCounts, check_unused, expand_shards, read_shard, write_sample
 from pixelgen.distributed.processes import agree, gather, launch
 from pixelgen.encoders import TextEncoder
-from pixelgen.files import atomic, remove, write_text
+from pixelgen.files import atomic, publish, remove, write_text
 
 EMBEDDINGS = ("safetensors", "npy")  # files of earlier embeddings, which are not copied
 NAMED = 10  # samples that the report names
@@ -93,8 +85,9 @@ def encode(
     captions = captions or Captions(prefix_probability=0)
     fabric = launch(devices, "32-true")
     text_encoder.to(fabric.device)
+    unfinished = to.with_name(f"{to.name}.unfinished")
     with agree(fabric):
-        unfinished = unfinished_folder(to)
+        check_unused(to)
         if fabric.global_rank == 0:
             _prepare(unfinished / ENCODER, {**text_encoder.settings, "captions": vars(captions), "seed": seed})
     numbers, kept, left_out = [], [], _LeftOut()
@@ -110,7 +103,8 @@ def encode(
     if not written and not kept:
         raise ValueError(f"nothing in the shards can be encoded: {(places or ['they are empty'])[0]}")
     if fabric.global_rank == 0:
-        finish_folder(to)
+        check_unused(to)
+        publish(unfinished, to)
     fabric.barrier()
     return Encoded(to, len(written), sum(written), len(kept), places)
 

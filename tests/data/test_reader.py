@@ -6,7 +6,8 @@ from itertools import islice
 
 import pytest
 
-from pixelgen.data.reader import Position, Reader, Source, parts_of_pass
+from pixelgen.data import reader as reader_module
+from pixelgen.data.reader import Position, Source, parts_of_pass, read
 from pixelgen.data.tars import SkipCounts, expand_shards
 from shard_files import write_shards, write_tar
 
@@ -18,13 +19,13 @@ def source(folder, lengths, **options):
 
 
 def reader(of, number=0, readers=1, buffer_bytes=BIG, state=(0, 0, 0, 0), seed=3):
-    return Reader(of, seed, number, readers, buffer_bytes, SkipCounts(), state)
+    return read(of, seed, number, readers, buffer_bytes, SkipCounts(), state)
 
 
 def one_pass(of, number, readers, epoch, **options):
     """Keys of one reader's pass, read from its beginning."""
     keys = []
-    for sample in reader(of, number, readers, state=(epoch, 0, 0, 0), **options):
+    for sample, _ in reader(of, number, readers, state=(epoch, 0, 0, 0), **options):
         if sample.epoch != epoch:
             return keys
         keys.append(int(sample.key))
@@ -71,19 +72,29 @@ def test_everyone_has_its_turn_where_samples_are_fewer_than_readers(tmp_path):
     of = source(tmp_path, [1])
     takers = [[bool(one_pass(of, number, 3, epoch)) for number in range(3)] for epoch in range(3)]
     assert sorted(takers) == [[False, False, True], [False, True, False], [True, False, False]]
-    assert next(reader(of, 1, 3)).key == "000000"
+    assert next(reader(of, 1, 3))[0].key == "000000"
 
 
 @pytest.mark.parametrize("buffer_bytes", [1, 2000, 5000, BIG])
-def test_shuffling_holds_no_more_than_the_bytes_given(tmp_path, buffer_bytes):
+def test_shuffling_holds_no_more_than_the_bytes_given(tmp_path, monkeypatch, buffer_bytes):
     samples = [(f"{i:06d}", {"txt": "t" * (100 + 7 * (i % 90))}) for i in range(200)]
     of = Source("s", (str(write_tar(tmp_path / "a.tar", samples)),))
     total, largest = sum(100 + 7 * (i % 90) for i in range(200)), 100 + 7 * 89
-    reading, held, keys = reader(of, buffer_bytes=buffer_bytes), [], []
-    for _ in range(200):
-        held.append(reading.held_bytes)
-        keys.append(int(next(reading).key))
-    assert min(buffer_bytes, total) <= max(held) < min(buffer_bytes, total) + largest
+    opened = reader_module.read_shard
+    fetched, taken, held, keys = [], 0, [], []
+
+    def watched(*arguments):
+        for sample in opened(*arguments):
+            fetched.append(sample.size)
+            yield sample
+
+    monkeypatch.setattr(reader_module, "read_shard", watched)
+    for sample, _ in islice(reader(of, buffer_bytes=buffer_bytes), 200):
+        assert taken or sum(fetched) >= min(buffer_bytes, total)  # a whole block is there before its first sample
+        taken += sample.size
+        held.append(sum(fetched) - taken)
+        keys.append(int(sample.key))
+    assert max(held) < min(buffer_bytes, total) + largest
     assert sorted(keys) == list(range(200))
     assert (keys == list(range(200))) == (buffer_bytes == 1)
 
@@ -91,11 +102,9 @@ def test_shuffling_holds_no_more_than_the_bytes_given(tmp_path, buffer_bytes):
 def test_blocks_do_not_depend_on_reading_ahead(tmp_path):
     """The samples between two beginnings of a block are those that stand together in the shard."""
     of = source(tmp_path, [100])
-    reading = reader(of, buffer_bytes=1000)
     blocks = {}
-    for _ in range(100):
-        key = int(next(reading).key)
-        blocks.setdefault(tuple(reading.state()[:3]), []).append(key)
+    for sample, state in islice(reader(of, buffer_bytes=1000), 100):
+        blocks.setdefault(tuple(state[:3]), []).append(int(sample.key))
     assert [sorted(block) for block in blocks.values()] == [
         list(range(begin[2], begin[2] + len(block))) for begin, block in blocks.items()
     ]
@@ -107,18 +116,13 @@ def test_blocks_do_not_depend_on_reading_ahead(tmp_path):
 @pytest.mark.parametrize("buffer_bytes", [600, BIG])
 def test_a_reader_goes_on_where_another_stopped(tmp_path, taken, buffer_bytes):
     of = source(tmp_path, [9, 1, 20, 10])
-    straight = [(sample.epoch, sample.key) for sample in islice(reader(of, 1, 2, buffer_bytes), taken + 30)]
-    stopped = reader(of, 1, 2, buffer_bytes)
-    list(islice(stopped, taken))
-    resumed = reader(of, 1, 2, buffer_bytes, stopped.state())
-    assert [(sample.epoch, sample.key) for sample in islice(resumed, 30)] == straight[taken:]
-    assert resumed.state() == reader_after(of, taken + 30, buffer_bytes).state()
 
+    def told(samples):
+        return [(sample.epoch, sample.key, state) for sample, state in samples]
 
-def reader_after(of, taken, buffer_bytes):
-    reading = reader(of, 1, 2, buffer_bytes)
-    list(islice(reading, taken))
-    return reading
+    straight = told(islice(reader(of, 1, 2, buffer_bytes), taken + 30))
+    state = straight[taken - 1][2] if taken else (0, 0, 0, 0)
+    assert told(islice(reader(of, 1, 2, buffer_bytes, state), 30)) == straight[taken:]
 
 
 def test_passes_have_orders_of_their_own(tmp_path):

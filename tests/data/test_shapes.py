@@ -11,14 +11,18 @@ import pytest
 import torch
 
 from pixelgen.data.drawing import EXTENT, PALETTE, SHAPES, coverage, pixel_centres
-from pixelgen.data.shapes import ShapesData, ShapesDataset, ShapeSettings, class_names, draw
+from pixelgen.data.shapes import ShapesData, ShapesDataset, class_names
 
 ALL = tuple(SHAPES)
 
 
+def draw(seed, index, *arguments, **settings):
+    return ShapesDataset(*arguments, **settings, seed=seed).draw(index)
+
+
 @pytest.fixture(scope="module")
 def scenes():
-    return [draw(3, i, ShapeSettings(shapes=ALL, max_objects=4))[1] for i in range(600)]
+    return [draw(3, i, shapes=ALL, max_objects=4)[1] for i in range(600)]
 
 
 def box(thing, size=256):
@@ -74,17 +78,17 @@ def test_angles_turn_clockwise():
 
 @pytest.mark.parametrize("size", [32, 64, 100])
 def test_same_seed_and_index_give_the_same_bytes(size):
-    forward = [draw(1, i, ShapeSettings(size))[0] for i in range(20)]
-    backward = [draw(1, i, ShapeSettings(size))[0] for i in reversed(range(20))][::-1]
+    forward = [draw(1, i, size)[0] for i in range(20)]
+    backward = [draw(1, i, size)[0] for i in reversed(range(20))][::-1]
     assert all(torch.equal(a, b) for a, b in zip(forward, backward, strict=True))
     assert forward[0].dtype == torch.uint8
     assert forward[0].shape == (3, size, size)
     assert len({image.numpy().tobytes() for image in forward}) == 20
-    assert not torch.equal(forward[0], draw(2, 0, ShapeSettings(size))[0])
+    assert not torch.equal(forward[0], draw(2, 0, size)[0])
 
 
 def test_the_size_does_not_change_the_scene():
-    assert draw(0, 7, ShapeSettings(32))[1] == draw(0, 7, ShapeSettings(128))[1]
+    assert draw(0, 7, 32)[1] == draw(0, 7, 128)[1]
 
 
 def test_epochs_draw_new_images_and_workers_the_same():
@@ -135,7 +139,7 @@ def test_the_default_is_forty_classes():
 @pytest.mark.parametrize("color", list(PALETTE))
 def test_every_colour_stands_out_from_every_background(color):
     for i in range(40):
-        image, scene = draw(8, i, ShapeSettings(48, colors=(color,)))
+        image, scene = draw(8, i, 48, colors=(color,))
         thing, grid = scene.objects[0], pixel_centres(48)
         mask = coverage(thing.shape, grid, grid, (thing.x, thing.y), thing.radius, thing.angle, 1 / 48)
         pixels = image.numpy().astype(float)
@@ -190,17 +194,17 @@ def test_captions_follow_the_grammar_and_tell_the_truth(scenes):
 def test_items_carry_what_was_asked_for():
     assert set(ShapesDataset()[0]) == {"image", "label"}
     assert set(ShapesDataset(captions=True)[0]) == {"image", "label", "caption"}
-    assert set(ShapesDataset(settings=ShapeSettings(max_objects=2), captions=True)[0]) == {"image", "caption"}
+    assert set(ShapesDataset(max_objects=2, captions=True)[0]) == {"image", "caption"}
     assert ShapesData(max_objects=2).num_classes is None
-    assert all(len(draw(0, i, ShapeSettings(max_objects=2))[1].objects) <= 2 for i in range(100))
-    assert {draw(0, i, ShapeSettings(shapes=("heart",), max_objects=3))[1].kind for i in range(50)} == {
+    assert all(len(draw(0, i, max_objects=2)[1].objects) <= 2 for i in range(100))
+    assert {draw(0, i, shapes=("heart",), max_objects=3)[1].kind for i in range(50)} == {
         "single_object", "colors", "counting",
     }  # fmt: skip
 
 
 def test_tasks_come_by_their_weights():
-    settings = ShapeSettings(max_objects=2, tasks={"colors": 3, "position": 1, "counting": 0})
-    scenes = [draw(0, i, settings)[1] for i in range(400)]
+    dataset = ShapesDataset(max_objects=2, tasks={"colors": 3, "position": 1, "counting": 0})
+    scenes = [dataset.draw(i)[1] for i in range(400)]
     counts = Counter(scene.kind for scene in scenes)
     assert counts.keys() == {"colors", "position"}
     assert abs(counts["colors"] - 300) < 4 * (400 * 0.75 * 0.25) ** 0.5

@@ -13,7 +13,7 @@ from pixelgen.data.captions import Captions
 from pixelgen.data.decoding import Decoder
 from pixelgen.data.reader import Source
 from pixelgen.data.shapes import ShapesData
-from pixelgen.data.stream import Mixture, Reading, ShardLoader, ShardStream
+from pixelgen.data.stream import ShardLoader, ShardStream
 from pixelgen.data.tars import SkipCounts, expand_shards
 from shard_files import picture, write_shards, write_tar
 
@@ -28,15 +28,16 @@ def sources(folder, *lengths, weights=None):
 
 def stream(of, batch_size=2, length=8, rank=0, world_size=1, buffer_bytes=800, decoder=None):
     decoder = decoder or Decoder(8, captions=CAPTIONS)
-    return ShardStream(Reading(of, decoder, 3, buffer_bytes), batch_size, length, world_size, rank)
+    return ShardStream(of, decoder, batch_size, length, 3, buffer_bytes, world_size, rank)
 
 
 class Run:
     """A process that trains on every batch it gets and can be stopped."""
 
-    def __init__(self, of, num_workers=0, epoch_batches=4, **options):
+    def __init__(self, of, num_workers=0, epoch_batches=4, batch_size=2, world_size=1, **options):
         self.trained, self.seen = 0, []
-        self.loader = ShardLoader(stream(of, **options), epoch_batches, lambda: self.trained, num_workers=num_workers)
+        batches = stream(of, batch_size, epoch_batches * batch_size * world_size, world_size=world_size, **options)
+        self.loader = ShardLoader(batches, lambda: self.trained, num_workers=num_workers)
 
     def train(self, batches):
         while batches:
@@ -198,12 +199,12 @@ def test_batches_hold_tensors_and_captions_only(tmp_path):
 def test_an_item_does_not_depend_on_who_reads_it(tmp_path):
     captions = Captions(prefix_probability=0.5)
     of = sources(tmp_path, [10, 10])
-
-    reading = Reading(of, Decoder(8, 3, captions=captions, flip=True), 3, 10**6)
+    decoder = Decoder(8, 3, captions=captions, flip=True)
 
     def items(readers):
-        mixtures = [Mixture(reading, r, readers, SkipCounts()) for r in range(readers)]
-        return sorted(item["caption"] for mixture in mixtures for item in islice(mixture, 20 // readers))
+        options = {"batch_size": 1, "world_size": readers, "buffer_bytes": 10**6, "decoder": decoder}
+        streams = [stream(of, rank=rank, **options) for rank in range(readers)]
+        return sorted(batch["caption"][0] for each in streams for batch in islice(each, 20 // readers))
 
     assert items(1) == items(2) == items(4)
     assert len({caption.rpartition(" ")[0] for caption in items(1)}) > 2

@@ -29,11 +29,11 @@ def test_the_overview_of_a_set_is_no_image_of_it(tmp_path):
 
 
 def test_crops_are_those_of_the_training_data(tmp_path):
-    from pixelgen.data.folder import ImageFolderDataset, list_images
+    from pixelgen.data.folder import ImageFolderDataset
 
     folder = write_folder(draw(2, size=20), tmp_path / "set")
     Image.new("L", (30, 21), 7).save(folder / "wide.png")
-    found, expected = open_images(folder, 8), ImageFolderDataset(list_images(folder), None, 8)
+    found, expected = open_images(folder, 8), ImageFolderDataset(folder, None, 8)
     assert all(torch.equal(found[i]["image"], expected[i]["image"]) for i in range(3))
     np.savez(tmp_path / "set.npz", arr_0=pixels(draw(2, size=20)))
     assert torch.equal(open_images(tmp_path / "set.npz", 8)[1]["image"], expected[1]["image"])

@@ -11,14 +11,15 @@ import torch
 from scipy import ndimage
 
 from pixelgen.data.drawing import SHAPES, background
-from pixelgen.data.shapes import DEFAULT_SHAPES, ShapeSettings, class_names, draw
+from pixelgen.data.shapes import DEFAULT_SHAPES, ShapesDataset, class_names
 from pixelgen.evaluation.shapes_judge import ShapesAccuracy, judge
 
 ALL = tuple(SHAPES)
 
 
 def drawn(count, size, shapes=ALL, max_objects=1, seed=11):
-    pairs = [draw(seed, i, ShapeSettings(size, shapes, max_objects=max_objects)) for i in range(count)]
+    dataset = ShapesDataset(size, shapes, max_objects=max_objects, seed=seed)
+    pairs = [dataset.draw(i) for i in range(count)]
     return torch.stack([image for image, _ in pairs]), [scene for _, scene in pairs]
 
 

@@ -48,11 +48,7 @@ class Captions:
         self.weights, self.prefix_probability, self.short = weights, prefix_probability, short
 
     def __call__(self, files: Mapping[str, bytes], random: Random) -> str:
-        """The caption of a sample, from its files by extension.
-
-        Raises:
-            ValueError: if there is none, or it cannot be read.
-        """
+        """The caption of a sample, from its files by extension; a ValueError if there is none, or it is damaged."""
         found = self._found(files)
         if not found:
             raise ValueError(f"none of {', '.join(self.weights or ('txt', 'caption'))} among {', '.join(files)}")
@@ -61,7 +57,9 @@ class Captions:
         if self.weights is not None:
             name = random.choices(names, [self.weights[name] for name in names])[0]
         caption = random.choice(found[name])
-        return self._prefixed(caption, random)
+        if len(caption.split()) < self.short and random.random() < self.prefix_probability:
+            return random.choice(PREFIXES) + caption
+        return caption
 
     def _found(self, files: Mapping[str, bytes]) -> dict[str, list[str]]:
         """The captions that a sample has and that may be chosen, as lists of texts by name."""
@@ -73,11 +71,6 @@ class Captions:
             fields = json_fields(files["json"])
             texts |= {name: fields[name] for name in names if name in fields}
         return {name: some for name, value in texts.items() if (some := _texts(value))}
-
-    def _prefixed(self, caption: str, random: Random) -> str:
-        if len(caption.split()) >= self.short or random.random() >= self.prefix_probability:
-            return caption
-        return random.choice(PREFIXES) + caption
 
 
 def caption_files(image: Path) -> dict[str, bytes]:
@@ -94,11 +87,7 @@ def _texts(value: Any) -> list[str]:
 
 
 def json_fields(content: bytes) -> dict[str, Any]:
-    """The fields of a json file; none if it holds something else than an object.
-
-    Raises:
-        ValueError: if it cannot be read.
-    """
+    """The fields of a json file, none if it holds something else than an object; a ValueError if it is damaged."""
     try:
         fields = json.loads(content)
     except RecursionError as error:

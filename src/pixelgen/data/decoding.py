@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from random import Random
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,16 +14,15 @@ from PIL import Image
 from torch import Tensor
 
 from pixelgen.data.captions import Captions, json_fields
-from pixelgen.data.folder import to_rgb
-from pixelgen.data.images import Item, centre_crop
-from pixelgen.data.tars import IMAGES, Sample
+from pixelgen.data.images import Item, centre_crop, to_rgb, to_tensor
+from pixelgen.data.tars import IMAGES, Sample, SkipCounts
 
 
 class Unusable(Exception):
     """A sample cannot be used: for a reason out of `SkipCounts.REASONS`, and what exactly is wrong."""
 
-    def __init__(self, reason: str, detail: str) -> None:
-        super().__init__(f"{reason}: {detail}")
+    def __init__(self, reason: str, detail: str = "") -> None:
+        super().__init__(f"{reason}: {detail}" if detail else reason)
         self.reason, self.detail = reason, detail
 
 
@@ -45,11 +45,7 @@ class Decoder:
     text_shape: tuple[int, ...] | None = None  # (L, E) that text embeddings must have, once it is known
 
     def __call__(self, sample: Sample) -> Item:
-        """The item of a sample.
-
-        Raises:
-            Unusable: If there is none.
-        """
+        """The item of a sample; `Unusable` if there is none."""
         random = random_of(sample, self.seed)
         flip = self.flip and random.random() < 0.5
         item: Item = {}
@@ -58,30 +54,28 @@ class Decoder:
         if self.captions is not None:
             item["caption"] = caption_of(sample.files, self.captions, random)
         if self.text_states:
-            item["text"] = states_of(sample.files, self.text_shape)
-        return {"image": self._pixels(sample.files, flip), **item}
+            item["text"] = embeddings_of(sample.files, self.text_shape)
+        image = image_of(sample.files, self.min_side, lambda image: centre_crop(to_rgb(image), self.image_size))
+        return {"image": to_tensor(image, flip), **item}
 
-    def _pixels(self, files: Mapping[str, bytes], flip: bool) -> Tensor:
-        pixels = np.array(_attempt(lambda image: centre_crop(to_rgb(image), self.image_size), files, self.min_side))
-        pixels = pixels[:, ::-1] if flip else pixels
-        return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
+    def usable(self, samples: Iterable[tuple[Sample, Any]], skipped: SkipCounts) -> Iterator[tuple[Item, Any]]:
+        """The items of the samples that can be used, each with what came with its sample; the others are counted."""
+        for sample, state in samples:
+            try:
+                yield self(sample), state
+            except Unusable as verdict:
+                skipped.add(verdict.reason, f"{sample.key} in {sample.shard} ({verdict.detail})")
 
 
 def random_of(sample: Sample, seed: int) -> Random:
-    """What decides about a sample in its pass: a caption, then a flip."""
+    """What decides about a sample in its pass: a flip if asked for, then a caption."""
     return Random(f"{seed}/{sample.epoch}/{sample.shard.rpartition('/')[2]}/{sample.key}")
 
 
-def image_of(files: Mapping[str, bytes], min_side: int = 0) -> Image.Image:
-    """The image of a sample as RGB, at its full size.
-
-    Raises:
-        Unusable: If there is none, it is damaged, or smaller than `min_side`.
-    """
-    return _attempt(to_rgb, files, min_side)
-
-
-def _attempt(convert: Callable[[Image.Image], Image.Image], files: Mapping[str, bytes], min_side: int) -> Image.Image:
+def image_of(
+    files: Mapping[str, bytes], min_side: int = 0, convert: Callable[[Image.Image], Image.Image] = to_rgb
+) -> Image.Image:
+    """The image of a sample, as RGB at its full size; `Unusable` if damaged, or smaller than `min_side`."""
     content = next((files[extension] for extension in IMAGES if extension in files), None)
     if content is None:
         raise Unusable("no image", f"only {', '.join(files)}")
@@ -98,8 +92,7 @@ def _attempt(convert: Callable[[Image.Image], Image.Image], files: Mapping[str, 
 def label_of(files: Mapping[str, bytes], num_classes: int, class_names: Sequence[str] | None = None) -> int:
     """The class of a sample: a number or a name in its `cls` file, or the field `label` or `cls` of its json file.
 
-    Raises:
-        Unusable: If there is none, or no such class.
+    `Unusable` if there is none, or no such class.
     """
     text: object = None
     if "cls" in files:
@@ -109,7 +102,7 @@ def label_of(files: Mapping[str, bytes], num_classes: int, class_names: Sequence
             fields = json_fields(files["json"])
         except ValueError as error:
             raise Unusable("no label", f"its json: {error}") from error
-        text = next((fields[name] for name in ("label", "cls") if name in fields), None)
+        text = fields.get("label", fields.get("cls"))
     if text is None or text == "":
         raise Unusable("no label", f"neither a cls file nor a field of that name among {', '.join(files)}")
     if class_names is not None and text in class_names:
@@ -124,34 +117,29 @@ def label_of(files: Mapping[str, bytes], num_classes: int, class_names: Sequence
 
 
 def caption_of(files: Mapping[str, bytes], captions: Captions, random: Random) -> str:
-    """The caption of a sample.
-
-    Raises:
-        Unusable: If there is none.
-    """
+    """The caption of a sample; `Unusable` if there is none."""
     try:
         return captions(files, random)
     except ValueError as error:  # UnicodeDecodeError and JSONDecodeError are such, too
         raise Unusable("no caption", str(error)) from error
 
 
-def states_of(files: Mapping[str, bytes], shape: tuple[int, ...] | None = None) -> Tensor:
-    """Precomputed text states (L, E) of a sample: the tensor `text` of a `safetensors` file, or an `npy` file.
+def embeddings_of(files: Mapping[str, bytes], shape: tuple[int, ...] | None = None) -> Tensor:
+    """Precomputed text embeddings (L, E) of a sample: the tensor `text` of a `safetensors` file, or an `npy` file.
 
-    Raises:
-        Unusable: If there are none, or not of the given shape.
+    `Unusable` if there are none, or not of the given shape.
     """
     from safetensors.torch import load
 
     try:
         if "safetensors" in files:
-            states = load(files["safetensors"])["text"]
+            embeddings = load(files["safetensors"])["text"]
         elif "npy" in files:
-            states = torch.from_numpy(np.load(BytesIO(files["npy"]), allow_pickle=False))
+            embeddings = torch.from_numpy(np.load(BytesIO(files["npy"]), allow_pickle=False))
         else:
             raise ValueError(f"neither safetensors nor npy among {', '.join(files)}")
-        if states.ndim != 2 or (shape is not None and states.shape != shape):
-            raise ValueError(f"their shape is {tuple(states.shape)}, not {shape or '(L, E)'}")
+        if embeddings.ndim != 2 or (shape is not None and embeddings.shape != shape):
+            raise ValueError(f"their shape is {tuple(embeddings.shape)}, not {shape or '(L, E)'}")
     except Exception as error:  # safetensors has errors that derive from Exception alone
         raise Unusable("no text states", str(error)) from error
-    return states
+    return embeddings

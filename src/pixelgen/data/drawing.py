@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.floating[Any]]
 
+# the ten colours of GenEval, in its order, as 8-bit sRGB
 PALETTE: dict[str, tuple[int, int, int]] = {
     "red": (219, 38, 42),
     "orange": (246, 138, 22),
@@ -28,10 +29,8 @@ PALETTE: dict[str, tuple[int, int, int]] = {
     "black": (18, 18, 20),
     "white": (246, 246, 244),
 }
-"""The ten colours of GenEval, in its order, as 8-bit sRGB."""
-
-BACKGROUND_LIGHTNESS = (112.0, 158.0)
-"""Range of a background's mean grey level: far enough from black and white that both stand out."""
+BACKGROUND_LIGHTNESS = (112.0, 158.0)  # a background's mean grey level: black and white both stand out
+EXTENT = 1.3  # no shape of radius 1 reaches further than this from its centre, at any angle
 
 
 def _circle(u: Array, v: Array) -> Array:
@@ -81,21 +80,10 @@ def _crescent(u: Array, v: Array) -> Array:
     return np.maximum(np.hypot(u, v) - 1.08, 0.85 - np.hypot(u - 0.5, v))
 
 
-SHAPES: dict[str, Callable[[Array, Array], Array]] = {
-    "circle": _circle,
-    "square": _square,
-    "triangle": _triangle,
-    "star": _star,
-    "cross": _cross,
-    "ring": _ring,
-    "heart": _heart,
-    "crescent": _crescent,
-}
+_DISTANCES = (_circle, _square, _triangle, _star, _cross, _ring, _heart, _crescent)
+SHAPES: dict[str, Callable[[Array, Array], Array]] = {distance.__name__[1:]: distance for distance in _DISTANCES}
 """Signed distance (negative inside, about exact near the edge) to each shape of radius 1, its upright box centred
 on the origin, from the coordinates u (right) and v (down)."""
-
-EXTENT = 1.3
-"""No shape of radius 1 reaches further than this from its centre, at any angle."""
 
 
 @lru_cache(maxsize=16)
@@ -165,9 +153,6 @@ def _clouds(random: Random, size: int) -> Array:
     return weights @ values @ weights.T
 
 
-_PATTERNS = (_gradient, _stripes, _checker, _clouds)
-
-
 def _tone(random: Random, lightness: float) -> Array:
     """A grey of the given lightness with a slight tint."""
     hue, chroma = random.uniform(0, 2 * math.pi), random.uniform(2, 14)
@@ -178,5 +163,5 @@ def background(random: Random, size: int) -> Array:
     """A calm background (3, size, size) in 0..255: a pattern between two tones of mid lightness and low saturation."""
     middle, contrast = random.uniform(*BACKGROUND_LIGHTNESS), random.uniform(6, 24) * random.choice((-1, 1))
     low, high = _tone(random, middle - contrast / 2), _tone(random, middle + contrast / 2)
-    pattern = random.choice(_PATTERNS)(random, size)
+    pattern = random.choice((_gradient, _stripes, _checker, _clouds))(random, size)
     return low[:, None, None] + (high - low)[:, None, None] * pattern

@@ -4,27 +4,22 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
 import numpy as np
-import torch
 from PIL import Image
-from torch import Tensor
 from torch.utils.data import Dataset
 
 from pixelgen.data.captions import Captions, caption_files
-from pixelgen.data.images import ImageData, Item, centre_crop
+from pixelgen.data.images import ImageData, Item, centre_crop, to_rgb, to_tensor
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 
 
 def load_rgb(path: str | Path) -> Image.Image:
-    """Read an image file as RGB (see `to_rgb`).
-
-    Raises:
-        ValueError: Naming the file, if it cannot be read.
-    """
+    """Read an image file as RGB (see `to_rgb`); a ValueError names it if it cannot be read."""
     try:
         with Image.open(path) as image:
             return to_rgb(image)
@@ -32,55 +27,36 @@ def load_rgb(path: str | Path) -> Image.Image:
         raise ValueError(f"{path} cannot be read as an image ({error}): repair or delete that file") from error
 
 
-def load_caption(path: str | Path, captions: Captions, random: Random) -> str:
-    """Choose the caption of an image file out of the txt and json files beside it.
-
-    Raises:
-        ValueError: Naming the image, if there is none.
-    """
-    path = Path(path)
+def load_caption(path: Path, captions: Captions, random: Random) -> str:
+    """Choose the caption of an image out of the files beside it; a ValueError names the image if there is none."""
     try:
         return captions(caption_files(path), random)
     except ValueError as error:
         raise ValueError(f"{path} has no caption ({error}): write one into {path.stem}.txt beside it") from error
 
 
-def to_rgb(image: Image.Image) -> Image.Image:
-    """RGB of 8 bits from any mode: transparent pixels over white, 16-bit grey scaled down."""
-    if image.mode.startswith("I"):  # Pillow would clip these at 255
-        image = Image.fromarray((np.array(image) >> 8).astype(np.uint8))
-    if image.mode in {"LA", "La", "PA", "RGBa"} or "transparency" in image.info:
-        image = image.convert("RGBA")
-    if image.mode != "RGBA":
-        return image.convert("RGB")
-    return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
-
-
+@dataclass(eq=False)
 class ImageFolderDataset(Dataset[Item]):
-    """Image files, centre-cropped; with `flip`, mirrored or not as (seed, key) decides.
+    """The images below a folder, or below those of its folders that are classes, centre-cropped.
 
-    Args:
-        files: Paths of the files.
-        labels: The class of each file; None if unlabelled.
-        image_size: Side of the crops in pixels.
-        flip: Mirror about half of the samples left to right.
-        seed: Fixes which samples are mirrored in which epoch, and captions where there is a choice.
-        captions: Chooses the caption of an image out of the files beside it; None for none.
+    The arguments are those of `ImageFolderData`; `class_names` are None for unlabelled images. With `flip`, an image is
+    mirrored or not as (seed, key) decides. The first image of each class is tried; a ValueError says what is wrong.
     """
 
-    def __init__(
-        self,
-        files: list[str],
-        labels: list[int] | None,
-        image_size: int,
-        flip: bool = False,
-        seed: int = 0,
-        captions: Captions | None = None,
-    ) -> None:
+    folder: Path
+    class_names: list[str] | None
+    image_size: int
+    flip: bool = False
+    seed: int = 0
+    captions: Captions | None = None
+
+    def __post_init__(self) -> None:
+        files, labels = self._labelled_files()
+        if self.captions is not None:
+            self._check_captions(files, self.captions)
         # arrays of bytes, not lists: a worker that touches an object's reference count copies its memory page
         self._files = np.array([os.fsencode(file) for file in files])
-        self._labels = None if labels is None else np.array(labels)
-        self.image_size, self.flip, self.seed, self.captions = image_size, flip, seed, captions
+        self._labels = np.array(labels)
 
     def __len__(self) -> int:
         return len(self._files)
@@ -88,22 +64,53 @@ class ImageFolderDataset(Dataset[Item]):
     def __getitem__(self, key: int) -> Item:
         index = key % len(self)
         path = os.fsdecode(self._files[index])
-        item: Item = {"image": self._pixels(key, path)}
-        if self._labels is not None:
+        flip = self.flip and Random((self.seed << 64) + key).random() < 0.5
+        item: Item = {"image": to_tensor(centre_crop(load_rgb(path), self.image_size), flip)}
+        if self.class_names is not None:
             item["label"] = int(self._labels[index])
         if self.captions is not None:
-            item["caption"] = load_caption(path, self.captions, Random(f"{self.seed}/{key}"))
+            item["caption"] = load_caption(Path(path), self.captions, Random(f"{self.seed}/{key}"))
         return item
 
     def __iter__(self) -> Iterator[Item]:
         """One epoch in order."""
         return (self[index] for index in range(len(self)))
 
-    def _pixels(self, key: int, path: str) -> Tensor:
-        pixels = np.array(centre_crop(load_rgb(path), self.image_size))
-        if self.flip and Random((self.seed << 64) + key).random() < 0.5:
-            pixels = pixels[:, ::-1]
-        return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
+    def _labelled_files(self) -> tuple[list[str], list[int]]:
+        """All files and their classes, if there are any, after trying the first image of each class."""
+        folder, names = self.folder, self.class_names
+        if names is None:
+            files = list_images(folder)
+            if not files:
+                raise ValueError(f"no images in {folder}: put {', '.join(EXTENSIONS)} files there")
+            load_rgb(files[0])
+            return files, []
+        found: list[str] = []
+        labels: list[int] = []
+        for name in class_folders(folder) or ():
+            if name not in names:
+                raise ValueError(f"{folder / name} is a class without training images: remove it or add it to train")
+            files = list_images(folder / name)
+            if not files:
+                raise ValueError(f"the class folder {folder / name} has no images: add some or remove the folder")
+            load_rgb(files[0])
+            found += files
+            labels += [names.index(name)] * len(files)
+        if not found:
+            raise ValueError(
+                f"{folder} has no class folders although the training images have: sort its images likewise"
+            )
+        return found, labels
+
+    def _check_captions(self, files: list[str], captions: Captions) -> None:
+        """Refuse images without caption files, after reading the first."""
+        missing = [file for file in files if not any(Path(file).with_suffix(e).is_file() for e in (".txt", ".json"))]
+        if missing:
+            raise ValueError(
+                f"{len(missing)} of {len(files)} images in {self.folder} have no caption, the first is {missing[0]}: "
+                "write a txt or json file of the same name beside each, or remove them"
+            )
+        load_caption(Path(files[0]), captions, Random(0))
 
 
 class ImageFolderData(ImageData):
@@ -154,8 +161,7 @@ class ImageFolderData(ImageData):
 
     def setup(self, stage: str | None = None) -> None:
         """List the files and try the first image of each class."""
-        self.train_dataset()
-        self.val_dataset()
+        self.train_dataset(), self.val_dataset()
 
     def train_dataset(self) -> ImageFolderDataset:
         """The training images."""
@@ -167,10 +173,8 @@ class ImageFolderData(ImageData):
 
     def _dataset(self, folder: Path, flip: bool) -> ImageFolderDataset:
         if folder not in self._datasets:
-            files, labels = _labelled_files(folder, self.class_names)
-            if self._captions is not None:
-                _check_captions(folder, files, self._captions)
-            self._datasets[folder] = ImageFolderDataset(files, labels, self.image_size, flip, self.seed, self._captions)
+            options = (self.image_size, flip, self.seed, self._captions)
+            self._datasets[folder] = ImageFolderDataset(folder, self.class_names, *options)
         return self._datasets[folder]
 
 
@@ -191,47 +195,12 @@ def class_folders(folder: Path) -> list[str] | None:
     """Sorted names of the class folders; None if the images lie directly in `folder`."""
     entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
     classes = [entry.name for entry in entries if entry.is_dir()]
-    loose = [entry for entry in entries if _is_image(entry.name) and entry.is_file()]
+    loose = [entry.name for entry in entries if _is_image(entry.name) and entry.is_file()]
     if classes and loose:
         raise ValueError(
-            f"{folder} holds both images ({loose[0].name}) and folders ({classes[0]}): move the images into class "
+            f"{folder} holds both images ({loose[0]}) and folders ({classes[0]}): move the images into class "
             "folders, or the folders away for unlabelled training"
         )
     if not classes and not loose:
         raise ValueError(f"no images in {folder}: put {', '.join(EXTENSIONS)} files there, or one folder per class")
     return classes or None
-
-
-def _labelled_files(folder: Path, class_names: list[str] | None) -> tuple[list[str], list[int] | None]:
-    """All files below a folder and their classes, after trying the first image of each class."""
-    if class_names is None:
-        files = list_images(folder)
-        if not files:
-            raise ValueError(f"no images in {folder}: put {', '.join(EXTENSIONS)} files there")
-        load_rgb(files[0])
-        return files, None
-    found: list[str] = []
-    labels: list[int] = []
-    for name in class_folders(folder) or ():
-        if name not in class_names:
-            raise ValueError(f"{folder / name} is a class without training images: remove it or add it to train")
-        files = list_images(folder / name)
-        if not files:
-            raise ValueError(f"the class folder {folder / name} has no images: add some or remove the folder")
-        load_rgb(files[0])
-        found += files
-        labels += [class_names.index(name)] * len(files)
-    if not found:
-        raise ValueError(f"{folder} has no class folders although the training images have: sort its images likewise")
-    return found, labels
-
-
-def _check_captions(folder: Path, files: list[str], captions: Captions) -> None:
-    """Refuse images without caption files, after reading the first."""
-    missing = [file for file in files if not any(Path(file).with_suffix(end).is_file() for end in (".txt", ".json"))]
-    if missing:
-        raise ValueError(
-            f"{len(missing)} of {len(files)} images in {folder} have no caption, the first is {missing[0]}: write a "
-            "txt or json file of the same name beside each, or remove them"
-        )
-    load_caption(files[0], captions, Random(0))

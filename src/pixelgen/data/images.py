@@ -7,18 +7,28 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from lightning.pytorch import LightningDataModule
-from lightning.pytorch.utilities import rank_zero_warn
 from PIL import Image
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 from pixelgen.data.order import ResumableOrder
 
-OTHER_DATA = "the checkpoint was trained on another kind of data: this one is read from its beginning"
-
 Item = dict[str, Any]
 """`image`: uint8 tensor (3, H, W); `label`: int, unless unlabelled; `caption`: str, where asked for."""
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """RGB of 8 bits from any mode: transparent pixels over white, 16-bit grey scaled down."""
+    if image.mode.startswith("I"):  # Pillow would clip these at 255
+        image = Image.fromarray((np.array(image) >> 8).astype(np.uint8))
+    if image.mode in {"LA", "La", "PA", "RGBa"} or "transparency" in image.info:
+        image = image.convert("RGBA")
+    if image.mode != "RGBA":
+        return image.convert("RGB")
+    return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
 
 
 def centre_crop(image: Image.Image, size: int) -> Image.Image:
@@ -33,6 +43,12 @@ def centre_crop(image: Image.Image, size: int) -> Image.Image:
     image = image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.BICUBIC)
     left, upper = (image.width - size) // 2, (image.height - size) // 2
     return image.crop((left, upper, left + size, upper + size))
+
+
+def to_tensor(image: Image.Image, flip: bool = False) -> Tensor:
+    """The pixels of an RGB image as uint8 (3, H, W), with `flip` mirrored left to right."""
+    pixels = np.array(image)[:, ::-1] if flip else np.array(image)
+    return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
 
 
 class ImageData(LightningDataModule):
@@ -51,26 +67,16 @@ class ImageData(LightningDataModule):
     """
 
     class_names: list[str] | None = None
-    captions: bool = False  # whether batches carry `caption`, or text states as `text`
-    text_shape: tuple[int, ...] | None = None  # (L, E) of precomputed text states, known after `setup`
+    captions: bool = False  # whether batches carry `caption`, or text embeddings as `text`
+    text_shape: tuple[int, ...] | None = None  # (L, E) of precomputed text embeddings, known after `setup`
     text_settings: Sequence[dict[str, Any]] = ()  # of the text encoders that made them, where known
 
     def __init__(self, image_size: int, batch_size: int = 32, num_workers: int = 0, seed: int = 0) -> None:
         super().__init__()
-        for name, value, least in (
-            ("image_size", image_size, 1),
-            ("batch_size", batch_size, 1),
-            ("num_workers", num_workers, 0),
-            ("seed", seed, 0),
-        ):
-            if value < least:
-                raise ValueError(f"{name} is {value}: give at least {least}")
-        self.image_size, self.batch_size, self.num_workers, self.seed = (
-            image_size,
-            batch_size,
-            num_workers,
-            seed,
-        )
+        self.image_size, self.batch_size, self.num_workers, self.seed = image_size, batch_size, num_workers, seed
+        for name, least in {"image_size": 1, "batch_size": 1, "num_workers": 0, "seed": 0}.items():
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} is {getattr(self, name)}: give at least {least}")
 
     @property
     def num_classes(self) -> int | None:
@@ -88,23 +94,14 @@ class ImageData(LightningDataModule):
     def prompts(self, count: int) -> list[str]:
         """Captions of the first training images, from the first again where there are fewer than `count`."""
         dataset: Any = self.train_dataset()
-        length = min(count, len(dataset))
-        captions = [dataset[i]["caption"] for i in range(length)]
-        return [captions[i % length] for i in range(count)]
+        captions = [dataset[i]["caption"] for i in range(min(count, len(dataset)))]
+        return [captions[i % len(captions)] for i in range(count)]
 
     def train_dataloader(self) -> DataLoader[Item]:
         """Shuffled full batches of this rank's share, resuming where the trainer's progress says."""
-        dataset = self.train_dataset()
-        world_size, rank = self._shard()
-        order = ResumableOrder(
-            dataset,  # type: ignore[arg-type]
-            self.batch_size,
-            seed=self.seed,
-            world_size=world_size,
-            rank=rank,
-            batches=self._batches_consumed,
-        )
-        return ResumableLoader(dataset, sampler=order, drop_last=True, **self._loading())
+        dataset: Any = self.train_dataset()
+        order = ResumableOrder(dataset, self.batch_size, self.seed, *self._shard(), self._batches_consumed)
+        return ResumableLoader(dataset, sampler=order, drop_last=True, batch_size=self.batch_size, **self._loading())
 
     def val_dataloader(self) -> DataLoader[Item] | list[Any]:
         """Held-out images in order; several ranks get equally many, padded by repeating. Empty list if none."""
@@ -114,11 +111,10 @@ class ImageData(LightningDataModule):
         world_size, rank = self._shard()
         sampler: DistributedSampler[Item] | None
         sampler = DistributedSampler(dataset, world_size, rank, shuffle=False) if world_size > 1 else None
-        return DataLoader(dataset, sampler=sampler, **self._loading())
+        return DataLoader(dataset, sampler=sampler, batch_size=self.batch_size, **self._loading())
 
     def _loading(self) -> dict[str, Any]:
         return {
-            "batch_size": self.batch_size,
             "num_workers": self.num_workers,
             "persistent_workers": self.num_workers > 0,
             "pin_memory": torch.cuda.is_available(),
@@ -147,11 +143,7 @@ def _ignore_signals(worker: int) -> None:
 
 
 class ResumableLoader(DataLoader[Item]):
-    """A loader whose sampler is a `ResumableOrder`.
-
-    Its state tells Lightning that it can resume in mid-epoch, and warns when a checkpoint is continued in an order
-    other than its own.
-    """
+    """A loader whose sampler is a `ResumableOrder`: its state tells Lightning that it can resume in mid-epoch."""
 
     sampler: ResumableOrder
 
@@ -161,13 +153,4 @@ class ResumableLoader(DataLoader[Item]):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on in the order of the run being continued."""
-        own = self.state_dict()
-        changed = [f"{key} {state.get(key)} -> {own[key]}" for key in ("seed", "samples") if state.get(key) != own[key]]
-        if state.keys() != own.keys():
-            rank_zero_warn(OTHER_DATA)
-        elif changed:
-            rank_zero_warn(
-                f"continuing with another order of samples than the checkpoint's ({', '.join(changed)}): "
-                "some samples of this epoch will repeat and others be skipped"
-            )
         self.sampler.load_state_dict(state)

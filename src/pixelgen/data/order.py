@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sized
+from collections.abc import Callable, Iterator, Mapping, Sized
 from typing import Any
 
 import numpy as np
 import torch
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from torch.utils.data import DistributedSampler
+
+OTHER_DATA = "the checkpoint was trained on another kind of data: this one is read from its beginning"
+
+
+def other_order(state: Mapping[str, Any], own: Mapping[str, Any]) -> str:
+    """The beginning of a warning that a checkpoint's order of samples differs from our own; empty if it does not."""
+    changed = [f"{name} {state[name]} -> {own[name]}" for name in own if state[name] != own[name]]
+    return f"continuing with another order of samples than the checkpoint's ({', '.join(changed)})" if changed else ""
 
 
 class ResumableOrder(DistributedSampler[int]):
@@ -22,17 +31,8 @@ class ResumableOrder(DistributedSampler[int]):
     these differ between epochs yet depend on no worker.
 
     It is a `DistributedSampler` so that Lightning leaves it alone whether or not `use_distributed_sampler` is set.
-
-    Args:
-        dataset: What the keys index; only its length counts.
-        batch_size: Batch size of one process.
-        seed: A non-negative integer.
-        world_size: Number of processes W that share each global batch.
-        rank: This process, 0 <= rank < W.
-        batches: Returns the number of batches trained on so far, over all epochs; asked for each new iterator.
-
-    Raises:
-        ValueError: If the data set does not fill one global batch.
+    `batches` returns the number of batches trained on so far, over all epochs, and is asked for each new iterator;
+    `batch_size` is that of one process. A ValueError if the data set does not fill one global batch.
     """
 
     def __init__(
@@ -45,25 +45,20 @@ class ResumableOrder(DistributedSampler[int]):
         batches: Callable[[], int] = lambda: 0,
     ) -> None:
         super().__init__(dataset, num_replicas=world_size, rank=rank, seed=seed, drop_last=True)  # type: ignore[arg-type]
-        self.length, self.batch_size, self.batches = len(dataset), batch_size, batches
-        self.world_size, self.global_batch = world_size, batch_size * world_size
-        self.batches_per_epoch = self.length // self.global_batch
+        self.length, self.batches, self.global_batch = len(dataset), batches, batch_size * world_size
         self._batches_before = self._samples_before = 0  # when the global batch size last changed
-        if self.batches_per_epoch == 0:
+        self.num_samples = self.length // self.global_batch * batch_size  # of an epoch on this rank, our len()
+        if self.num_samples == 0:
             raise ValueError(
                 f"the data set has {self.length} training samples, fewer than one global batch of {self.global_batch} "
                 f"({batch_size} on each of {world_size} processes): lower batch_size or add samples"
             )
 
-    def __len__(self) -> int:
-        """Samples of a trainer's epoch on this rank: as many full batches as the data set has."""
-        return self.batches_per_epoch * self.batch_size
-
     def __iter__(self) -> Iterator[int]:
         """Yield as many keys as an epoch has, from the first sample not consumed yet."""
-        first = self.consumed()
+        first, step = self.consumed(), self.num_replicas
         epoch, permutation = -1, torch.empty(0)
-        for position in range(first + self.rank, first + len(self) * self.world_size, self.world_size):
+        for position in range(first + self.rank, first + len(self) * step, step):
             if position // self.length != epoch:
                 epoch = position // self.length
                 permutation = self.permutation(epoch)
@@ -81,21 +76,22 @@ class ResumableOrder(DistributedSampler[int]):
 
     def state_dict(self) -> dict[str, Any]:
         """What identifies the stream, and what turns a number of batches into a number of samples."""
-        return {
-            "seed": self.seed,
-            "samples": self.length,
-            "global_batch": self.global_batch,
-            "before": [self._batches_before, self._samples_before],
-        }
+        before = [self._batches_before, self._samples_before]
+        return {"seed": self.seed, "samples": self.length, "global_batch": self.global_batch, "before": before}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on after the samples of the run being resumed, also if its global batch size was another one.
 
-        Where that run had another kind of data, without such a state, begin with the first sample.
+        Where that run had another kind of data, without such a state, begin with the first sample. Warns of this, and
+        if the order is not that of the run.
         """
-        if state.keys() != self.state_dict().keys():
+        own = self.state_dict()
+        if state.keys() != own.keys():
+            rank_zero_warn(OTHER_DATA)
             self._batches_before, self._samples_before = self.batches(), 0
             return
+        if change := other_order(state, {name: own[name] for name in ("seed", "samples")}):
+            rank_zero_warn(f"{change}: some samples of this epoch will repeat and others be skipped")
         batches, samples = state["before"]
         if state["global_batch"] != self.global_batch:
             samples += (self.batches() - batches) * state["global_batch"]

@@ -6,9 +6,10 @@ import io
 import sys
 import tarfile
 from argparse import ArgumentError
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from random import Random
 from typing import Literal
@@ -73,13 +74,19 @@ def pack(
         raise ValueError(f"there are no images in {folder}: give a folder with jpg, jpeg, png, webp or bmp files")
     captioned = any(caption_files(Path(file)) for file in files)
     names = None if captioned else class_folders(folder)
+
+    def sample(path: Path) -> dict[str, bytes]:
+        beside = _readable_captions(path) if captioned else {}
+        if names is not None:
+            beside = {"cls": str(names.index(path.relative_to(folder).parts[0])).encode()}
+        return _encoded(path, size, encoding) | beside
+
     Random(seed).shuffle(files)
     packed = Packed(to)
-    samples = _samples(folder, files, captioned, names, size, encoding, packed)
     with atomic(to) as unfinished:
         unfinished.unlink()
         unfinished.mkdir()
-        _write(samples, unfinished, int(shard_mb * 1e6), packed)
+        _write(_samples(files, sample, packed.left_out), unfinished, int(shard_mb * 1e6), packed)
         if not packed.images:
             raise ValueError(f"none of the {len(files)} images in {folder} can be packed: {packed.left_out[0]}")
         if names is not None:
@@ -88,36 +95,25 @@ def pack(
 
 
 def _samples(
-    folder: Path,
-    files: Sequence[str],
-    captioned: bool,
-    names: Sequence[str] | None,
-    size: int | None,
-    encoding: str | None,
-    packed: Packed,
+    files: Sequence[str], sample: Callable[[Path], dict[str, bytes]], left_out: list[str]
 ) -> Iterator[dict[str, bytes]]:
-    """The files of each sample by extension; what cannot be used is noted in `packed`."""
+    """The files of each image's sample by extension; what cannot be used is added to `left_out`."""
     for file in track(files, "Packing", console=Console(stderr=True)):
-        path = Path(file)
-        beside = _readable(caption_files(path)) if captioned else {}
-        if names is not None:
-            beside = {"cls": str(names.index(path.relative_to(folder).parts[0])).encode()}
-        if captioned and not beside:
-            packed.left_out.append(f"{path}: no caption")
-            continue
         try:
-            yield _encoded(path, size, encoding) | beside
+            yield sample(Path(file))
         except Unusable as verdict:
-            packed.left_out.append(f"{path}: {verdict}")
+            left_out.append(f"{file}: {verdict}")
 
 
-def _readable(captions: dict[str, bytes]) -> dict[str, bytes]:
-    """Those of the caption files that hold something: text, or fields of json."""
+def _readable_captions(path: Path) -> dict[str, bytes]:
+    """Those of an image's caption files that hold something, text or fields of json; `Unusable` if none does."""
     kept = {}
-    for extension, content in captions.items():
+    for extension, content in caption_files(path).items():
         with suppress(ValueError):
             if json_fields(content) if extension == "json" else content.decode("utf-8-sig").strip():
                 kept[extension] = content
+    if not kept:
+        raise Unusable("no caption")
     return kept
 
 
@@ -137,18 +133,16 @@ def _encoded(path: Path, size: int | None, encoding: str | None) -> dict[str, by
 
 def _write(samples: Iterator[dict[str, bytes]], folder: Path, limit: int, packed: Packed) -> None:
     """Tars of at most `limit` bytes of files and one sample."""
-    tar, held = None, 0
-    for files in samples:
-        if tar is None or held >= limit:
-            if tar is not None:
-                tar.close()
-            tar, held = tarfile.open(folder / f"{packed.shards:05d}.tar", "w"), 0  # noqa: SIM115, closed at the next one
-            packed.shards += 1
-        write_sample(tar, f"{packed.images:08d}", files)
-        held += sum(map(len, files.values()))
-        packed.images += 1
-    if tar is not None:
-        tar.close()
+    for first in samples:
+        with tarfile.open(folder / f"{packed.shards:05d}.tar", "w") as tar:
+            held = 0
+            for files in chain([first], samples):
+                write_sample(tar, f"{packed.images:08d}", files)
+                packed.images += 1
+                held += sum(map(len, files.values()))
+                if held >= limit:
+                    break
+        packed.shards += 1
 
 
 def main(args: Sequence[str] | None = None) -> Packed:

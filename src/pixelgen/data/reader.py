@@ -32,6 +32,10 @@ class Source:
         names = "\n".join(shard.rpartition("/")[2] for shard in self.shards)
         return f"{len(self.shards)} shards {crc32(names.encode()):08x}"
 
+    def samples(self, skipped: SkipCounts) -> Iterator[Sample]:
+        """All samples in the order of the shards."""
+        return (sample for shard in self.shards for sample in read_shard(shard, skipped))
+
 
 class Position(NamedTuple):
     """Of a reader: pass over all shards, number of its shard in that pass, sample of that shard."""
@@ -70,7 +74,7 @@ def parts_of_pass(source: Source, seed: int, epoch: int, reader: int, readers: i
 
 @dataclass
 class _Block:
-    """Consecutive samples of a reader, which are shuffled among themselves."""
+    """Consecutive samples of a reader, which are shuffled among themselves; `size` is their bytes."""
 
     begin: Position
     end: Position
@@ -78,101 +82,71 @@ class _Block:
     size: int = 0
     complete: bool = False
 
+    def fill(self, stream: Iterator[tuple[Sample | None, Position]], size: int, limit: int) -> None:
+        """Read on until the block is complete, at `limit` bytes or with the pass, or for now holds `size` bytes."""
+        while not self.complete and self.size < size:
+            sample, self.end = next(stream)
+            if sample is not None:
+                self.samples.append(sample)
+                self.size += sample.size
+            self.complete = sample is None or self.size >= limit
 
-class Reader:
-    """One reader's endless samples of a source: pass after pass, in blocks that are shuffled.
-
-    A block ends when it holds `buffer_bytes`, or with the pass. The next one is read as this one is emptied: both
-    together never hold more than `buffer_bytes` and one sample.
-
-    Args:
-        source: What to read.
-        seed: Together with the position decides every order.
-        reader: Number of this reader.
-        readers: How many there are, of all processes and workers.
-        buffer_bytes: Size of the shuffled blocks, of undecoded files.
-        skipped: Gets what is wrong with the shards.
-        state: Where to go on, from another reader's `state` of the same number; the beginning if not given.
-
-    Raises:
-        RuntimeError: While reading, if the source has had no samples in many passes.
-    """
-
-    def __init__(
-        self,
-        source: Source,
-        seed: int,
-        reader: int,
-        readers: int,
-        buffer_bytes: int,
-        skipped: SkipCounts,
-        state: Sequence[int] = (0, 0, 0, 0),
-    ) -> None:
-        self.source, self.seed, self.reader, self.readers = source, seed, reader, readers
-        self.buffer_bytes, self.skipped = buffer_bytes, skipped
-        *position, self._taken = state
-        begin = Position(*position)
-        self._stream = self._read(begin)
-        self._block = self._shuffled(_Block(begin, begin))
-        self._total = self._block.size
-        del self._block.samples[len(self._block.samples) - self._taken :]
-        self._block.size = sum(sample.size for sample in self._block.samples)
-        self._next = _Block(self._block.end, self._block.end)
-
-    @property
-    def held_bytes(self) -> int:
-        """Bytes in memory."""
-        return self._block.size + self._next.size
-
-    def state(self) -> list[int]:
-        """Beginning of the present block (three integers), and how many samples of it were taken."""
-        return [*self._block.begin, self._taken]
-
-    def __iter__(self) -> Iterator[Sample]:
-        return self
-
-    def __next__(self) -> Sample:
-        empty_passes = 0
-        while not self._block.samples:
-            self._block, self._taken = self._shuffled(self._next), 0
-            self._total = self._block.size
-            self._next = _Block(self._block.end, self._block.end)
-            empty_passes += not self._block.samples
-            if empty_passes > 2 * self.readers + 2:  # each reader had its turn at every part
-                raise RuntimeError(
-                    f"no sample could be read from {without_login(self.source.name)} in {empty_passes} passes over it"
-                )
-        sample = self._block.samples.pop()
-        self._taken += 1
-        self._block.size -= sample.size
-        self._fill(self._next, min(self._total, self.buffer_bytes) - self._block.size)
+    def pop(self) -> Sample:
+        """Take the next sample."""
+        sample = self.samples.pop()
+        self.size -= sample.size
         return sample
 
-    def _shuffled(self, block: _Block) -> _Block:
-        self._fill(block, self.buffer_bytes)
-        position = "/".join(map(str, block.begin))
-        Random(f"{self.seed}/{self.source.fingerprint}/{self.reader}/{self.readers}/{position}").shuffle(block.samples)
-        return block
 
-    def _fill(self, block: _Block, size: int) -> None:
-        """Read on until the block is complete, or for now holds `size` bytes."""
-        while not block.complete and block.size < size:
-            sample, block.end = next(self._stream)
-            if sample is not None:
-                block.samples.append(sample)
-                block.size += sample.size
-            block.complete = sample is None or block.size >= self.buffer_bytes
+def read(
+    source: Source,
+    seed: int,
+    reader: int,
+    readers: int,
+    buffer_bytes: int,
+    skipped: SkipCounts,
+    state: Sequence[int] = (0, 0, 0, 0),
+) -> Iterator[tuple[Sample, list[int]]]:
+    """The endless samples of reader number `reader` of `readers`: pass after pass over a source, in shuffled blocks.
 
-    def _read(self, begin: Position) -> Iterator[tuple[Sample | None, Position]]:
-        """Samples from a position on in the order of the shards, each with the position after it; None ends a pass."""
-        number, first = begin.shard, begin.sample
-        for epoch in count(begin.epoch):
-            parts = parts_of_pass(self.source, self.seed, epoch, self.reader, self.readers)
-            for at in range(number, len(parts)):
-                part = parts[at]
-                for i, sample in enumerate(read_shard(part.shard, self.skipped, epoch)):
-                    if i >= first and i % part.step == part.first:
-                        yield sample, Position(epoch, at, i + 1)
-                first = 0
-            number = 0
-            yield None, Position(epoch + 1)
+    A block ends when it holds `buffer_bytes` of undecoded files, or with the pass. The next one is read as this one
+    is emptied: both together never hold more than `buffer_bytes` and one sample. With each sample comes the state from
+    which a reader of the same number goes on after it: where the block begins (three integers), and how many samples of
+    it were taken. What is wrong with the shards goes to `skipped`. A RuntimeError if many passes are without samples.
+    """
+    position, taken = Position(*state[:3]), state[3]
+    stream = _in_order(source, seed, reader, readers, skipped, position)
+    following, empty = _Block(position, position), 0
+    while empty <= 2 * readers + 2:  # each reader had its turn at every part
+        block = following
+        block.fill(stream, buffer_bytes, buffer_bytes)
+        empty = 0 if block.samples else empty + 1
+        full = min(block.size, buffer_bytes)
+        place = "/".join(map(str, block.begin))
+        Random(f"{seed}/{source.fingerprint}/{reader}/{readers}/{place}").shuffle(block.samples)
+        for _ in range(min(taken, len(block.samples))):
+            block.pop()
+        following = _Block(block.end, block.end)
+        while block.samples:
+            sample = block.pop()
+            taken += 1
+            following.fill(stream, full - block.size, buffer_bytes)
+            yield sample, [*block.begin, taken]
+        taken = 0
+    raise RuntimeError(f"no sample could be read from {without_login(source.name)} in {empty} passes over it")
+
+
+def _in_order(
+    source: Source, seed: int, reader: int, readers: int, skipped: SkipCounts, begin: Position
+) -> Iterator[tuple[Sample | None, Position]]:
+    """Samples from a position on in the order of the shards, each with the position after it; None ends a pass."""
+    for epoch in count(begin.epoch):
+        parts = parts_of_pass(source, seed, epoch, reader, readers)
+        for at in range(begin.shard, len(parts)):
+            shard, first, step = parts[at]
+            for i, sample in enumerate(read_shard(shard, skipped, epoch)):
+                if i >= begin.sample and i % step == first:
+                    yield sample, Position(epoch, at, i + 1)
+            begin = Position(epoch, at + 1)
+        begin = Position(epoch + 1)
+        yield None, begin

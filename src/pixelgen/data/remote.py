@@ -11,30 +11,21 @@ from typing import Any
 from aiohttp import ClientConnectorError, ClientResponseError, ClientTimeout
 from fsspec.core import url_to_fs
 
-PASSING = {408, 425, 429, 500, 502, 503, 504}
-"""Status codes of servers that may answer a later request."""
-VERSION = ("size", "ETag", "etag", "Last-Modified", "LastModified")
-"""What tells two versions of a file apart, where a server says it."""
+PASSING = {408, 425, 429, 500, 502, 503, 504}  # status codes of servers that may answer a later request
+VERSION = ("size", "ETag", "etag", "Last-Modified", "LastModified")  # tell versions apart, where a server says them
 
 
 class RemoteFile(io.RawIOBase):
     """A file by its URL: http, https, s3, gs and whatever else fsspec has a package for.
 
     After a failure the file is opened again at the same byte; without support for ranges, what was read is passed over.
-
-    Args:
-        url: `user:password@` in front of an http host is for that host alone. Proxies come from the environment.
-
-    Raises:
-        ImportError, ValueError: if fsspec cannot open such URLs.
-        OSError: here or while reading, if the file is missing or refused, if `attempts` have failed without one more
-            byte in between, or if the file has changed since its beginning was read.
+    `user:password@` in front of an http host is for that host alone. Proxies come from the environment. An ImportError
+    or ValueError if fsspec cannot open such URLs; an OSError, here or while reading, if the file is missing or refused,
+    if `attempts` have failed without one more byte in between, or if the file has changed since its beginning was read.
     """
 
-    timeout = 60.0
-    """Seconds without a byte, after which a connection counts as broken."""
-    attempts = 6
-    """How often the same block is asked for, after pauses of 1, 2, 4, … seconds."""
+    timeout = 60.0  # seconds without a byte, after which a connection counts as broken
+    attempts = 6  # at the same block, after pauses of 1, 2, 4, … seconds
     block_bytes = 1 << 22
 
     def __init__(self, url: str) -> None:

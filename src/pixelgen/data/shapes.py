@@ -18,8 +18,7 @@ from pixelgen.data.images import ImageData, Item
 DEFAULT_SHAPES = ("circle", "square", "triangle", "star")
 DEFAULT_COLORS = tuple(PALETTE)
 
-Placement = tuple[float, float, float]
-"""Centre x, centre y and radius, in units of the image's side."""
+Placement = tuple[float, float, float]  # centre x, centre y and radius, in units of the image's side
 
 
 @dataclass(frozen=True)
@@ -69,89 +68,9 @@ def _check_range(name: str, value: float, least: float, most: float) -> None:
         raise ValueError(f"{name} is {value}: give a number from {least} to {most}")
 
 
-@dataclass(frozen=True)
-class ShapeSettings:
-    """What images may show; the arguments are those of `ShapesData`.
-
-    Raises:
-        ValueError: if a name is unknown or repeated, or a number out of range.
-    """
-
-    image_size: int = 32
-    shapes: Sequence[str] = DEFAULT_SHAPES
-    colors: Sequence[str] = DEFAULT_COLORS
-    max_objects: int = 1
-    tasks: Mapping[str, float] | None = None
-
-    def __post_init__(self) -> None:
-        _check_names("shapes", self.shapes, SHAPES)
-        _check_names("colors", self.colors, PALETTE)
-        _check_range("image_size", self.image_size, 32, 256)
-        _check_range("max_objects", self.max_objects, 1, 4)
-        if self.tasks is None:
-            return
-        _check_names("tasks", list(self.tasks), self.possible_tasks)
-        tasks = {task: self.tasks[task] for task in self.possible_tasks if task in self.tasks}  # in one order
-        if min(tasks.values()) < 0 or not 0 < sum(tasks.values()) < math.inf:
-            raise ValueError(f"tasks are {tasks}: give weights of at least 0, not all of them 0")
-        object.__setattr__(self, "tasks", tasks)
-
-    @property
-    def possible_tasks(self) -> list[str]:
-        """The GenEval tasks that so many shapes, colours and objects allow."""
-        several, kinds = self.max_objects > 1, len(self.shapes) > 1
-        possible = {
-            "single_object": True,
-            "colors": True,
-            "counting": several,
-            "two_object": several and kinds,
-            "position": several and kinds,
-            "color_attr": several and kinds and len(self.colors) > 1,
-        }
-        return [task for task, is_possible in possible.items() if is_possible]
-
-
-def draw(seed: int, index: int, settings: ShapeSettings = ShapeSettings()) -> tuple[Tensor, Scene]:
-    """Draw image `index` of the endless set `seed`: uint8 (3, image_size, image_size) and the scene it shows."""
-    # not numpy's generators: setting one up for every image would take longer than the drawing
-    random = Random((seed << 64) + index)
-    scene = compose(random, settings)
-    image = background(random, settings.image_size)
-    for thing in scene.objects:
-        light = random.uniform(-7, 7)
-        rgb = np.array([c + light + random.uniform(-6, 6) for c in PALETTE[thing.color]], dtype=np.float32)
-        paint(image, thing.shape, rgb, (thing.x, thing.y), thing.radius, thing.angle)
-    return torch.from_numpy(np.clip(image + np.float32(0.5), 0, 255).astype(np.uint8)), scene
-
-
-def compose(random: Random, settings: ShapeSettings) -> Scene:
-    """Choose a GenEval task, evenly among the possible ones or by weight, then objects, their places, the caption."""
-    shapes, colors, tasks = settings.shapes, settings.colors, settings.tasks
-    if tasks is None:
-        kind = random.choice(settings.possible_tasks)
-    else:
-        kind = random.choices(list(tasks), list(tasks.values()))[0]
-    count = 1 if kind in {"single_object", "colors"} else 2
-    relation = random.choice(tuple(RELATIONS))
-    if kind == "counting":
-        count = random.randint(2, min(4, settings.max_objects))
-        names = [random.choice(shapes)] * count
-    else:
-        names = random.sample(shapes, count)
-    paints = random.sample(colors, count) if kind == "color_attr" else [random.choice(colors) for _ in names]
-    placements = _placements(random, count, relation if kind == "position" else None)
-    objects = tuple(
-        ShapeObject(name, color, *placement, random.uniform(-20, 20))
-        for name, color, placement in zip(names, paints, placements, strict=True)
-    )
-    label = shapes.index(names[0]) * len(colors) + colors.index(paints[0]) if count == 1 else None
-    return Scene(objects, kind, _caption(kind, objects, relation), label)
-
-
+# GenEval's relations with the direction from the second object to the first
 RELATIONS = {"left of": (-1, 0), "right of": (1, 0), "above": (0, -1), "below": (0, 1)}
-"""GenEval's relations with the direction from the second object to the first."""
-
-_RADII = {1: (0.22, 0.38), 2: (0.15, 0.22), 3: (0.14, 0.19), 4: (0.13, 0.17)}
+_RADII = {1: (0.22, 0.38), 2: (0.15, 0.22), 3: (0.14, 0.19), 4: (0.13, 0.17)}  # ranges by the number of objects
 
 
 def _placements(random: Random, count: int, relation: str | None) -> list[Placement]:
@@ -191,28 +110,36 @@ def _caption(kind: str, objects: tuple[ShapeObject, ...], relation: str) -> str:
     return "a photo of " + " and ".join(with_article(word) for word in words)
 
 
+@dataclass(eq=False)
 class ShapesDataset(Dataset[Item]):
     """Images of coloured shapes, each a pure function of (seed, key).
 
-    Its length is nominal: any key >= 0 may be asked for, and each gives another image, so no epoch repeats one.
-
-    Args:
-        seed: names one endless sequence of images.
-        length: number of images that count as one epoch.
-        settings: what the images show.
-        captions: whether items carry a caption.
+    Its length is nominal: any key >= 0 may be asked for, and each gives another image, so no epoch repeats one. The
+    arguments are those of `ShapesData`; a ValueError says which name is unknown or repeated, or number out of range.
     """
 
-    def __init__(
-        self,
-        seed: int = 0,
-        length: int = 50_000,
-        settings: ShapeSettings = ShapeSettings(),
-        captions: bool = False,
-    ) -> None:
-        _check_range("length", length, 1, math.inf)
-        _check_range("seed", seed, 0, math.inf)
-        self.seed, self.length, self.settings, self.captions = seed, length, settings, captions
+    image_size: int = 32
+    shapes: Sequence[str] = DEFAULT_SHAPES
+    colors: Sequence[str] = DEFAULT_COLORS
+    max_objects: int = 1
+    captions: bool = False
+    tasks: Mapping[str, float] | None = None
+    seed: int = 0
+    length: int = 50_000
+
+    def __post_init__(self) -> None:
+        _check_names("shapes", self.shapes, SHAPES)
+        _check_names("colors", self.colors, PALETTE)
+        _check_range("image_size", self.image_size, 32, 256)
+        _check_range("max_objects", self.max_objects, 1, 4)
+        _check_range("length", self.length, 1, math.inf)
+        _check_range("seed", self.seed, 0, math.inf)
+        possible = self.possible_tasks
+        weights = dict.fromkeys(possible, 1.0) if self.tasks is None else self.tasks
+        _check_names("tasks", list(weights), possible)
+        self._tasks = {task: weights[task] for task in possible if task in weights}  # in one order
+        if min(self._tasks.values()) < 0 or not 0 < sum(self._tasks.values()) < math.inf:
+            raise ValueError(f"tasks are {self._tasks}: give weights of at least 0, not all of them 0")
 
     def __len__(self) -> int:
         return self.length
@@ -220,7 +147,7 @@ class ShapesDataset(Dataset[Item]):
     def __getitem__(self, key: int) -> Item:
         image, scene = self.draw(key)
         item: Item = {"image": image}
-        if self.settings.max_objects == 1:
+        if self.max_objects == 1:
             item["label"] = scene.label
         if self.captions:
             item["caption"] = scene.caption
@@ -230,13 +157,57 @@ class ShapesDataset(Dataset[Item]):
         """One nominal epoch."""
         return (self[index] for index in range(self.length))
 
+    @property
+    def possible_tasks(self) -> list[str]:
+        """The GenEval tasks that so many shapes, colours and objects allow."""
+        several, kinds = self.max_objects > 1, len(self.shapes) > 1
+        possible = {
+            "single_object": True,
+            "colors": True,
+            "counting": several,
+            "two_object": several and kinds,
+            "position": several and kinds,
+            "color_attr": several and kinds and len(self.colors) > 1,
+        }
+        return [task for task, is_possible in possible.items() if is_possible]
+
     def draw(self, key: int) -> tuple[Tensor, Scene]:
-        """Image `key`, uint8 (3, H, W), and what it shows."""
-        return draw(self.seed, key, self.settings)
+        """Image `key`, uint8 (3, image_size, image_size), and the scene that it shows."""
+        # not numpy's generators: setting one up for every image would take longer than the drawing
+        random = Random((self.seed << 64) + key)
+        scene = self._compose(random)
+        image = background(random, self.image_size)
+        for thing in scene.objects:
+            light = random.uniform(-7, 7)
+            rgb = np.array([c + light + random.uniform(-6, 6) for c in PALETTE[thing.color]], dtype=np.float32)
+            paint(image, thing.shape, rgb, (thing.x, thing.y), thing.radius, thing.angle)
+        return torch.from_numpy(np.clip(image + np.float32(0.5), 0, 255).astype(np.uint8)), scene
+
+    def _compose(self, random: Random) -> Scene:
+        """Choose a GenEval task, evenly among the possible ones or by weight, then objects, places and the caption."""
+        shapes, colors = self.shapes, self.colors
+        kinds, weights = list(self._tasks), list(self._tasks.values())
+        # not by equal weights where there are none, which would take other random numbers
+        kind = random.choice(kinds) if self.tasks is None else random.choices(kinds, weights)[0]
+        count = 1 if kind in {"single_object", "colors"} else 2
+        relation = random.choice(tuple(RELATIONS))
+        if kind == "counting":
+            count = random.randint(2, min(4, self.max_objects))
+            names = [random.choice(shapes)] * count
+        else:
+            names = random.sample(shapes, count)
+        paints = random.sample(colors, count) if kind == "color_attr" else [random.choice(colors) for _ in names]
+        placements = _placements(random, count, relation if kind == "position" else None)
+        objects = tuple(
+            ShapeObject(name, color, *placement, random.uniform(-20, 20))
+            for name, color, placement in zip(names, paints, placements, strict=True)
+        )
+        label = shapes.index(names[0]) * len(colors) + colors.index(paints[0]) if count == 1 else None
+        return Scene(objects, kind, _caption(kind, objects, relation), label)
 
 
 class ShapesData(ImageData):
-    """Coloured shapes drawn by code: needs no files, never ends, and can be judged exactly (`metrics.judge`).
+    """Coloured shapes drawn by code: needs no files, never ends, and can be judged exactly (`evaluation.shapes_judge`).
 
     Class names read "red circle"; with several objects to an image there are no classes, only captions, in the
     grammar of GenEval: "a photo of a red circle and a blue square".
@@ -271,7 +242,7 @@ class ShapesData(ImageData):
         val_length: int = 1_000,
     ) -> None:
         super().__init__(image_size, batch_size, num_workers, seed)
-        self.settings = ShapeSettings(image_size, shapes, colors, max_objects, tasks)
+        self._settings = (image_size, shapes, colors, max_objects, captions, tasks)
         self.shapes, self.colors, self.max_objects, self.captions = list(shapes), list(colors), max_objects, captions
         self.length, self.val_length = length, val_length
         self.class_names = class_names(shapes, colors) if max_objects == 1 else None
@@ -279,8 +250,8 @@ class ShapesData(ImageData):
 
     def train_dataset(self) -> ShapesDataset:
         """The endless training sequence."""
-        return ShapesDataset(2 * self.seed, self.length, self.settings, self.captions)
+        return ShapesDataset(*self._settings, 2 * self.seed, self.length)
 
     def val_dataset(self) -> ShapesDataset:
         """The validation sequence, which shares no random number with any training sequence."""
-        return ShapesDataset(2 * self.seed + 1, self.val_length, self.settings, self.captions)
+        return ShapesDataset(*self._settings, 2 * self.seed + 1, self.val_length)

@@ -3,37 +3,32 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
-from torch.utils.data import IterableDataset
 
 from pixelgen.data.captions import Captions
 from pixelgen.data.decoding import Decoder, Unusable
 from pixelgen.data.images import ImageData, Item
 from pixelgen.data.reader import Source
 from pixelgen.data.remote import without_login
-from pixelgen.data.stream import Reading, ShardLoader, ShardStream
-from pixelgen.data.tars import SkipCounts, expand_shards, is_remote, read_shard
+from pixelgen.data.stream import ShardLoader, ShardStream
+from pixelgen.data.tars import SkipCounts, expand_shards, is_remote
 
-CLASSES = "classes.txt"
-"""Names of the classes, one a line, beside the shards."""
-ENCODER = "text_states.json"
-"""Settings of the text encoder that made the text states, beside the shards."""
-PROBED = 10_000
-"""Samples tried before a source is given up as having none that can be used, or no captions."""
+CLASSES = "classes.txt"  # names of the classes, one a line, beside the shards
+ENCODER = "text_states.json"  # settings of the encoder that made the text embeddings, beside the shards
+PROBED = 10_000  # samples tried before a source is given up as having none that can be used, or no captions
 
 
 class ShardData(ImageData):
     """Images streamed from webdataset tars, centre-cropped as in ADM.
 
     A sample is an image (`jpg`, `jpeg`, `png` or `webp`) and, of the same name, what stands for it: `cls` (a class
-    number or name), `txt` or `json` (captions), `safetensors` or `npy` (precomputed text states). Batches have
+    number or name), `txt` or `json` (captions), `safetensors` or `npy` (precomputed text embeddings). Batches have
     `label` if the classes are known, `caption` with `captions`, `text` with `text_states`.
 
     Each pass over the shards is one permutation, drawn from (seed, pass) and split across all workers of all processes:
@@ -61,7 +56,7 @@ class ShardData(ImageData):
         num_classes: number of classes; null to count `class_names`, or for unlabelled data.
         class_names: names of the classes; null for the lines of `classes.txt` beside the first shard, if there is one.
         captions: how captions are chosen and changed; null for none.
-        text_states: whether batches have precomputed text states.
+        text_states: whether batches have precomputed text embeddings.
         min_side: images with fewer pixels on their shorter side are skipped; the published text recipe takes
             `image_size`.
         buffer_mb: megabytes of undecoded files that each worker holds for shuffling.
@@ -106,9 +101,8 @@ class ShardData(ImageData):
                 f"num_classes out, or correct class_names or {CLASSES} beside the shards"
             )
         self._num_classes = num_classes if num_classes is not None else super().num_classes
-        self._decode = Decoder(
-            image_size, seed, self.class_names, self._num_classes, captions, text_states, min_side, flip
-        )
+        names, classes = self.class_names, self._num_classes
+        self._decode = Decoder(image_size, seed, names, classes, captions, text_states, min_side, flip)
         self._decode_val = replace(self._decode, flip=False)
         self._loader: ShardLoader | None = None
         self._probed = False
@@ -123,9 +117,8 @@ class ShardData(ImageData):
     @property
     def skipped(self) -> dict[str, int]:
         """What this process has left out of the training data so far, by reason."""
-        if self._loader is None:
-            return dict.fromkeys(SkipCounts.REASONS, 0)
-        return dict(zip(SkipCounts.REASONS, self._loader.skipped.tolist(), strict=True))
+        counts = [0] * len(SkipCounts.REASONS) if self._loader is None else self._loader.skipped.tolist()
+        return dict(zip(SkipCounts.REASONS, counts, strict=True))
 
     def setup(self, stage: str | None = None) -> None:
         """Read each source up to its first usable sample."""
@@ -146,57 +139,46 @@ class ShardData(ImageData):
     def prompts(self, count: int) -> list[str]:
         """Captions of the first usable samples of the first source, from the first again where there are fewer.
 
-        Raises:
-            ValueError: if the samples have no captions, only text states.
+        A ValueError if the samples have no captions, only text embeddings.
         """
         if count > self._asked:  # read once: later, a server may not answer
-            self._prompts, self._asked = list(islice(self._captions(), count)), count
+            captions = self._decode.captions or Captions(prefix_probability=0)  # also where batches have embeddings
+            decode, skipped = Decoder(self.image_size, self.seed, captions=captions), SkipCounts(quiet=True)
+            usable = decode.usable(zip(self.sources[0].samples(skipped), range(PROBED), strict=False), skipped)
+            self._prompts, self._asked = [item["caption"] for item, _ in islice(usable, count)], count
         if not self._prompts:
             raise ValueError("the shards hold no captions that could serve as prompts: give prompts to the callback")
         return [self._prompts[i % len(self._prompts)] for i in range(count)]
-
-    def _captions(self) -> Iterator[str]:
-        """Captions of the first source, in the order of its shards; also where batches have states instead."""
-        captions = self._decode.captions or Captions(prefix_probability=0)
-        decode, skipped = Decoder(self.image_size, self.seed, captions=captions), SkipCounts(quiet=True)
-        samples = (sample for shard in self.sources[0].shards for sample in read_shard(shard, skipped))
-        for sample in islice(samples, PROBED):
-            with suppress(Unusable):
-                yield decode(sample)["caption"]
 
     def train_dataset(self) -> ShardStream:
         """The training batches of this process, without end."""
         return self._stream(self.sources, self._decode, self.length)
 
-    def val_dataset(self) -> IterableDataset[Item] | None:
+    def val_dataset(self) -> ShardStream | None:
         """The held-out batches of this process, without end; None if there are none."""
         return self._stream(self.val_sources, self._decode_val, self.val_length) if self.val_sources else None
 
     def train_dataloader(self) -> ShardLoader:  # type: ignore[override]
         """Batches of this process' share of the shards, going on where the trainer's progress says."""
-        self._loader = self._load(self.train_dataset(), "length", endless=True)
+        self._loader = self._load(self.train_dataset(), "length", self._batches_consumed)
         return self._loader
 
     def val_dataloader(self) -> ShardLoader | list[Any]:  # type: ignore[override]
         """The same held-out batches each time. Empty list if there are none."""
         stream = self.val_dataset()
-        return self._load(stream, "val_length", endless=False) if isinstance(stream, ShardStream) else []
+        return [] if stream is None else self._load(stream, "val_length")
 
     def _stream(self, sources: list[Source], decode: Decoder, length: int) -> ShardStream:
-        reading = Reading(sources, decode, self.seed, self.buffer_bytes)
-        return ShardStream(reading, self.batch_size, length, *self._shard())
+        return ShardStream(sources, decode, self.batch_size, length, self.seed, self.buffer_bytes, *self._shard())
 
-    def _load(self, stream: ShardStream, length: str, endless: bool) -> ShardLoader:
-        global_batch = self.batch_size * stream.world_size
-        if stream.length < global_batch:
+    def _load(self, stream: ShardStream, length: str, consumed: Callable[[], int] | None = None) -> ShardLoader:
+        loader = ShardLoader(stream, consumed, self._gather, **self._loading())
+        if not len(loader):
             raise ValueError(
-                f"{length} is {stream.length}, less than one global batch of {global_batch} ({self.batch_size} on "
-                f"each of {stream.world_size} processes): raise it or lower batch_size"
+                f"{length} is {stream.length}, less than one global batch of {self.batch_size * stream.world_size} "
+                f"({self.batch_size} on each of {stream.world_size} processes): raise it or lower batch_size"
             )
-        options = self._loading()
-        del options["batch_size"]  # the stream makes whole batches
-        consumed = self._batches_consumed if endless else lambda: 0
-        return ShardLoader(stream, stream.length // global_batch, consumed, self._gather, endless, **options)
+        return loader
 
     def _gather(self, states: Tensor) -> Tensor:
         """Integers of all processes, stacked."""
@@ -229,7 +211,7 @@ def _names_beside(shard: str) -> list[str] | None:
 
 
 def _settings_beside(sources: list[Source]) -> list[dict[str, Any]]:
-    """Settings of the encoders whose states local sources hold, as far as their folders tell."""
+    """Settings of the encoders whose text embeddings local sources hold, as far as their folders tell."""
     found = dict.fromkeys(Path(s.shards[0]).parent / ENCODER for s in sources if not is_remote(s.shards[0]))
     try:
         return [json.loads(path.read_text()) for path in found if path.is_file()]
@@ -238,14 +220,9 @@ def _settings_beside(sources: list[Source]) -> list[dict[str, Any]]:
 
 
 def first_item(source: Source, decode: Decoder) -> Item:
-    """The first usable item of a source.
-
-    Raises:
-        ValueError: naming the source and what was wrong with its samples, if there is none.
-    """
+    """The first usable item of a source; a ValueError says what was wrong with its samples if there is none."""
     skipped, example = SkipCounts(quiet=True), ""
-    samples = (sample for shard in source.shards for sample in read_shard(shard, skipped))
-    for sample in islice(samples, PROBED):
+    for sample in islice(source.samples(skipped), PROBED):
         try:
             return decode(sample)
         except Unusable as verdict:

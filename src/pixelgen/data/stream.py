@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import chain
 from random import Random
 from typing import Any
 
@@ -13,121 +14,66 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, default_collate, get_worker_info
 
-from pixelgen.data.decoding import Decoder, Unusable
-from pixelgen.data.images import OTHER_DATA, Item
-from pixelgen.data.reader import Reader, Source
+from pixelgen.data.decoding import Decoder
+from pixelgen.data.order import OTHER_DATA, other_order
+from pixelgen.data.reader import Source, read
 from pixelgen.data.tars import SkipCounts
 
 Batch = dict[str, Any]
-State = list[int]
-"""How many items a mixture has given, then four integers of each source's reader."""
+State = list[int]  # of a worker: how many items it has given, then four integers of each source's reader
 
 
-@dataclass(frozen=True)
-class Reading:
-    """What the workers of all processes read, and how.
+@dataclass(eq=False)
+class ShardStream(IterableDataset[Batch]):
+    """Endless batches of one process' share of the shards; each worker reads a part of it.
 
-    Args:
-        sources: the shards.
-        decode: makes the item of a sample.
-        seed: decides every order.
-        buffer_bytes: bytes of undecoded files that each worker holds for shuffling, for all sources together.
+    Items come from the sources in proportion to their weights. For shuffling, each worker holds `buffer_bytes` of
+    undecoded files of all sources together. `length` items of all processes count as one epoch. Batches have beside
+    their items two tensors for `ShardLoader`: `state`, of the part that made them, after them; and `skipped`, what
+    their worker has left out since its last batch.
     """
 
     sources: Sequence[Source]
     decode: Decoder
+    batch_size: int
+    length: int
     seed: int = 0
     buffer_bytes: int = 1 << 27
-
-    @property
-    def beginning(self) -> State:
-        """The state of a mixture that has given nothing yet."""
-        return [0] * (1 + 4 * len(self.sources))
-
-
-class Mixture:
-    """The endless items of reader number `reader` of `readers`, from several sources in proportion to their weights.
-
-    Args:
-        reading: what to read.
-        reader: number of this reader.
-        readers: how many there are, of all processes and workers.
-        skipped: gets what is left out.
-        state: where to resume; the beginning if empty.
-    """
-
-    def __init__(
-        self, reading: Reading, reader: int, readers: int, skipped: SkipCounts, state: State | None = None
-    ) -> None:
-        state = state or reading.beginning
-        self.decode, self.skipped, self.given = reading.decode, skipped, state[0]
-        self.weights = [source.weight for source in reading.sources]
-        self._choice = f"{reading.seed}/{reader}/{readers}"
-        size = reading.buffer_bytes // len(reading.sources)
-        self.readers = [
-            Reader(source, reading.seed, reader, readers, size, skipped, state[1 + 4 * i : 5 + 4 * i])
-            for i, source in enumerate(reading.sources)
-        ]
-
-    def state(self) -> State:
-        """What a mixture of the same number needs to go on from here."""
-        return [self.given, *(value for reader in self.readers for value in reader.state())]
-
-    def __iter__(self) -> Iterator[Item]:
-        return self
-
-    def __next__(self) -> Item:
-        (reader,) = Random(f"{self._choice}/{self.given}").choices(self.readers, self.weights)
-        self.given += 1
-        while True:
-            sample = next(reader)
-            try:
-                return self.decode(sample)
-            except Unusable as verdict:
-                self.skipped.add(verdict.reason, f"{sample.key} in {sample.shard} ({verdict.detail})")
-
-
-class ShardStream(IterableDataset[Batch]):
-    """Endless batches of one process' share of the shards; each worker reads a part of it.
-
-    Batches have beside their items two tensors for `ShardLoader`: `state`, of the mixture that made them, after
-    them; and `skipped`, what their worker has left out since its last batch.
-
-    Args:
-        reading: what to read.
-        batch_size: items in a batch.
-        length: items of all processes that count as one epoch.
-        world_size: number of processes.
-        rank: this process.
-    """
-
-    def __init__(self, reading: Reading, batch_size: int, length: int, world_size: int = 1, rank: int = 0) -> None:
-        self.reading, self.batch_size, self.length = reading, batch_size, length
-        self.world_size, self.rank = world_size, rank
-        self.first = 0  # number of the first batch
-        self.states: list[State] = []  # where each worker goes on; empty for the beginning
+    world_size: int = 1
+    rank: int = 0
+    first: int = field(default=0, init=False)  # number of the first batch
+    states: list[State] = field(default_factory=list, init=False)  # where each part goes on; empty for the beginning
 
     def __len__(self) -> int:
-        """Items that count as one epoch."""
         return self.length
+
+    def state(self, part: int) -> State:
+        """Where a part goes on."""
+        return self.states[part] if self.states else [0] * (1 + 4 * len(self.sources))
 
     def __iter__(self) -> Iterator[Batch]:
         """Batches number `first` + worker, + workers, …: those that a loader asks this worker for."""
         info = get_worker_info()
         worker, workers = (0, 1) if info is None else (info.id, info.num_workers)
         part = (self.first + worker) % workers  # batch b is always made by part b mod workers
-        skipped = SkipCounts()
         reader, readers = self.rank * workers + part, self.world_size * workers
-        mixture = Mixture(self.reading, reader, readers, skipped, self.states[part] if self.states else None)
+        given, *state = self.state(part)
+        states = [state[i : i + 4] for i in range(0, len(state), 4)]
+        skipped, size = SkipCounts(), self.buffer_bytes // len(self.sources)
+        sources = [
+            self.decode.usable(read(source, self.seed, reader, readers, size, skipped, state), skipped)
+            for source, state in zip(self.sources, states, strict=True)
+        ]
+        weights = [source.weight for source in self.sources]
         while True:
-            batch = collate([next(mixture) for _ in range(self.batch_size)])
-            batch["state"], batch["skipped"] = torch.tensor(mixture.state()), torch.tensor(skipped.take())
-            yield batch
-
-
-def collate(items: Sequence[Item]) -> Batch:
-    """One batch of items: tensors stacked, labels as a tensor, captions as a list."""
-    return default_collate(list(items))
+            items = []
+            for number in range(given, given + self.batch_size):
+                (i,) = Random(f"{self.seed}/{reader}/{readers}/{number}").choices(range(len(sources)), weights)
+                item, states[i] = next(sources[i])
+                items.append(item)
+            given += self.batch_size
+            after = torch.tensor([given, *chain(*states)])
+            yield default_collate(items) | {"state": after, "skipped": torch.tensor(skipped.take())}
 
 
 def _stop(running: list[Iterator[Batch]]) -> None:
@@ -142,26 +88,20 @@ def _stop(running: list[Iterator[Batch]]) -> None:
 class ShardLoader:
     """Batches of a `ShardStream`, a fixed number an epoch, going on where the last epoch ended.
 
-    Args:
-        stream: What makes the batches.
-        epoch_batches: Batches in an epoch of this process.
-        consumed: Returns the number of batches trained on so far; asked when reading begins and for each `state_dict`.
-        gather: Stacks a tensor of integers of all processes, this one's being given.
-        endless: Whether an epoch goes on where the last one ended; false for the same batches in each.
-        options: Arguments of the `DataLoader`.
+    `consumed` returns the number of batches trained on so far, and is asked when reading begins and for each
+    `state_dict`; without it each epoch has the same batches. `gather` stacks a tensor of integers of all processes,
+    this one's being given. `options` are arguments of the `DataLoader`.
     """
 
     def __init__(
         self,
         stream: ShardStream,
-        epoch_batches: int,
-        consumed: Callable[[], int] = lambda: 0,
+        consumed: Callable[[], int] | None = None,
         gather: Callable[[Tensor], Tensor] = lambda states: states[None],
-        endless: bool = True,
         **options: Any,
     ) -> None:
-        self.stream, self.epoch_batches, self.consumed, self.gather = stream, epoch_batches, consumed, gather
-        self.endless, self.options = endless, options
+        self.stream, self.gather, self.options = stream, gather, options
+        self.endless, self.consumed = consumed is not None, consumed or (lambda: 0)
         self.workers: int = max(1, options.get("num_workers", 0))
         self.skipped = torch.zeros(len(SkipCounts.REASONS), dtype=torch.int64)
         self._running: list[Iterator[Batch]] = []  # at most one
@@ -171,14 +111,14 @@ class ShardLoader:
         self._states: dict[int, State] = {}  # after each of the newest batches, by their numbers
 
     def __len__(self) -> int:
-        return self.epoch_batches
+        return self.stream.length // (self.stream.batch_size * self.stream.world_size)
 
     def __iter__(self) -> Iterator[Batch]:
         """The batches of one epoch."""
         if not self._running or not self.endless:
             self.stream.first = self._fetched = self.consumed()
             self._running[:] = [iter(DataLoader(self.stream, batch_size=None, **self.options))]
-        for _ in range(self.epoch_batches):
+        for _ in range(len(self)):
             batch = next(self._running[0])
             self._states[self._fetched] = batch.pop("state").tolist()
             self._states.pop(self._fetched - 4 * self.workers - 4, None)  # no checkpoint lags that far behind
@@ -191,9 +131,12 @@ class ShardLoader:
 
         Call it in all processes.
         """
-        states = torch.tensor([self._state(part) for part in range(self.workers)])
-        gathered = {"states": self.gather(states).tolist(), "skipped": self.gather(self.skipped).sum(0).tolist()}
-        return self._order() | gathered
+        last, states = self.consumed() - 1, []
+        for part in range(self.workers):
+            newest = last - (last - part) % self.workers  # of this part's batches that were trained on
+            states.append(self._states.get(newest, self.stream.state(part)))
+        gathered = {"states": self.gather(torch.tensor(states)), "skipped": self.gather(self.skipped).sum(0)}
+        return self._order() | {name: tensor.tolist() for name, tensor in gathered.items()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where a run stopped; with other readers or sources, after the passes that it had begun."""
@@ -203,32 +146,22 @@ class ShardLoader:
             return
         if self.stream.rank == 0 and "skipped" in state:  # counts are added up over the processes
             self.skipped = torch.tensor(state["skipped"])
-        changed = [f"{name} {state[name]} -> {own[name]}" for name in own if state[name] != own[name]]
-        if not changed:
+        if change := other_order(state, own):
+            rank_zero_warn(
+                f"{change}: the passes over the shards that it had begun are not finished, the next ones start"
+            )
+            begun = max(epoch for process in state["states"] for part in process for epoch in part[1::4])
+            self.stream.states = [[0, *[begun + 1, 0, 0, 0] * len(own["sources"])]] * self.workers
+        else:
             self.stream.states = state["states"][self.stream.rank]
-            return
-        rank_zero_warn(
-            f"continuing with another order of samples than the checkpoint's ({', '.join(changed)}): "
-            "the passes over the shards that it had begun are not finished, the next ones start"
-        )
-        begun = max(epoch for process in state["states"] for part in process for epoch in part[1::4])
-        self.stream.states = [[0, *[begun + 1, 0, 0, 0] * len(own["sources"])]] * self.workers
 
     def _order(self) -> dict[str, Any]:
         """What the order of samples depends on."""
-        reading = self.stream.reading
         return {
-            "seed": reading.seed,
+            "seed": self.stream.seed,
             "processes": self.stream.world_size,
             "workers": self.workers,
-            "sources": [source.fingerprint for source in reading.sources],
-            "weights": [source.weight for source in reading.sources],
-            "buffer_bytes": reading.buffer_bytes,  # decides where blocks begin
+            "sources": [source.fingerprint for source in self.stream.sources],
+            "weights": [source.weight for source in self.stream.sources],
+            "buffer_bytes": self.stream.buffer_bytes,  # decides where blocks begin
         }
-
-    def _state(self, part: int) -> State:
-        """Of one worker's mixture, after the batches trained on."""
-        last = self.consumed() - 1
-        newest = last - (last - part) % self.workers
-        start = self.stream.states[part] if self.stream.states else self.stream.reading.beginning
-        return self._states.get(newest, start)

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from io import BufferedReader
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,7 @@ class SkipCounts:
 
     def __init__(self, quiet: bool = False) -> None:
         self.counts: Counter[str] = Counter()
+        self._taken: Counter[str] = Counter()
         self.quiet = quiet
 
     def add(self, reason: str, place: str) -> None:
@@ -72,22 +74,17 @@ class SkipCounts:
 
     def take(self) -> list[int]:
         """The counts in the order of `REASONS`; of what follows, only the number added since the last call."""
-        now = [self.counts[reason] for reason in self.REASONS]
-        added = [a - b for a, b in zip(now, getattr(self, "_taken", [0] * len(now)), strict=True)]
-        self._taken = now
+        added = [self.counts[reason] - self._taken[reason] for reason in self.REASONS]
+        self._taken = self.counts.copy()
         return added
 
 
 def expand_shards(pattern: str) -> list[str]:
-    """The shards that a pattern names, sorted within each local pattern.
+    """The shards that a pattern names, sorted within each local pattern; a ValueError if one matches nothing.
 
-    Args:
-        pattern: a path or URL with `{000..123}` or `{a,b}`; a local path may have `*`, `?` and `[…]` too, or be a
-            folder, which stands for its `*.tar`. Several are joined by `::`, `${name}` is the environment variable
-            WDS_name, as in webdataset. URLs: http, https, `pipe:command`, and what else webdataset opens.
-
-    Raises:
-        ValueError: if a local pattern matches nothing.
+    A pattern is a path or URL with `{000..123}` or `{a,b}`; a local path may have `*`, `?` and `[…]` too, or be a
+    folder, which stands for its `*.tar`. Several are joined by `::`, `${name}` is the environment variable WDS_name, as
+    in webdataset. URLs: http, https, `pipe:command`, and what else webdataset opens.
     """
     try:
         parts = expand_urls(pattern)
@@ -134,27 +131,19 @@ def read_shard(shard: str, skipped: SkipCounts, epoch: int = 0) -> Iterator[Samp
     except Exception as error:  # each scheme has errors of its own
         skipped.add("unreadable shard", f"{shard} ({error})")
         return
-    files: dict[str, bytes] = {}
     key = None
     try:
-        for name, content in _files(stream):
-            prefix, extension = base_plus_ext(name)
-            if prefix is None:
-                continue
-            if prefix != key:
-                if files and key is not None:
-                    yield Sample(shard, key, files, epoch)
-                key, files = prefix, {}
-            if extension.lower() in files:
-                skipped.add("repeated file", f"{name} in {shard}")
-            else:
-                files[extension.lower()] = content
-        if files and key is not None:
+        for key, members in groupby(_files(stream), lambda member: member[0]):
+            files: dict[str, bytes] = {}
+            for _, extension, content in members:
+                if extension.lower() in files:
+                    skipped.add("repeated file", f"{key}.{extension} in {shard}")
+                files.setdefault(extension.lower(), content)
             yield Sample(shard, key, files, epoch)
     except (OSError, EOFError, tarfile.TarError, ValueError) as error:
         # the files of the last sample may be incomplete, so it is left out
-        reason = "broken shard" if key is not None else "unreadable shard"
-        skipped.add(reason, f"{shard} ({error})" + (f" after {key}" if key is not None else ""))
+        reason, after = ("broken shard", f" after {key}") if key is not None else ("unreadable shard", "")
+        skipped.add(reason, f"{shard} ({error}){after}")
     finally:
         with suppress(Exception):  # a command whose output nobody reads to the end may complain
             if hasattr(stream, "proc"):  # webdataset would wait for it, for hours where a server has stalled
@@ -171,13 +160,14 @@ def _open(shard: str) -> Any:
     return gopen(shard)  # which rewrites by itself
 
 
-def _files(stream: Any) -> Iterator[tuple[str, bytes]]:
-    """Names and contents of the files in a tar, compressed or not; tar's own and hidden files are left out."""
+def _files(stream: Any) -> Iterator[tuple[str, str, bytes]]:
+    """Key, extension and content of the files in a tar, compressed or not; tar's own and hidden files are left out."""
     with closing(tarfile.open(fileobj=stream, mode="r|*", tarinfo=_Header)) as tar:
         for member in tar:
-            content = tar.extractfile(member) if member.isreg() else None
+            key, extension = base_plus_ext(member.name)
+            content = tar.extractfile(member) if member.isreg() and key is not None else None
             if content is not None and not Path(member.name).name.startswith((".", "__")):
-                yield member.name, content.read()
+                yield key, extension, content.read()
             tar.members.clear()  # type: ignore[attr-defined]  # else every header of the shard stays in memory
 
 
@@ -193,16 +183,3 @@ def check_unused(to: Path) -> None:
     """Raise a ValueError if a folder for shards is in use."""
     if to.exists() and (not to.is_dir() or any(to.iterdir())):
         raise ValueError(f"{to} exists already: give another folder with --to, or remove it")
-
-
-def unfinished_folder(to: Path) -> Path:
-    """Where shards for a folder are written until all is done; a ValueError if the folder is in use."""
-    check_unused(to)
-    return to.with_name(f"{to.name}.unfinished")
-
-
-def finish_folder(to: Path) -> None:
-    """Give the unfinished folder its name."""
-    if to.exists():
-        to.rmdir()
-    unfinished_folder(to).rename(to)

@@ -2,7 +2,7 @@ import pytest
 import torch
 from PIL import Image
 
-from pixelgen.data.shapes import DEFAULT_COLORS, DEFAULT_SHAPES, ShapeSettings, draw
+from pixelgen.data.shapes import DEFAULT_COLORS, DEFAULT_SHAPES, ShapesDataset
 from pixelgen.encoders.mask2former import Instance
 from pixelgen.evaluation.geneval.detectors import OTHER_NAMES, CocoDetector, ShapesDetector, cut_out, find_detector
 from pixelgen.evaluation.geneval.prompts import (
@@ -118,7 +118,7 @@ def prompt_of(scene):
 
 def drawn(count, size):
     """Images of every task, and the prompt of each."""
-    pairs = [draw(5, i, ShapeSettings(size, max_objects=4)) for i in range(count)]
+    pairs = [ShapesDataset(size, max_objects=4, seed=5).draw(i) for i in range(count)]
     return torch.stack([image for image, _ in pairs]), [prompt_of(scene) for _, scene in pairs]
 
 
@@ -153,7 +153,7 @@ def test_colour_and_box():
 
 
 def test_prompts_are_those_of_the_data():
-    scenes = [draw(0, i, ShapeSettings(max_objects=4))[1] for i in range(300)]
+    scenes = [ShapesDataset(max_objects=4).draw(i)[1] for i in range(300)]
     known = set(write_prompts(DEFAULT_SHAPES, DEFAULT_COLORS, per_task=3000))
     common = [prompt_of(scene) in known for scene in scenes]
     assert sum(common) >= 0.9 * 300
