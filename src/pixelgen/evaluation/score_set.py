@@ -41,7 +41,7 @@ def score_set(
 ) -> Scores:
     """Score the first images, or all, of a folder or npz in one pass; all processes must call this.
 
-    Extractors are on their device, each with its reference. A ValueError names what is wrong with either of them.
+    Extractors are on their device, each with its reference. A ValueError names what is wrong with the images.
     """
     images = open_images(source)
     count = len(images) if number is None else number
