@@ -9,7 +9,7 @@ from torch import nn
 from pixelgen.conditioner import Conditioner
 from pixelgen.data import ShapesData
 from pixelgen.flow import Sampler, TimeSampler
-from pixelgen.losses import Term
+from pixelgen.losses import Gate, Term
 from pixelgen.models import Denoiser
 
 
@@ -127,3 +127,19 @@ class Few(ShapesData):
 
     def __init__(self, image_size: int = 32, batch_size: int = 4, seed: int = 0):
         super().__init__(image_size, batch_size, seed=seed, length=64)
+
+
+@dataclass(frozen=True)
+class Band(Gate):
+    """Samples in a band of times pass.
+
+    Args:
+        low: smallest time that passes.
+        high: largest time that passes.
+    """
+
+    low: float = 0.2
+    high: float = 0.8
+
+    def select(self, t):
+        return ((t >= self.low) & (t <= self.high)).nonzero().flatten()

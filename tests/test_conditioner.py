@@ -113,7 +113,7 @@ def test_guidance_leads_away_from_the_negative_prompt(encoder):
             seen.append((condition, null))
             return super().__call__(predict, noise, condition, null, progress)
 
-    model.sample(["a red circle"] * 2, sampler=Recording(num_steps=1, guidance=2.0), negative="blue")
+    model.sample(["a red circle"] * 2, sampler=Recording(num_steps=2, guidance=2.0), negative="blue")
     assert torch.allclose(seen[0][1], encoder(["blue", "blue"]), atol=1e-6)
     assert torch.allclose(seen[0][0], encoder(["a red circle"] * 2), atol=1e-6)
 

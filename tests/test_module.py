@@ -5,6 +5,7 @@ from lightning.pytorch.callbacks import LearningRateMonitor
 from torch.utils.data import DataLoader
 
 from pixelgen import PixelGen
+from pixelgen.conditioner import Labels
 from pixelgen.encoders import PatchEncoder
 from pixelgen.flow import Euler, draw_noise
 from pixelgen.losses import REPA, AdaptiveWeight, Objective
@@ -188,6 +189,45 @@ def test_a_model_says_what_it_is():
     assert "PixelGen: JiT, 0.0 M parameters, 8 px, 3 classes" in text
     assert "sampler: Euler(num_steps=3, shift=1.0, guidance=1.0" in text
     assert len(text.splitlines()) <= 4
+
+
+class Modest(Denoiser):
+    """Forward alone, with attributes whose names options look for."""
+
+    def __init__(self):
+        super().__init__(image_size=8)
+        self.blocks = torch.nn.Sequential(torch.nn.Conv2d(3, 3, 1), torch.nn.SiLU())
+        self.last_layer = torch.nn.Conv2d(3, 3, 1)
+
+    def forward(self, x_t, t, condition=None):
+        return self.last_layer(self.blocks(x_t))
+
+
+def test_names_of_a_denoiser_of_ones_own_are_its_own():
+    model = PixelGen(Modest(), objective=Objective(adaptive=AdaptiveWeight()), sampler=Euler(num_steps=2))
+    train(model, 1, labels=False)
+    assert model.sample(seeds=[0]).shape == (1, 3, 8, 8)
+    with pytest.raises(ValueError, match="compile_blocks needs more of Modest"):
+        PixelGen(Modest(), compile_blocks=True)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"conditioner": None}, "conditioner is null, but JiT takes one"),
+        ({"conditioner": Labels(2)}, "the conditioner has 2 classes, the denoiser 3"),
+        ({"warmup_steps": -1}, "warmup_steps is -1"),
+    ],
+)
+def test_what_does_not_fit_the_denoiser_is_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        tiny(**options)
+
+
+def test_a_schedule_by_plateaus_is_refused():
+    model = tiny(scheduler=torch.optim.lr_scheduler.ReduceLROnPlateau)
+    with pytest.raises(ValueError, match="cannot be ReduceLROnPlateau"):
+        model.configure_optimizers()
 
 
 class Smallest(Denoiser):

@@ -17,7 +17,9 @@ OWN = """
 model:
   denoiser: my_parts.Attributes
   conditioner: my_parts.ShapeAndColor
-  objective: {more: [{class_path: my_parts.L1, init_args: {weight: 0.25}}, {class_path: my_parts.Projected}]}
+  objective:
+    gate: {class_path: my_parts.Band, init_args: {high: 0.9}}
+    more: [{class_path: my_parts.L1, init_args: {weight: 0.25}}, {class_path: my_parts.Projected}]
   time: {class_path: my_parts.Uniform, init_args: {low: 0.1}}
   sampler: {class_path: my_parts.Midpoint, init_args: {num_steps: 2, guidance: 2.0}}
 data: {class_path: my_parts.Few}
@@ -44,6 +46,8 @@ def test_a_config_names_them_and_flags_reach_into_them(run):
         "my_parts.L1",
         "my_parts.Projected",
     ]
+    gate = arguments["objective"]["init_args"]["gate"]
+    assert gate == {"class_path": "my_parts.Band", "init_args": {"low": 0.2, "high": 0.9}}
     with next((run / "logs" / "version_0").glob("metrics.csv")).open() as file:
         columns = next(csv.reader(file))
     assert {"loss/flow_matching", "loss/l1", "loss/projected"} <= set(columns)
@@ -92,4 +96,4 @@ def test_images_as_conditions(tmp_path):
 
 
 def test_two_losses_of_one_name_are_numbered():
-    assert list(Objective(more=[L1(), L1()]).terms) == ["flow_matching", "l1", "l12"]
+    assert list(Objective(more=[L1(), L1()]).terms) == ["flow_matching", "l1", "l1_2"]

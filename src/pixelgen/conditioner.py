@@ -77,7 +77,7 @@ class Conditioner(nn.Module):
         """Refuse a negative prompt that could do nothing."""
         if negative and not self.takes_prompts:
             raise ValueError("this network does not take prompts, so there is no negative one: leave it out")
-        if negative and sampler.guidance == 1:
+        if negative and not sampler.guided:
             raise ValueError("a negative prompt does nothing without guidance: give a sampler with guidance above 1")
 
     def parse(self, given: Condition, number: int) -> Tensor | list[Any] | None:
@@ -108,6 +108,11 @@ class Unconditional(Conditioner):
     """Nothing but noise."""
 
     description = "no classes"
+
+    def check(self, denoiser: Denoiser) -> None:
+        """The denoiser must take no condition."""
+        if denoiser.num_classes is not None or denoiser.text_shape is not None:
+            raise ValueError(f"model.conditioner is null, but {type(denoiser).__name__} takes one: leave it out")
 
     def from_batch(self, batch: Batch) -> None:
         """None."""
@@ -141,6 +146,11 @@ class Labels(Conditioner):
         super().__init__()
         self.num_classes = num_classes
         self.known = f"0 to {num_classes - 1}"
+
+    def check(self, denoiser: Denoiser) -> None:
+        """The denoiser must have as many classes."""
+        if denoiser.num_classes != self.num_classes:
+            raise ValueError(f"the conditioner has {self.num_classes} classes, the denoiser {denoiser.num_classes}")
 
     def check_data(self, denoiser: Denoiser, data: Any) -> None:
         """The data must have as many classes."""
@@ -243,7 +253,7 @@ class Text(Conditioner):
                 f"{kind} learns from captions, but the data has none: choose data with captions (for ShapesData, "
                 "data.captions true; for others, data.captions Captions), or JiT for images without text"
             )
-        encoder = self._encoder(f"{kind} takes prompts")
+        encoder = self._encoder(f"{kind} takes prompts, which need a text encoder")
         if data.text_shape not in (None, denoiser.text_shape):
             shapes = data.text_shape, denoiser.text_shape or ()
             found, own = ("{} text embeddings of width {}".format(*shape) for shape in shapes)

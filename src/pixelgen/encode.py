@@ -155,7 +155,7 @@ def _write_shard(path: Path, batches: Iterator[list[tuple[Sample, str]]], encode
     usable = (batch for batch in batches if batch)
     if not (first := next(usable, [])):
         return 0
-    fix, number = "free some space, then the same command goes on", 0
+    fix, number = "free some space, then resume with the same command", 0
     with atomic(path, fix) as unfinished, tarfile.open(unfinished, "w") as tar:
         for batch in chain([first], usable):
             embeddings = encoder([prompt for _, prompt in batch]).cpu()

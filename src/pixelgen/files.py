@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -13,7 +14,9 @@ UNFINISHED = ".{}.unfinished"  # the name of a file or folder while it is writte
 
 
 @contextmanager
-def atomic(path: str | Path, fix: str = "free some space or choose another folder") -> Iterator[Path]:
+def atomic(
+    path: str | Path, fix: str = "free some space or choose another folder", flush: bool = True, unique: bool = True
+) -> Iterator[Path]:
     """Write a file, or a folder, under a hidden temporary name beside it, which becomes `path` once it is whole.
 
     The temporary file is created anew, never through a link, and removed if writing fails. What was at `path` before
@@ -22,6 +25,8 @@ def atomic(path: str | Path, fix: str = "free some space or choose another folde
     Args:
         path: the file; its folder is created.
         fix: what the user can do if it cannot be written.
+        flush: wait until it is on the disk; off for files that are made again where they are missing.
+        unique: a temporary name of its own for each writer; off where one writer replaces what another has left.
 
     Yields:
         The temporary path: an empty file, to be opened, or to be replaced by a folder.
@@ -30,13 +35,14 @@ def atomic(path: str | Path, fix: str = "free some space or choose another folde
         ValueError: if it cannot be written.
     """
     path = Path(path)
-    temporary = path.with_name(UNFINISHED.format(path.name))
+    own = f"{path.name}.{os.getpid()}-{secrets.token_hex(4)}" if unique else path.name
+    temporary = path.with_name(UNFINISHED.format(own))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         remove(temporary)
         os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
         yield temporary
-        publish(temporary, path)
+        publish(temporary, path, flush)
     except OSError as error:
         raise ValueError(f"could not write {path} ({error}): {fix}") from error
     finally:
@@ -53,9 +59,9 @@ def write_text(path: str | Path, text: str, fix: str = "free some space or choos
         temporary.write_text(text, encoding="utf-8")
 
 
-def publish(temporary: Path, path: Path) -> None:
+def publish(temporary: Path, path: Path, flush: bool = True) -> None:
     """Flush a file, or the files of a folder, to the disk, and give it its name."""
-    for file in temporary.iterdir() if temporary.is_dir() else [temporary]:
+    for file in [] if not flush else temporary.iterdir() if temporary.is_dir() else [temporary]:
         with file.open("rb") as stream:
             os.fsync(stream.fileno())
     if path.is_dir() and not path.is_symlink():  # a file is replaced atomically, a folder cannot be

@@ -47,7 +47,7 @@ def geneval(
         num_prompts: how many of them, evenly over the tasks, for a quick look; all if not given.
         detector: what finds objects; `ShapesDetector` where all objects are shapes, else `CocoDetector`, if not given.
         generate_only: generate the images, score nothing.
-        score_only: score a folder of images in GenEval's layout, whoever generated them.
+        score_only: score a folder of images in GenEval's layout, by any tool.
         sampling: how images are generated.
 
     Returns:

@@ -14,7 +14,7 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import ConstantLR, LRScheduler
+from torch.optim.lr_scheduler import ConstantLR, LRScheduler, ReduceLROnPlateau
 
 from pixelgen.conditioner import Condition, Conditioner, Unconditional, conditioner_of
 from pixelgen.distributed.fsdp import check_synchronised, refuse_unsupported, shard
@@ -36,7 +36,7 @@ def is_logging_step(trainer: Trainer, step: int) -> bool:
 class WarmUp(LRScheduler):
     """Multiplies what another schedule says by a ramp from 0 to 1 over the first steps.
 
-    The rate that is set is the one that is stepped with, so that whoever reads it sees the ramp.
+    The rate that is set is the one that is stepped with, so that loggers see the ramp.
 
     Args:
         schedule: the other schedule, of the same optimizer.
@@ -44,11 +44,11 @@ class WarmUp(LRScheduler):
     """
 
     def __init__(self, schedule: LRScheduler, steps: int) -> None:
-        self.schedule, self.steps, self.optimizer = schedule, steps, schedule.optimizer
+        self.schedule, self.steps, self.optimizer, self.last_epoch = schedule, steps, schedule.optimizer, 0
         self._ramp()
 
     def _ramp(self) -> None:
-        share = min(1.0, (self.schedule.last_epoch + 1) / self.steps)
+        share = min(1.0, (self.last_epoch + 1) / self.steps)
         self._last_lr = [share * rate for rate in self.schedule.get_last_lr()]
         self._set(self._last_lr)
 
@@ -60,15 +60,17 @@ class WarmUp(LRScheduler):
         """One optimizer step later; the other schedule sees the rates without the ramp."""
         self._set(self.schedule.get_last_lr())
         self.schedule.step()
+        self.last_epoch += 1
         self._ramp()
 
     def state_dict(self) -> dict[str, Any]:
-        """That of the other schedule, which knows the step."""
-        return self.schedule.state_dict()
+        """That of the other schedule, and the number of steps."""
+        return {"schedule": self.schedule.state_dict(), "steps": self.last_epoch}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from there."""
-        self.schedule.load_state_dict(state_dict)
+        """Continue from there."""
+        self.schedule.load_state_dict(state_dict["schedule"])
+        self.last_epoch = state_dict["steps"]
         self._ramp()
 
 
@@ -126,6 +128,8 @@ class PixelGen(LightningModule):
                 raise ValueError(f"model.{name} cannot be null: leave it out for the default, or name another")
         if not 0 <= condition_dropout <= 1:
             raise ValueError(f"condition_dropout is {condition_dropout}: choose a share between 0 and 1")
+        if warmup_steps < 0:
+            raise ValueError(f"warmup_steps is {warmup_steps}: give at least 0")
         if text_encoder is not None and conditioner != "auto":
             raise ValueError("model.text_encoder and model.conditioner are both given: a conditioner holds its own")
         self.denoiser = denoiser
@@ -187,8 +191,8 @@ class PixelGen(LightningModule):
 
     def combine(self, terms: Terms) -> Tensor:
         """Total loss (scalar) from the terms."""
-        last = None if self.objective.adaptive is None else self.denoiser.last_layer.weight
-        return self.objective.combine(terms, self.global_step, last)
+        layer: Any = None if self.objective.adaptive is None else self.denoiser.last_layer
+        return self.objective.combine(terms, self.global_step, None if layer is None else layer.weight)
 
     # Training
 
@@ -268,6 +272,8 @@ class PixelGen(LightningModule):
         if self.scheduler is None and not self.warmup_steps:
             return optimizer
         schedule: Any = ConstantLR(optimizer, factor=1.0) if self.scheduler is None else self.scheduler(optimizer)
+        if isinstance(schedule, ReduceLROnPlateau):
+            raise ValueError("model.scheduler cannot be ReduceLROnPlateau: rates are set after every step, by steps")
         if self.warmup_steps:
             schedule = WarmUp(schedule, self.warmup_steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
@@ -349,21 +355,21 @@ class PixelGen(LightningModule):
         height, width = size or (self.denoiser.image_size, self.denoiser.image_size)
         noise = draw_noise(seeds, (self.denoiser.in_channels, height, width), self.device, self.noise_scale)
         condition, null = self.conditioner.encode(requests, self.device), None
-        if condition is not None and getattr(sampler, "guidance", 1) != 1:
+        if condition is not None and getattr(sampler, "guided", False):
             null = self.conditioner.null(condition, negative)
         return sampler(self.denoiser, noise, condition, null)
 
     def _precision(self, precision: Precision | None) -> AbstractContextManager[Any]:
-        """What was asked for; else the trainer's precision while one is attached; else the caller's."""
-        if precision is not None:
-            device = self.device.type
-            return nullcontext() if precision == "32-true" else MixedPrecision(precision, device).forward_context()
-        if self._trainer is not None:
-            return self._trainer.precision_plugin.forward_context()
-        kind = next(self.denoiser.parameters()).dtype  # of a model in bfloat16: mixed, as noise stays in float32
-        if kind in (torch.bfloat16, torch.float16):
-            return torch.autocast(self.device.type, kind)
-        return nullcontext()
+        """That of half-precision weights; else what was asked for; else the trainer's, or the caller's."""
+        device, kind = self.device.type, next(self.denoiser.parameters()).dtype
+        if kind in (torch.bfloat16, torch.float16):  # weights in half precision: mixed, as noise stays in float32
+            return torch.autocast(device, kind)
+        if precision is None:
+            return nullcontext() if self._trainer is None else self._trainer.precision_plugin.forward_context()
+        if precision == "32-true":
+            return nullcontext()
+        mixed: Any = "bf16-mixed" if device == "cpu" else precision  # as Lightning does: no float16 on CPUs
+        return MixedPrecision(mixed, device).forward_context()
 
 
 def _seeds(seeds: Sequence[int] | int, requests: Sequence[Any] | Tensor | None) -> list[int]:

@@ -87,7 +87,7 @@ def sample_with(
     number = num_images or (len(conditions) if chosen else 64)
     if num_images is not None and num_images < 1:
         raise ValueError(f"num_images is {num_images}: give at least 1")
-    asked = {"seed": sampling.seed, "conditions": _named(conditions, chosen)}
+    asked = {"seed": sampling.seed, "conditions": _named(conditions, chosen, model.conditioner.description)}
     settings = settings_of(model, sampling, run.identity(sampling.ema), asked)
     folder = to or run.folder / "samples" / folder_name(settings)
     requests = [Request(file_name(i), sampling.seed + i, conditions[i % len(conditions)]) for i in range(number)]
@@ -137,11 +137,11 @@ def sample_prompts(
     return folder
 
 
-def _named(conditions: list[Any], chosen: bool) -> Any:
+def _named(conditions: list[Any], chosen: bool, description: str) -> Any:
     """How `settings.json` names the conditions that the images take in turn."""
     if not chosen:
-        return None if conditions == [None] else "each class in turn"
-    digest = hashlib.sha256(json.dumps(conditions).encode()).hexdigest()[:16]
+        return None if conditions == [None] else description
+    digest = hashlib.sha256(json.dumps(conditions, default=str).encode()).hexdigest()[:16]
     return conditions if len(conditions) <= LONGEST else {"number": len(conditions), "sha256": digest}
 
 

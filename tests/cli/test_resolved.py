@@ -32,14 +32,14 @@ def test_every_number_of_a_recipe_is_in_its_config_and_in_reach_of_a_flag(path):
     assert {"lr", "betas", "weight_decay"} <= before["optimizer"]["init_args"].keys()
     assert {"mean", "std", "shift", "stratified"} == before["time"]["init_args"].keys()
     assert {"num_steps", "guidance", "guidance_max", "t_eps"} <= before["sampler"]["init_args"].keys()
-    assert before["objective"]["init_args"]["gate"] == {"threshold": 0.3, "normalise": "passing"}
+    assert before["objective"]["init_args"]["gate"]["init_args"] == {"threshold": 0.3, "normalise": "passing"}
     assert before["objective"]["init_args"]["flow_matching"]["init_args"] == {"t_eps": 0.05}
     flags = {"optimizer.lr": "0.25", "time.stratified": "true", "objective.gate.threshold": "0.1", "sampler.shift": "3"}
     given = [word for name, value in flags.items() for word in (f"--model.{name}", value)]
     after = resolved("--config", str(path), *given, "--model.objective.flow_matching.t_eps", "0.01")
     assert after["optimizer"]["init_args"] == before["optimizer"]["init_args"] | {"lr": 0.25}
     assert after["time"]["init_args"]["stratified"] is True
-    assert after["objective"]["init_args"]["gate"]["threshold"] == 0.1
+    assert after["objective"]["init_args"]["gate"]["init_args"]["threshold"] == 0.1
     assert after["objective"]["init_args"]["flow_matching"]["init_args"]["t_eps"] == 0.01
     assert after["sampler"] == before["sampler"] | {"init_args": before["sampler"]["init_args"] | {"shift": 3.0}}
 

@@ -114,9 +114,9 @@ def test_empty_slots_leave_no_trace():
 
 
 def test_expected_normalisation_does_not_depend_on_the_batch():
-    gate = NoiseGate(normalise="expected")
-    assert float(gate.mean(torch.tensor([2.0, 4.0]), 8, 0.5)) == 6 / 4
-    assert float(NoiseGate().mean(torch.tensor([2.0, 4.0]), 8, 0.5)) == 3
+    objective, prediction, expected = golden_case("case00", gated=True)
+    objective.expected = 0.5  # three of four samples pass
+    assert float(objective(prediction).values["lpips"]) == pytest.approx(float(expected["lpips"]) * 3 / (4 * 0.5))
 
 
 @pytest.mark.parametrize(

@@ -92,7 +92,7 @@ class Checkpoint(callbacks.Checkpoint):
             self.save(trainer)
             rank_zero_info(
                 f"{self._stop.name or 'a signal'}: saved step {step} and stopped; "
-                "the same command with --ckpt_path last goes on from here"
+                "the same command with --ckpt_path last resumes from here"
             )
             raise Stopped
 

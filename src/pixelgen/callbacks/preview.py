@@ -1,4 +1,4 @@
-"""Pictures of the same seeds while training goes on."""
+"""Pictures of the same seeds throughout training."""
 
 from __future__ import annotations
 

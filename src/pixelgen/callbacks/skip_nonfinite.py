@@ -43,7 +43,7 @@ class SkipNonFinite(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: PixelGen) -> None:
         """Warn of a schedule that ends before training: from there on nothing would be learned."""
         for config in trainer.lr_scheduler_configs:
-            schedule = config.scheduler
+            schedule = getattr(config.scheduler, "schedule", config.scheduler)  # below a warm-up
             if isinstance(schedule, PolynomialLR) and schedule.total_iters < trainer.max_steps:
                 rank_zero_warn(
                     f"the learning rate falls to 0 at step {schedule.total_iters}, before the last one, "

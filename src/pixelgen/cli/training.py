@@ -113,13 +113,13 @@ class CLI(LightningCLI):
         parser.add_argument(
             "--ckpt_path",
             type=str | None,
-            help="resume: run folder or checkpoint, with optimizer, step and averages; "
-            "`last`: go on in the folder of --run (or runs/NAME) if there is a checkpoint, else start there",
+            help="resume: run folder or checkpoint, with optimizer, step and EMAs; "
+            "`last`: resume in the folder of --run (or runs/NAME) if it has a checkpoint, else start there",
         )
         parser.add_argument(
             "--init_from",
             type=str | None,
-            help="start from weights: run folder, checkpoint (its first average) or export",
+            help="start from weights: run folder, checkpoint (its first EMA) or export",
         )
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
@@ -132,7 +132,7 @@ class CLI(LightningCLI):
             if self.config.ckpt_path:
                 self.config.init_from = None  # the run has started from these weights already
         elif self.config.ckpt_path and self.config.run:
-            raise ValueError("--ckpt_path goes on in the folder of its run: leave --run out, or use --init_from")
+            raise ValueError("--ckpt_path resumes in the folder of its run: leave --run out, or use --init_from")
         elif self.config.ckpt_path and self.config.init_from:
             raise ValueError("--ckpt_path resumes a run, --init_from starts one from weights: give only one of them")
         given = parser.parse_args(self.arguments, defaults=False)
@@ -181,7 +181,7 @@ class CLI(LightningCLI):
         return [*bar, *summary]
 
     def _folder(self) -> Path:
-        """A resumed run goes on in its own folder; a new one never writes into a used folder."""
+        """A resumed run stays in its own folder; a new one never writes into a used folder."""
         if self.goes_on:
             return self._wanted_folder()
         if self.config.ckpt_path:

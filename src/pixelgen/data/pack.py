@@ -83,7 +83,7 @@ def pack(
 
     Random(seed).shuffle(files)
     packed = Packed(to)
-    with atomic(to) as unfinished:
+    with atomic(to, unique=False) as unfinished:
         unfinished.unlink()
         unfinished.mkdir()
         _write(_samples(files, sample, packed.left_out), unfinished, int(shard_mb * 1e6), packed)

@@ -24,14 +24,15 @@ def launch(devices: int = 1, precision: Precision = "bf16-mixed", num_nodes: int
     """
     if devices < 1:
         raise ValueError(f"devices is {devices}: give at least 1")
-    logging.disable(logging.INFO)  # Lightning would tell of each process and of the precision
+    former = logging.root.manager.disable
+    logging.disable(max(former, logging.INFO))  # Lightning would tell of each process and of the precision
     try:
         fabric = Fabric(devices=devices, precision=precision, num_nodes=num_nodes)
         fabric.launch()
     except MisconfigurationException as error:
         raise ValueError(f"there are no {devices} devices ({' '.join(str(error).split())}): give fewer") from error
     finally:
-        logging.disable(logging.NOTSET)
+        logging.disable(former)
     return fabric
 
 

@@ -76,6 +76,11 @@ class Sampler(ABC):
         below = t <= self.guidance_max if self.closed_interval else t < self.guidance_max
         return self.guidance != 1 and self.guidance_min < t and below
 
+    @property
+    def guided(self) -> bool:
+        """Whether any step is; only then does a sampler get the null condition."""
+        return any(self.active(t) for t in self.times[:-1])
+
     def settings(self) -> dict[str, Any]:
         """Name of the class and its arguments, for records."""
         return {"class": type(self).__name__, **asdict(self)}

@@ -25,7 +25,7 @@ class TimeSampler(ABC):
     def fraction_above(self, threshold: float) -> float:
         """P(t >= threshold), in [0, 1]; estimated from 2¹⁸ times where a subclass has no formula."""
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
+            torch.default_generator.manual_seed(0)
             return float((self(1 << 18) >= threshold).double().mean())
 
 

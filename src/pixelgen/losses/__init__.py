@@ -2,7 +2,7 @@
 
 from pixelgen.losses.adaptive import AdaptiveWeight
 from pixelgen.losses.flow_matching import FlowMatching, velocity_loss
-from pixelgen.losses.gate import NoiseGate
+from pixelgen.losses.gate import Gate, NoiseGate
 from pixelgen.losses.lpips import LPIPS, FeatureDistance, PerceptualLoss
 from pixelgen.losses.objective import Objective, Terms
 from pixelgen.losses.pdino import PDINO, cosine_distance
@@ -16,6 +16,7 @@ __all__ = [
     "AdaptiveWeight",
     "FeatureDistance",
     "FlowMatching",
+    "Gate",
     "NoiseGate",
     "Objective",
     "PerceptualLoss",

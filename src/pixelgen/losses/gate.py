@@ -2,15 +2,30 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Literal
 
 from torch import Tensor
 
+from pixelgen.flow import TimeSampler
+
+
+class Gate(ABC):
+    """Selects samples by their times. Subclasses are best frozen dataclasses."""
+
+    @abstractmethod
+    def select(self, t: Tensor) -> Tensor:
+        """Indices of the samples that pass, in order, from times (B,)."""
+
+    def expected(self, time: TimeSampler) -> float | None:
+        """Share of samples to divide sums by; None divides by the number that passed."""
+        return None
+
 
 @dataclass(frozen=True)
-class NoiseGate:
-    """Selects the samples with `t >= threshold`, and averages what was computed on them.
+class NoiseGate(Gate):
+    """Selects the samples with `t >= threshold`.
 
     Args:
         threshold: smallest time that passes, at least 0 and below 1; 0 lets every sample pass.
@@ -35,12 +50,6 @@ class NoiseGate:
         """Indices of the samples that pass, in order."""
         return (t >= self.threshold).nonzero().flatten()
 
-    def mean(self, values: Tensor, batch_size: int, expected: float) -> Tensor:
-        """Average of the passing samples' values.
-
-        Args:
-            values: of the samples that passed, at least one.
-            batch_size: number of samples before the gate.
-            expected: share of samples expected to pass.
-        """
-        return values.sum() / (batch_size * expected) if self.normalise == "expected" else values.mean()
+    def expected(self, time: TimeSampler) -> float | None:
+        """P(t >= threshold) of the training times for `expected`, None for `passing`."""
+        return time.fraction_above(self.threshold) if self.normalise == "expected" else None

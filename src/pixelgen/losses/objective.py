@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from itertools import chain, count
 
 from torch import Tensor, nn
 
@@ -10,7 +11,7 @@ from pixelgen.encoders import PatchEncoder
 from pixelgen.flow import TimeSampler
 from pixelgen.losses.adaptive import AdaptiveWeight
 from pixelgen.losses.flow_matching import FlowMatching
-from pixelgen.losses.gate import NoiseGate
+from pixelgen.losses.gate import Gate, NoiseGate
 from pixelgen.losses.lpips import PerceptualLoss
 from pixelgen.losses.pdino import PDINO
 from pixelgen.losses.repa import REPA
@@ -72,7 +73,7 @@ class Objective(nn.Module):
         pdino: PDINO | None = None,
         repa: REPA | None = None,
         encoder: PatchEncoder | None = None,
-        gate: NoiseGate | None = NoiseGate(),
+        gate: Gate | None = NoiseGate(),
         adaptive: AdaptiveWeight | None = None,
         more: list[Term] | None = None,
     ) -> None:
@@ -83,7 +84,7 @@ class Objective(nn.Module):
         self.encoder, self.gate, self.adaptive = encoder, gate, adaptive
         self._more = list(more or ())
         self.more = nn.ModuleList(term for term in self._more if isinstance(term, nn.Module))
-        self.expected = 1.0  # share of samples expected to pass the gate
+        self.expected: float | None = None  # share of samples that sums over those that pass are divided by
         self._check()
 
     def _check(self) -> None:
@@ -106,8 +107,8 @@ class Objective(nn.Module):
         named: dict[str, Term] = {}
         for term in (self.flow_matching, self.lpips, self.pdino, self.repa, *self._more):
             if term is not None:
-                taken = sum(other.name == term.name for other in named.values())
-                named[f"{term.name}{taken + 1}" if taken else term.name] = term
+                numbered = (f"{term.name}_{number}" for number in count(2))
+                named[next(name for name in chain([term.name], numbered) if name not in named)] = term
         return named
 
     @property
@@ -129,8 +130,9 @@ class Objective(nn.Module):
             )
         for term in self.terms.values():
             term.connect(denoiser, self.encoder)
-        if self.gate is not None and self.gate.normalise == "expected":
-            self.expected = time.fraction_above(self.gate.threshold)
+        self.expected = None if self.gate is None else self.gate.expected(time)
+        if self.hidden_layer is not None:
+            denoiser.require("a term with a layer", "forward_with_features")
         if self.adaptive is not None:
             denoiser.require("objective.adaptive", "last_layer")
 
@@ -157,8 +159,8 @@ class Objective(nn.Module):
         if not len(view.x):  # nothing passed: a zero that every process can take a gradient of
             return 0 * view.x_hat.float().sum()
         values = term.compute(view)
-        if term.gated and self.gate is not None:
-            return self.gate.mean(values, batch_size, self.expected)
+        if term.gated and self.expected is not None:
+            return values.sum() / (batch_size * self.expected)
         return values.mean()
 
     def combine(self, terms: Terms, step: int = 0, last_weight: Tensor | None = None) -> Tensor:

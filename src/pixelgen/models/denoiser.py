@@ -32,6 +32,7 @@ class Denoiser(nn.Module, ABC):
         num_classes: number of classes, or None for an unconditional network.
     """
 
+    blocks: Any  # as for `last_layer`, a subclass need not have them
     text_shape: tuple[int, int] | None = None
     mask_padding = False
     hidden_size = 0
@@ -68,17 +69,6 @@ class Denoiser(nn.Module, ABC):
         """Draw all weights, and fill all buffers, anew; called after the network was built on the meta device."""
         self.require("a network built on the meta device", "initialise")
 
-    @property
-    def blocks(self) -> nn.ModuleList | tuple[nn.Module, ...]:
-        """The blocks in order; none, unless a subclass sets them."""
-        blocks = self._modules.get("blocks")  # where `self.blocks = nn.ModuleList(...)` puts them
-        return blocks if isinstance(blocks, nn.ModuleList) else ()
-
-    @property
-    def last_layer(self) -> Any:
-        """The last linear layer, whose weight the adaptive perceptual weight looks at; None if it is not known."""
-        return None
-
     def require(self, option: str, *names: str) -> None:
         """Check that the network has those attributes and methods that an option needs beside `forward`."""
         if missing := [f"`{name}` ({_EXTRAS[name]})" for name in names if self._lacks(name)]:
@@ -87,12 +77,14 @@ class Denoiser(nn.Module, ABC):
 
     def _lacks(self, name: str) -> bool:
         """Whether an attribute has no value, or a method is only the one of this class."""
-        value = getattr(self, name)
-        return not value or getattr(value, "__func__", None) is getattr(Denoiser, name)
+        value = getattr(self, name, None)
+        if name == "blocks":
+            return not isinstance(value, nn.ModuleList)
+        return value in (None, 0) or getattr(value, "__func__", None) is getattr(Denoiser, name, self)
 
     def every_block(self) -> list[nn.Module]:
         """What is compiled, recomputed and split over processes one by one: `blocks`, and others a subclass has."""
-        return list(self.blocks)
+        return [] if self._lacks("blocks") else list(self.blocks)
 
     def compile_blocks(self, dynamic: bool | None = None) -> None:
         """Compile every block on its own, for any batch size if `dynamic` is true, once it varies if it is None."""

@@ -134,7 +134,7 @@ def write_export(folder: Path, weights: Weights, identity: dict[str, Any], confi
     # copies, since the format allows neither tied nor strided ones
     copies = {key: value.clone(memory_format=torch.contiguous_format) for key, value in weights.items()}
     fix = "free some space or give another --to"
-    with atomic(folder / "config.yaml", fix) as text, atomic(folder / EXPORT, fix) as file:
+    with atomic(folder / EXPORT, fix) as file, atomic(folder / "config.yaml", fix) as text:  # the config comes first
         text.write_text(config, encoding="utf-8")
         try:
             save_file(copies, file, about)

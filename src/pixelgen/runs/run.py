@@ -83,9 +83,9 @@ class Run:
             data: Any = build(LightningDataModule, self.config["data"], "data")
         except ValueError as error:
             raise ValueError(f"the data of the run cannot tell class names ({error})") from error
-        if data.class_names is None:
+        if (names := getattr(data, "class_names", None)) is None:
             raise ValueError("the data of the run has no classes")
-        return list(data.class_names)
+        return list(names)
 
     def check(self, ema: Average = True) -> str:
         """Name of an EMA that is there or can be made, such as "0.9999" or "width0.10"; "raw" for the raw weights.

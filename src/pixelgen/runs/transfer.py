@@ -29,9 +29,10 @@ def start_from(model: PixelGen, source: str | Path) -> None:
     A projector that is not there, or does not fit, starts anew with a warning; the adaptive weight always does.
     """
     run = Run(source)
-    weights, changes = transferred(run.weights(), model.denoiser)
+    stored = run.weights()
+    weights, changes = transferred(stored, model.denoiser)
     refuse_other_weights(model.denoiser, weights, run.path)
-    refuse_other_start(model.denoiser, run)
+    refuse_other_start(model.denoiser, run, stored)
     load_weights(model.denoiser, weights, run.path)
     for change in changes:
         rank_zero_warn(f"starting from {run.path}: {change}")
@@ -57,12 +58,12 @@ def check_resumable(model: PixelGen, path: Path, strategy: Strategy) -> None:
     else:
         run = Run(path)
         refuse_other_weights(model.denoiser, run.contents.raw, path)
-        refuse_other_start(model.denoiser, run)
+        refuse_other_start(model.denoiser, run, run.contents.raw)
 
 
-def refuse_other_start(denoiser: Denoiser, run: Run) -> None:
+def refuse_other_start(denoiser: Denoiser, run: Run, stored: Weights) -> None:
     """Refuse a network whose class tokens enter at another block than in a run: no shape of its weights shows it."""
-    if TOKENS not in denoiser.state_dict():
+    if TOKENS not in denoiser.state_dict() or TOKENS not in stored:
         return
     try:
         with torch.device("meta"):

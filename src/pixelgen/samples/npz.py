@@ -40,5 +40,8 @@ def read_image(path: Path) -> torch.Tensor:
 
 
 def _pixels(path: Path) -> np.ndarray:
-    with Image.open(path) as image:
-        return np.asarray(image.convert("RGB"))
+    try:
+        with Image.open(path) as image:
+            return np.asarray(image.convert("RGB"))
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read as an image ({error}): delete it and generate it again") from error
