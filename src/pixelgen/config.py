@@ -48,11 +48,7 @@ def build(kind: Any, config: Any, what: str = "value") -> Any:
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:
-    """A YAML file that holds a mapping.
-
-    Raises:
-        ValueError: if it cannot be read, or holds something else.
-    """
+    """A YAML file that holds a mapping; a ValueError says what is wrong with another."""
     try:
         content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError) as error:

@@ -50,11 +50,7 @@ def atomic(
 
 
 def write_text(path: str | Path, text: str, fix: str = "free some space or choose another folder") -> None:
-    """Write a text file as `atomic` does.
-
-    Raises:
-        ValueError: if it cannot be written.
-    """
+    """Write a text file as `atomic` does."""
     with atomic(path, fix) as temporary:
         temporary.write_text(text, encoding="utf-8")
 

@@ -32,9 +32,6 @@ class NoiseGate(Gate):
         normalise: `passing` divides by the number of samples that passed, as released: the effective weight of a loss
             then depends on the micro-batch (0.52x at 1, 0.77x at 2, 0.95x at 4 of its value at 32).
             `expected` divides by the number expected to pass, P(t >= threshold) of the training times, which does not.
-
-    Raises:
-        ValueError: for another threshold.
     """
 
     threshold: float = 0.3

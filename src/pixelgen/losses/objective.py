@@ -117,11 +117,7 @@ class Objective(nn.Module):
         return next((term.layer for term in self.terms.values() if term.layer is not None), None)
 
     def connect(self, denoiser: Denoiser, time: TimeSampler) -> None:
-        """Fit the terms to a denoiser, and the gate to the training times.
-
-        Raises:
-            ValueError: if the encoder expects another patch size, or a term something that the denoiser has not.
-        """
+        """Fit the terms to a denoiser, and the gate to the training times; a ValueError says what does not fit."""
         expected = getattr(self.encoder, "patch_size", denoiser.patch_size)
         if expected != denoiser.patch_size:
             raise ValueError(

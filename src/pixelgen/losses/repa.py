@@ -29,11 +29,7 @@ class REPA(nn.Module, Term):
         self.projector_dim = projector_dim
 
     def connect(self, denoiser: Denoiser, encoder: PatchEncoder | None) -> None:
-        """Build the projector, Linear-SiLU-Linear-SiLU-Linear, between denoiser and encoder.
-
-        Raises:
-            ValueError: if the denoiser has no such block.
-        """
+        """Build the projector, Linear-SiLU-Linear-SiLU-Linear; a ValueError says what the denoiser lacks."""
         assert encoder is not None
         denoiser.require("objective.repa", "hidden_size", "blocks", "forward_with_features")
         depth, hidden_size = len(denoiser.blocks), denoiser.hidden_size

@@ -83,8 +83,4 @@ class Term:
         raise NotImplementedError
 
     def connect(self, denoiser: Denoiser, encoder: PatchEncoder | None) -> None:
-        """Fit the term to a denoiser and the shared encoder, before training.
-
-        Raises:
-            ValueError: if they do not fit.
-        """
+        """Fit the term to a denoiser and the shared encoder, before training; a ValueError says what does not fit."""
