@@ -253,7 +253,7 @@ class Text(Conditioner):
                 f"{kind} learns from captions, but the data has none: choose data with captions (for ShapesData, "
                 "data.captions true; for others, data.captions Captions), or JiT for images without text"
             )
-        encoder = self._encoder(f"{kind} takes prompts, which need a text encoder")
+        encoder = self._encoder(f"{kind} takes prompts through a text encoder")
         if data.text_shape not in (None, denoiser.text_shape):
             shapes = data.text_shape, denoiser.text_shape or ()
             found, own = ("{} text embeddings of width {}".format(*shape) for shape in shapes)

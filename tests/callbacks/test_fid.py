@@ -110,7 +110,7 @@ def test_checkpoint_can_watch_it(tmp_path):
     checkpoint = Checkpoint(every_n_steps=100, monitor=NAME)
     fit(tmp_path, fid, checkpoint, max_steps=6)
     best = min(fid.history, key=lambda entry: entry[NAME])
-    assert checkpoint.best_model_score.item() == pytest.approx(best[NAME])
+    assert checkpoint.best_model_score == pytest.approx(best[NAME])
     saved = torch.load(tmp_path / "checkpoints/best.ckpt", weights_only=True)
     assert saved["global_step"] == best["step"]
 

@@ -86,9 +86,14 @@ def tiny(kind):
     return JiT(**sizes, num_classes=3, in_context_len=2, in_context_start=1), torch.tensor([1])
 
 
-@pytest.mark.parametrize("kind", ["class", "text"])
-@pytest.mark.parametrize("strict", [False, pytest.param(True, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("first", [False, True])
+@pytest.mark.parametrize(
+    ("kind", "strict", "first"),
+    [
+        ("class", False, False),
+        ("text", False, True),
+        *(pytest.param(kind, True, first, marks=pytest.mark.slow) for kind in ("class", "text") for first in (0, 1)),
+    ],
+)
 def test_exporting_leaves_no_fake_tensors_behind(kind, strict, first, monkeypatch):
     torch.manual_seed(0)
     network, condition = tiny(kind)
