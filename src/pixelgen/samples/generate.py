@@ -192,5 +192,6 @@ def _write_png(
         ready.synchronize()
     about = PngInfo()
     about.add_text(METADATA, json.dumps({**settings, "seed": request.seed, "condition": request.condition}))
-    with atomic(folder / request.path, "free some space, then resume with the same command", flush=False) as temporary:
+    fix = "free some space, then resume with the same command"
+    with atomic(folder / request.path, fix, flush=False, unique=False) as temporary:  # the folder is locked
         Image.fromarray(image.squeeze(-1).contiguous().numpy()).save(temporary, "PNG", pnginfo=about)
