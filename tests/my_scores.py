@@ -23,3 +23,12 @@ class MeanDistance(Score):
         ours, theirs = (statistics.features.std(0).mean() for statistics in (generated, reference))
         distance = (generated.mu - reference.mu).norm()
         return {self.name: self.scale * float(distance), "diversity": float(ours / theirs)}
+
+
+class Spread(Score):
+    """A single number is enough."""
+
+    name = "spread"
+
+    def compute(self, generated, reference):
+        return float(generated.sigma.trace() / reference.sigma.trace())

@@ -172,6 +172,8 @@ def test_precision_of_samples_is_a_choice():
     assert torch.equal(model.sample([0, 1], precision="bf16-mixed"), mixed)
     assert torch.equal(model.sample([0, 1], precision="32-true"), model.sample([0, 1]))
     assert not torch.equal(mixed, model.sample([0, 1]))
+    with pytest.raises(ValueError, match="precision is 'bf16': choose one of 32-true"):
+        model.sample([0], precision="bf16")
 
 
 def test_a_model_in_bfloat16_samples():

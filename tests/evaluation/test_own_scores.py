@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from my_scores import MeanDistance
+from my_scores import MeanDistance, Spread
 from pixelgen.evaluate import evaluate, main
 from pixelgen.evaluation import Comparison, Metrics, Statistics
 from pixelgen.fit import main as fit
@@ -78,6 +78,14 @@ def test_from_yaml_in_training(tmp_path):
     assert not {"kid/toy", "precision/toy", "spatial_frechet/toy"} & set(record)
     assert record["scale"] == 2
     assert "scale: 2" in (tmp_path / "run" / "config.yaml").read_text()
+
+
+def test_a_single_number_is_enough():
+    metrics = Metrics(**ONLY, more=[Spread()])
+    comparison = Comparison(Toy(), reference_of(REAL, metrics), 30, metrics)
+    comparison.update(draw(30), range(30))
+    ratio = Toy()(draw(30)).double().var(0).sum() / Toy()(REAL).double().var(0).sum()
+    assert comparison.scores()["spread/toy"] == pytest.approx(float(ratio))
 
 
 def test_what_it_lacks_is_told():

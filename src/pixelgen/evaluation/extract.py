@@ -121,7 +121,9 @@ class Comparison(Extraction):
             with full_float32():
                 parts = [part.to(self.device) for part in (generated, self.reference)]
                 for score in self.entries:
-                    found |= {self.extractor.metric(name): value for name, value in score.compute(*parts).items()}
+                    numbers = score.compute(*parts)
+                    named = numbers if isinstance(numbers, dict) else {score.name: float(numbers)}
+                    found |= {self.extractor.metric(name): value for name, value in named.items()}
         return first(found)  # a decomposition may round differently on different machines
 
 

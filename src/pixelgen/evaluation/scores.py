@@ -43,8 +43,8 @@ class Score:
         """What the numbers depend on beside the images, for protocols (JSON): the fields of a dataclass."""
         return asdict(self) if is_dataclass(self) else {}
 
-    def compute(self, generated: Statistics, reference: Statistics) -> dict[str, float]:
-        """Each number by its name."""
+    def compute(self, generated: Statistics, reference: Statistics) -> dict[str, float] | float:
+        """Each number by its name, or the only number."""
         raise NotImplementedError
 
     def unsupported(self, extractor: FeatureExtractor) -> str | None:

@@ -68,7 +68,7 @@ class Term:
             name = "l1"
 
             def compute(self, p):
-                return (p.x_hat - p.x).abs()
+                return (p.x_hat - p.x).abs().flatten(1).mean(1)
     """
 
     name: str = "term"
