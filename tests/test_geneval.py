@@ -130,7 +130,7 @@ def test_published_prompts_with_networks_of_the_detectors_classes(painter, tmp_p
     assert report["protocol"]["detector"] == str(tiny_mask2former())
     line = protocol_sentence(report["protocol"])
     assert line.startswith(f"2 prompts (not the published ones, sha256 {prompts_sha256(geneval_prompts()[:2])[:16]})")
-    assert "seeds 0; average 0.99 of step 7; Euler (num_steps 2, shift 1.0, guidance 4.0, " in line
+    assert "seeds 0; average 0.99 of step 7; Euler (num_steps 2, guidance 4.0, guidance_min 0.0, " in line
     assert f"; clip {tiny_clip()}@sha256:" in line
 
 

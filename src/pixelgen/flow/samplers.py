@@ -83,7 +83,8 @@ class Sampler(ABC):
 
     def settings(self) -> dict[str, Any]:
         """Name of the class and its arguments, for records."""
-        return {"class": type(self).__name__, **asdict(self)}
+        first = ("num_steps", "guidance", "guidance_min", "guidance_max")  # the order in the metadata of images
+        return {"class": type(self).__name__, **{name: getattr(self, name) for name in first}} | asdict(self)
 
     @abstractmethod
     def solve(self, velocity: Velocity, x: Tensor, progress: Progress | None = None) -> Tensor:
