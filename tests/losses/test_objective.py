@@ -106,6 +106,14 @@ def test_nothing_runs_when_nothing_passes():
     assert float(terms.values["lpips"]) == float(terms.values["pdino"]) == terms.passed == 0
 
 
+def test_without_gated_terms_nothing_is_selected(monkeypatch):
+    _, prediction, expected = golden_case("case00", gated=False)
+    monkeypatch.setattr(Prediction, "select", lambda *_, **__: pytest.fail("samples are copied for nothing"))
+    terms = Objective()(prediction)
+    assert 0 < terms.passed < 1
+    assert (terms.values["flow_matching"] - expected["fm"]).abs() < 1e-5
+
+
 def test_empty_slots_leave_no_trace():
     _, prediction, expected = golden_case("case00", gated=False)
     terms = Objective()(prediction)

@@ -62,8 +62,7 @@ class Objective(nn.Module):
         more: terms of your own, by class path; null for none.
 
     Raises:
-        ValueError: if a weight is 0, or a term needs an encoder that is not there, or an encoder is there that nothing
-            uses.
+        ValueError: if a weight is 0, or an encoder is missing where a term needs it, or given where none does.
     """
 
     def __init__(
@@ -137,7 +136,8 @@ class Objective(nn.Module):
         whole, terms = replace(p, encoder=self.encoder), self.terms
         selected = None if self.gate is None else self.gate.select(p.t)
         passed = 1.0 if selected is None else len(selected) / len(p.t)
-        kept = whole if selected is None or passed == 1 else self._select(whole, selected)
+        gated = any(term.gated for term in terms.values())
+        kept = whole if selected is None or passed == 1 or not gated else self._select(whole, selected)
         values = {name: self._mean(term, kept if term.gated else whole, len(p.t)) for name, term in terms.items()}
         perceptual = tuple(name for name, term in terms.items() if term.perceptual)
         active = passed > 0 or any(not terms[name].gated for name in perceptual)
