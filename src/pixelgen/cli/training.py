@@ -156,6 +156,7 @@ class CLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Check that model and data fit, and put everything that the run writes into its folder."""
         check(self.model, self.datamodule)
+        rank_zero_info(f"data: {self.datamodule.summary}")
         if self.config.init_from:
             start_from(self.model, self.config.init_from)
         self.folder = self._folder()

@@ -64,9 +64,11 @@ class Reference:
         All processes must call this, with the extractor on its device.
         """
         if "mu" not in self.stored:
-            images = open_images(self.path, size[0] if size[0] == size[1] else None)
+            images = open_images(self.path, size[0] if size[0] == size[1] else None, job.upright)
             return job.measure(images, extractor, self.samples)
         statistics = Statistics.load(self.path, extractor)
         if self.complete or "features" not in job.metrics.of_reference(extractor):
             return statistics
-        return replace(statistics, features=job.measure(open_images(self.path), extractor).features)
+        return replace(
+            statistics, features=job.measure(open_images(self.path, upright=job.upright), extractor).features
+        )

@@ -43,7 +43,7 @@ def score_set(
 
     Extractors are on their device, each with its reference. A ValueError names what is wrong with the images.
     """
-    images = open_images(source)
+    images = open_images(source, upright=job.upright)
     count = len(images) if number is None else number
     if not 2 <= count <= len(images):
         raise ValueError(f"{source} holds {len(images)} images: give a num_images from 2 to that, not {count}")
