@@ -73,7 +73,7 @@ class ImageData(LightningDataModule):
 
     def __init__(self, image_size: int, batch_size: int = 32, num_workers: int = 0, seed: int = 0) -> None:
         super().__init__()
-        self._loader: Any = None  # of the training images
+        self._skipped = SkipCounts()  # of the training images
         self.image_size, self.batch_size, self.num_workers, self.seed = image_size, batch_size, num_workers, seed
         for name, least in {"image_size": 1, "batch_size": 1, "num_workers": 0, "seed": 0}.items():
             if getattr(self, name) < least:
@@ -87,8 +87,7 @@ class ImageData(LightningDataModule):
     @property
     def skipped(self) -> dict[str, int]:
         """What this process has left out of the training data so far, by reason."""
-        counts = [0] * len(SkipCounts.REASONS) if self._loader is None else self._loader.skipped.listed()
-        return dict(zip(SkipCounts.REASONS, counts, strict=True))
+        return dict(zip(SkipCounts.REASONS, self._skipped.listed(), strict=True))
 
     @property
     def summary(self) -> str:
@@ -130,7 +129,7 @@ class ImageData(LightningDataModule):
         order = ResumableOrder(dataset, self.batch_size, self.seed, *self._shard(), self._batches_consumed)
         options = {**self._loading(), "batch_size": self.batch_size, "collate_fn": _collate}
         loader = ResumableLoader(dataset, sampler=order, drop_last=True, **options)
-        loader.gather, self._loader = self._gather, loader
+        loader.gather, self._skipped = self._gather, loader.skipped  # a loader that this kept would outlive its use
         return loader
 
     def val_dataloader(self) -> DataLoader[Item] | list[Any]:

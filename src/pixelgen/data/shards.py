@@ -104,6 +104,7 @@ class ShardData(ImageData):
         names, classes = self.class_names, self._num_classes
         self._decode = Decoder(image_size, seed, names, classes, captions, text_states, min_side, flip, upright)
         self._decode_val = replace(self._decode, flip=False)
+        self._loader: ShardLoader | None = None
         self._probed = False
         self._prompts: list[str] = []  # of the first samples, as many as were asked for
         self._asked = 0
