@@ -90,9 +90,10 @@ class ImageFolderDataset(Dataset[Item]):
                 index = Random(f"{self.seed}/{key}/{len(left_out)}").randrange(len(self))
             else:
                 return item | {"left_out": left_out} if left_out else item
+        tried = len({place for _, place in left_out})
         raise ValueError(
-            f"{IN_A_ROW} images in a row in {self.folder} cannot be used, such as {': '.join(left_out[-1][::-1])}: "
-            "repair or replace them"
+            f"none of {tried} images tried in {self.folder} can be used, the last for {': '.join(left_out[-1])}: repair "
+            "or replace them"
         )
 
     def __iter__(self) -> Iterator[Item]:
