@@ -20,6 +20,7 @@ from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 
 from pixelgen.callbacks import Callbacks, Periodic, Progress
+from pixelgen.classes import refuse_other_classes
 from pixelgen.cli.arguments import (
     LAST,
     fill,
@@ -35,7 +36,7 @@ from pixelgen.data import ImageData
 from pixelgen.distributed.fsdp import refuse_unsupported
 from pixelgen.models import Denoiser
 from pixelgen.module import PixelGen
-from pixelgen.runs.checkpoints import find_checkpoint, run_folder
+from pixelgen.runs.checkpoints import find_checkpoint, is_sharded, read_contents, run_folder
 from pixelgen.runs.folder import SaveConfig, claim_folder, unused_folder
 from pixelgen.runs.transfer import check_resumable, start_from
 
@@ -55,6 +56,7 @@ NOISE = (
     ".*across ranks is zero.*",
     ".*returned a view tensor.*",
 )
+SIZE, CLASSES = (f"model.init_args.denoiser.init_args.{name}" for name in ("input_size", "num_classes"))
 ON_BY_DEFAULT = ("ema", "guard", "throughput", "skipped", "preview", "checkpoint", "summary")
 
 
@@ -140,8 +142,9 @@ class CLI(LightningCLI):
         fill(self.config, given, "model.init_args.seed", self.config.seed_everything)
         fill_schedule(self.config, given)
         data: ImageData = build(ImageData, self.config.data, "data")
-        for side, value in (("input_size", data.image_size), ("num_classes", data.num_classes)):
-            fill(self.config, given, f"model.init_args.denoiser.init_args.{side}", value)
+        for key, value in ((SIZE, data.image_size), (CLASSES, data.num_classes)):
+            fill(self.config, given, key, value)
+        self.counted = CLASSES in given
 
     def instantiate_classes(self) -> None:
         """Under FSDP2 only rank 0 draws the weights of the denoiser; the other processes get their share from it."""
@@ -155,7 +158,14 @@ class CLI(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Check that model and data fit, and put everything that the run writes into its folder."""
+        if self.config.ckpt_path and not is_sharded(path := find_checkpoint(self.config.ckpt_path)):
+            refuse_other_classes(read_contents(path).class_names, self.datamodule.class_names)
         check(self.model, self.datamodule)
+        if self.datamodule.labelled and not self.counted and self.model.denoiser.num_classes is None:
+            raise ValueError(
+                "the samples have labels, but nothing says how many classes there are: give data.num_classes or "
+                "data.class_names, or --model.denoiser.num_classes null to train without labels"
+            )
         if self.config.init_from:
             start_from(self.model, self.config.init_from)
         self.folder = self._folder()

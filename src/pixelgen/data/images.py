@@ -67,6 +67,7 @@ class ImageData(LightningDataModule):
     """
 
     class_names: list[str] | None = None
+    labelled: bool = False  # whether samples have labels though nobody has counted the classes, known after `setup`
     captions: bool = False  # whether batches carry `caption`, or text embeddings as `text`
     text_shape: tuple[int, ...] | None = None  # (L, E) of precomputed text embeddings, known after `setup`
     text_settings: Sequence[dict[str, Any]] = ()  # of the text encoders that made them, where known

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import torch
@@ -28,10 +29,16 @@ from pixelgen.module import PixelGen
 from pixelgen.samples.sampling import Sampling
 from pixelgen.samples.settings import SETTINGS, refuse_other_settings
 
+RANDOM = "random classes"  # how settings and protocols name what `drawn` gives
 METADATA = "pixelgen"  # key of the text in each PNG: JSON of the settings, the seed and the condition
 TOKENS = 8192  # patches in a network batch: enough to fill a GPU
 LARGEST = 32  # images in a network batch, since a small set is padded to one
 WRITERS = 4  # threads that write images
+
+
+def drawn(conditions: Sequence[Any], seed: int, number: int) -> list[Any]:
+    """Conditions of images `seed`, `seed` + 1, … drawn at random, each by the seed of its image alone."""
+    return [Random(f"condition/{own}").choice(conditions) for own in range(seed, seed + number)]
 
 
 def file_name(number: int) -> str:

@@ -22,6 +22,7 @@ class Sampling:
         size: height and width in pixels; the training size if not given.
         seed: image i is generated from seed + i.
         negative: prompt that guidance leads away from.
+        random_classes: draw the class of each image at random, by its seed, instead of taking all in turn.
         precision: mixed precision of the network.
         batch_size: images between two progress updates and writes to disk; it does not change the images.
         devices: processes on this machine, one per GPU, or on the CPU.
@@ -34,6 +35,7 @@ class Sampling:
     size: tuple[int, int] | None = None
     seed: int = 0
     negative: str = ""
+    random_classes: bool = False
     precision: Precision = "bf16-mixed"
     batch_size: int = 64
     devices: int = 1
