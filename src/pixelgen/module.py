@@ -346,7 +346,7 @@ class PixelGen(LightningModule):
 
         Example:
             model = pixelgen.load("runs/demo")
-            images = model.sample([0, 11, 22, 33], seeds=24)
+            images = model.sample(["red circle", "green star"], seeds=24)
         """
         requests = self.conditioner.parse(condition, 1 if isinstance(seeds, int) else len(seeds))
         seeds = _seeds(seeds, requests)

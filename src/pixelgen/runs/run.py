@@ -201,6 +201,6 @@ def load(source: str | Path, ema: Average = True, device: str | torch.device | N
 
     Example:
         model = pixelgen.load("runs/demo")
-        images = model.sample([0, 11, 22, 33], seeds=24)
+        images = model.sample(["red circle", "green star"], seeds=24)
     """
     return Run(source).model(ema, device)
