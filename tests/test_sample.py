@@ -13,11 +13,14 @@ from PIL import Image
 
 import pixelgen
 from moments import in_the_fiftieth_image
+from pixelgen import PixelGen
 from pixelgen.export import export
 from pixelgen.flow import to_uint8
+from pixelgen.models import JiT
 from pixelgen.runs.run import Run
 from pixelgen.sample import main, sample
 from pixelgen.samples.sampling import Sampling
+from pixelgen.samples.settings import settings_of
 from processes import finish, free_port, start, status
 from tiny_run import randomise_average
 
@@ -235,3 +238,5 @@ def test_random_classes_are_drawn_by_the_seed_of_each_image(run, tmp_path):
     )
     assert set(conditions(chosen)) == {3, 5}
     assert settings(chosen)["conditions"] == {"random": [3, 5]}
+    with pytest.raises(ValueError, match="random_classes draws classes, and this network takes none: leave it out"):
+        settings_of(PixelGen(JiT(8, 4, 16, num_heads=2, num_classes=None)), Sampling(random_classes=True), {}, {})

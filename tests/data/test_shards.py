@@ -180,8 +180,11 @@ def test_the_command_line_trains_on_labelled_shards_and_logs_what_was_skipped(tm
 
 def test_labels_that_nobody_counts_are_not_left_out_in_silence(tmp_path):
     folder = write_shards(tmp_path / "s", [4])
-    with pytest.raises(ValueError, match="the samples have labels, but nothing says how many classes there are: give"):
+    with pytest.raises(ValueError, match="the data has labels, but nothing says how many classes there are: give"):
         train(tmp_path, "--data.shards", folder)
+    captioned = write_shards(tmp_path / "t", [4], captions=True)
+    with pytest.raises(ValueError, match="the data has captions, but JiT takes none: choose TextJiT"):
+        train(tmp_path, "--data.shards", captioned, "--data.captions", "Captions")
     assert not (tmp_path / "run").exists()
     cli = train(tmp_path, "--data.shards", folder, "--model.denoiser.num_classes", "null")
     assert cli.model.denoiser.num_classes is None

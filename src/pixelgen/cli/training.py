@@ -31,6 +31,7 @@ from pixelgen.cli.arguments import (
     with_config_of_run,
     with_nulls,
 )
+from pixelgen.conditioner import Unconditional
 from pixelgen.config import build, one_sentence
 from pixelgen.data import ImageData
 from pixelgen.distributed.fsdp import refuse_unsupported
@@ -144,7 +145,7 @@ class CLI(LightningCLI):
         data: ImageData = build(ImageData, self.config.data, "data")
         for key, value in ((SIZE, data.image_size), (CLASSES, data.num_classes)):
             fill(self.config, given, key, value)
-        self.counted = CLASSES in given
+        self.unused = CLASSES in self.config and CLASSES not in given  # conditions of the data, by oversight
 
     def instantiate_classes(self) -> None:
         """Under FSDP2 only rank 0 draws the weights of the denoiser; the other processes get their share from it."""
@@ -161,11 +162,8 @@ class CLI(LightningCLI):
         if self.config.ckpt_path and not is_sharded(path := find_checkpoint(self.config.ckpt_path)):
             refuse_other_classes(read_contents(path).class_names, self.datamodule.class_names)
         check(self.model, self.datamodule)
-        if self.datamodule.labelled and not self.counted and self.model.denoiser.num_classes is None:
-            raise ValueError(
-                "the samples have labels, but nothing says how many classes there are: give data.num_classes or "
-                "data.class_names, or --model.denoiser.num_classes null to train without labels"
-            )
+        if self.unused and isinstance(self.model.conditioner, Unconditional):
+            refuse_unused(self.datamodule, type(self.model.denoiser).__name__)
         if self.config.init_from:
             start_from(self.model, self.config.init_from)
         self.folder = self._folder()
@@ -244,6 +242,17 @@ def check(model: PixelGen, data: ImageData) -> None:
             "set data.image_size and the denoiser's input_size to the same number, or leave the latter out"
         )
     model.conditioner.check_data(denoiser, data)
+
+
+def refuse_unused(data: ImageData, denoiser: str) -> None:
+    """Refuse labels or captions that an unconditional network would leave unused."""
+    if data.captions:
+        found, fix = "captions", f"{denoiser} takes none: choose TextJiT with a text_encoder"
+    elif data.labelled:
+        found, fix = "labels", "nothing says how many classes there are: give data.num_classes or data.class_names"
+    else:
+        return
+    raise ValueError(f"the data has {found}, but {fix}, or --model.denoiser.num_classes null to train without {found}")
 
 
 def default_loggers(folder: Path) -> list[Logger]:
