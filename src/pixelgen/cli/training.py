@@ -33,6 +33,7 @@ from pixelgen.cli.arguments import (
 from pixelgen.config import build, one_sentence
 from pixelgen.data import ImageData
 from pixelgen.distributed.fsdp import refuse_unsupported
+from pixelgen.distributed.processes import default_precision
 from pixelgen.models import Denoiser
 from pixelgen.module import PixelGen
 from pixelgen.runs.checkpoints import find_checkpoint, run_folder
@@ -40,7 +41,7 @@ from pixelgen.runs.folder import SaveConfig, claim_folder, unused_folder
 from pixelgen.runs.transfer import check_resumable, start_from
 
 TRAINER_DEFAULTS = {
-    "precision": "bf16-mixed",
+    "precision": default_precision(),
     "max_epochs": -1,
     "max_steps": 400_000,
     "num_sanity_val_steps": 0,

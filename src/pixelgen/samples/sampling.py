@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from pixelgen.distributed.processes import Precision, default_precision
 from pixelgen.flow import Sampler
-from pixelgen.module import Precision
 
 Average = bool | float | str
 """Which weights: True for the first EMA, False or `raw` for the raw weights, or the decay or name of an EMA."""
@@ -22,7 +22,7 @@ class Sampling:
         size: height and width in pixels; the training size if not given.
         seed: image i is generated from seed + i.
         negative: prompt that guidance leads away from.
-        precision: mixed precision of the network.
+        precision: of the network; `bf16-mixed` by default, except on a CPU that only emulates bf16.
         batch_size: images between two progress updates and writes to disk; it does not change the images.
         devices: processes on this machine, one per GPU, or on the CPU.
         num_nodes: machines.
@@ -34,7 +34,7 @@ class Sampling:
     size: tuple[int, int] | None = None
     seed: int = 0
     negative: str = ""
-    precision: Precision = "bf16-mixed"
+    precision: Precision = default_precision()
     batch_size: int = 64
     devices: int = 1
     num_nodes: int = 1
