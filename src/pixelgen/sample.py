@@ -1,7 +1,5 @@
 """`python -m pixelgen.sample runs/demo`: images of a trained model, in a folder."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Callable, Sequence

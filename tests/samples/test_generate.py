@@ -12,10 +12,9 @@ from PIL import Image
 from pixelgen import PixelGen
 from pixelgen.flow import Heun, to_uint8
 from pixelgen.models import JiT
-from pixelgen.samples import generate as generation
 from pixelgen.samples.generate import METADATA, Request, generate, stream
-from pixelgen.samples.settings import network_batch
 from pixelgen.samples.sampling import Sampling
+from pixelgen.samples.settings import network_batch
 
 SETTINGS = {"sampler": {"class": "Heun", "num_steps": 2}, "seed": 0}
 EXACT = Sampling(precision="32-true")

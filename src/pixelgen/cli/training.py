@@ -1,7 +1,5 @@
 """The command line: one flat parser for trainer, model, data and callbacks."""
 
-from __future__ import annotations
-
 import logging
 import sys
 import warnings
@@ -143,6 +141,10 @@ class CLI(LightningCLI):
         data: ImageData = build(ImageData, self.config.data, "data")
         for side, value in (("input_size", data.image_size), ("num_classes", data.num_classes)):
             fill(self.config, given, f"model.init_args.denoiser.init_args.{side}", value)
+
+    def _dump_config(self) -> None:
+        """Model and data are not given their hyperparameters: `config.yaml` has them."""
+        self.config_dump: dict[str, Any] = {}
 
     def instantiate_classes(self) -> None:
         """Under FSDP2 only rank 0 draws the weights of the denoiser; the other processes get their share from it."""

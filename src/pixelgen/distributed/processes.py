@@ -1,7 +1,5 @@
 """The processes of a command or a run: how they start, and what they tell each other."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,7 +16,7 @@ T = TypeVar("T")
 
 
 def default_precision() -> Precision:
-    """`bf16-mixed`; `32-true` where there is nothing but a CPU that emulates bf16, which takes some ten times longer."""
+    """`bf16-mixed`, or `32-true` where there is nothing but a CPU that only emulates bf16, which is far slower."""
     on_cpu = torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
     return "bf16-mixed" if on_cpu or torch.cuda.device_count() or torch.backends.mps.is_available() else "32-true"
 

@@ -1,7 +1,5 @@
 """Generated images: one stream for every use, and sets on disk that are finished after an interruption."""
 
-from __future__ import annotations
-
 import json
 import os
 from collections import deque

@@ -1,7 +1,5 @@
 """How images are generated: one set of options for Python and every command."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from pixelgen.distributed.processes import Precision, default_precision

@@ -1,7 +1,5 @@
 """What a set of images depends on: `settings.json`, and the name of the folder."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Mapping
@@ -24,7 +22,8 @@ def settings_of(
     """All that the images of a set depend on (JSON): how they are generated, and with which weights.
 
     `identity` names the weights that `model` is filled with, as `Run.identity` does; `requests` tells seeds and
-    conditions of the `number` images. A size that does not divide into patches, or a negative prompt that could do nothing, is refused.
+    conditions of the `number` images. A size that does not divide into patches, or a negative prompt that could do
+    nothing, is refused.
     """
     denoiser, sampler = model.denoiser, sampling.sampler or model.sampler
     if sampling.size is not None and any(side < 1 or side % denoiser.patch_size for side in sampling.size):
