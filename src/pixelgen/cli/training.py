@@ -31,12 +31,12 @@ from pixelgen.cli.arguments import (
 from pixelgen.config import build, one_sentence
 from pixelgen.data import ImageData
 from pixelgen.distributed.fsdp import refuse_unsupported
-from pixelgen.distributed.processes import default_precision
 from pixelgen.models import Denoiser
 from pixelgen.module import PixelGen
 from pixelgen.runs.checkpoints import find_checkpoint, run_folder
 from pixelgen.runs.folder import SaveConfig, claim_folder, unused_folder
 from pixelgen.runs.transfer import check_resumable, start_from
+from pixelgen.samples.sampling import default_precision
 
 TRAINER_DEFAULTS = {
     "precision": default_precision(),

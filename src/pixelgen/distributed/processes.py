@@ -15,12 +15,6 @@ Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
 T = TypeVar("T")
 
 
-def default_precision() -> Precision:
-    """`bf16-mixed`, or `32-true` where there is nothing but a CPU that only emulates bf16, which is far slower."""
-    on_cpu = torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    return "bf16-mixed" if on_cpu or torch.cuda.device_count() or torch.backends.mps.is_available() else "32-true"
-
-
 def launch(devices: int, precision: Precision, num_nodes: int = 1) -> Fabric:
     """One process for each of the `devices` of each machine, GPUs where there are any, or as torchrun or SLURM say.
 

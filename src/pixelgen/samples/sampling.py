@@ -2,11 +2,19 @@
 
 from dataclasses import dataclass
 
-from pixelgen.distributed.processes import Precision, default_precision
+import torch
+
 from pixelgen.flow import Sampler
+from pixelgen.module import Precision
 
 Average = bool | float | str
 """Which weights: True for the first EMA, False or `raw` for the raw weights, or the decay or name of an EMA."""
+
+
+def default_precision() -> Precision:
+    """`bf16-mixed`, or `32-true` where there is nothing but a CPU that only emulates bf16, which is far slower."""
+    on_cpu = torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return "bf16-mixed" if on_cpu or torch.cuda.device_count() or torch.backends.mps.is_available() else "32-true"
 
 
 @dataclass(frozen=True)
