@@ -16,8 +16,8 @@ from moments import in_the_fiftieth_image
 from pixelgen.export import export
 from pixelgen.flow import to_uint8
 from pixelgen.runs.run import Run
-from pixelgen.sample import main
-from pixelgen.samples.sampling import Sampling, default_precision, sample
+from pixelgen.sample import main, sample
+from pixelgen.samples.sampling import Sampling, default_precision
 from processes import finish, free_port, start, status
 from tiny_run import randomise_average
 
