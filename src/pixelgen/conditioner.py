@@ -1,7 +1,5 @@
 """Conditioners: what a batch, a request, a command line and "no condition" become for the denoiser."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """`python -m pixelgen.convert published.ckpt`: a published checkpoint as an export of this library."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import yaml

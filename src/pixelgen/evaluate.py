@@ -1,7 +1,5 @@
 """`python -m pixelgen.evaluate runs/demo --reference images`: FID and its relatives, with their protocol."""
 
-from __future__ import annotations
-
 import json
 import sys
 from argparse import ArgumentParser

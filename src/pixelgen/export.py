@@ -1,7 +1,5 @@
 """`python -m pixelgen.export runs/demo`: one EMA of a run as a small file, with its config beside it."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from rich.console import Console

@@ -1,7 +1,5 @@
 """PixelGen as a LightningModule: wires denoiser, conditioner, objective, sampler and optimizer; no mathematics."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal, get_args

@@ -1,7 +1,5 @@
 """`python -m pixelgen.sample runs/demo`: images of a trained model, in a folder."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Callable, Sequence
@@ -42,7 +40,8 @@ def sample(
 
     Image i is generated from seed + i and the condition i mod their number, or a random one with `random_classes`; its
     bytes do not depend on batch size, number of processes and interruptions. The same command resumes where it was
-    stopped; with a larger num_images it adds to the set. The settings stand in each PNG too.
+    stopped; with a larger num_images it adds to the set. A set of up to 16 images goes through the network in a smaller
+    batch, which is one of its settings: it stands in a folder of its own. The settings stand in each PNG too.
 
     Args:
         source: run folder, checkpoint, export, or a published checkpoint.
@@ -92,7 +91,7 @@ def sample_with(
     if sampling.random_classes:
         named, conditions = {"random": named} if chosen else RANDOM, drawn(conditions, sampling.seed, number)
     asked = {"seed": sampling.seed, "conditions": named}
-    settings = settings_of(model, sampling, run.identity(sampling.ema), asked)
+    settings = settings_of(model, sampling, run.identity(sampling.ema), asked, number)
     folder = to or run.folder / "samples" / folder_name(settings)
     requests = [Request(file_name(i), sampling.seed + i, conditions[i % len(conditions)]) for i in range(number)]
     generate(model, requests, folder, settings, fabric, sampling)
@@ -134,7 +133,7 @@ def sample_prompts(
         raise ValueError(f"the model of {run} takes no prompts: give a text model")
     seeds = range(sampling.seed, sampling.seed + number)
     about = {"seeds": list(seeds), "prompts": len(prompts), "prompts_sha256": sha256}
-    settings = settings_of(model, sampling, run.identity(sampling.ema), about)
+    settings = settings_of(model, sampling, run.identity(sampling.ema), about, len(prompts) * number)
     folder = run.folder / benchmark / folder_name(settings) if to is None else Path(to)
     requests = [Request(path(i, seed), seed, text) for i, text in enumerate(prompts) for seed in seeds]
     generate(model, requests, folder, settings, fabric, sampling)

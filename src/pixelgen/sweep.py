@@ -1,7 +1,5 @@
 """`python -m pixelgen.sweep runs/demo --guidance 1 2 3`: which guidance, interval, EMA and sampler score best."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """Bytes of a sample: what makes an item, and what is unusable for which reason. Nothing in a file ends a run."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 

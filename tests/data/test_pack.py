@@ -1,7 +1,5 @@
 """A folder packed into shards and read back."""
 
-from __future__ import annotations
-
 import json
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Shards as a data module: from disk and over HTTP, on the command line, resumed, on two processes."""
 
-from __future__ import annotations
-
 import json
 import threading
 import warnings

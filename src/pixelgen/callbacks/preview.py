@@ -1,7 +1,5 @@
 """Pictures of the same seeds throughout training."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any

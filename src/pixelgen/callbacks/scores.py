@@ -1,7 +1,5 @@
 """Scores of generated images during training."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any, Literal

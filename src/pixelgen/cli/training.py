@@ -1,7 +1,5 @@
 """The command line: one flat parser for trainer, model, data and callbacks."""
 
-from __future__ import annotations
-
 import logging
 import sys
 import warnings
@@ -40,9 +38,10 @@ from pixelgen.module import PixelGen
 from pixelgen.runs.checkpoints import find_checkpoint, is_sharded, read_contents, run_folder
 from pixelgen.runs.folder import SaveConfig, claim_folder, unused_folder
 from pixelgen.runs.transfer import check_resumable, start_from
+from pixelgen.samples.sampling import default_precision
 
 TRAINER_DEFAULTS = {
-    "precision": "bf16-mixed",
+    "precision": default_precision(),
     "max_epochs": -1,
     "max_steps": 400_000,
     "num_sanity_val_steps": 0,
@@ -146,6 +145,10 @@ class CLI(LightningCLI):
         for key, value in ((SIZE, data.image_size), (CLASSES, data.num_classes)):
             fill(self.config, given, key, value)
         self.unused = CLASSES in self.config and CLASSES not in given  # conditions of the data, by oversight
+
+    def _dump_config(self) -> None:
+        """Model and data are not given their hyperparameters: `config.yaml` has them."""
+        self.config_dump: dict[str, Any] = {}
 
     def instantiate_classes(self) -> None:
         """Under FSDP2 only rank 0 draws the weights of the denoiser; the other processes get their share from it."""

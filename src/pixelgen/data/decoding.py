@@ -1,7 +1,5 @@
 """From the bytes of a sample to an item of a batch, or the reason why there is none."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO

@@ -1,7 +1,5 @@
 """The base class of image data: batches, workers, sharding by rank and exact resuming."""
 
-from __future__ import annotations
-
 import signal
 from abc import abstractmethod
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """`python -m pixelgen.data.pack FOLDER --to SHARDS`: a folder of images as tar shards for `ShardData`."""
 
-from __future__ import annotations
-
 import io
 import json
 import sys

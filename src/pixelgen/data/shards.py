@@ -1,7 +1,5 @@
 """Webdataset tars as a data module: local or remote, labelled or captioned, any number of processes and workers."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import replace

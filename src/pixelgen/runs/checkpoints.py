@@ -1,7 +1,5 @@
 """Files of weights: where they lie, what they hold, and how exports are written."""
 
-from __future__ import annotations
-
 import json
 import re
 import shutil

@@ -1,7 +1,5 @@
 """Published checkpoints: PixelGen's and JiT's files, and the network's size, read from its weights."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from math import isqrt
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Runs, checkpoints, exports and published checkpoints: opened once, each by the same class."""
 
-from __future__ import annotations
-
 import warnings
 from functools import cached_property
 from pathlib import Path
@@ -44,7 +42,7 @@ class Run:
         self.step = self.contents.step  # of the optimizer, None where the file does not say
 
     @staticmethod
-    def open(source: str | Path | Run) -> Run:
+    def open(source: "str | Path | Run") -> "Run":
         """The run at a path; a run that is open already stays as it is."""
         return source if isinstance(source, Run) else Run(source)
 

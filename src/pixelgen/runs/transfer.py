@@ -1,7 +1,5 @@
 """Weights of one network in another: a resumed run, or a new one of other classes, none, or another image size."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import torch
