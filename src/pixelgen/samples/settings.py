@@ -22,8 +22,8 @@ def settings_of(
     """All that the images of a set depend on (JSON): how they are generated, and with which weights.
 
     `identity` names the weights that `model` is filled with, as `Run.identity` does; `requests` tells seeds and
-    conditions of the `number` images. What does not fit the model is refused: a size that does not divide into patches, a
-    negative prompt that could do nothing, random classes where there are none.
+    conditions of the `number` images. What does not fit the model is refused: a size that does not divide into patches,
+    a negative prompt that could do nothing, random classes where there are none.
     """
     denoiser, sampler = model.denoiser, sampling.sampler or model.sampler
     if sampling.size is not None and any(side < 1 or side % denoiser.patch_size for side in sampling.size):
