@@ -1,7 +1,5 @@
 """Folders of image files: ImageNet's layout, and anyone's own pictures."""
 
-from __future__ import annotations
-
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -92,8 +90,8 @@ class ImageFolderDataset(Dataset[Item]):
                 return item | {"left_out": left_out} if left_out else item
         tried = len({place for _, place in left_out})
         raise ValueError(
-            f"none of {tried} images tried in {self.folder} can be used, the last for {': '.join(left_out[-1])}: repair "
-            "or replace them"
+            f"none of {tried} images tried in {self.folder} can be used, the last for {': '.join(left_out[-1])}: "
+            "repair or replace them"
         )
 
     def __iter__(self) -> Iterator[Item]:

@@ -1,8 +1,7 @@
 """`python -m pixelgen.data.pack FOLDER --to SHARDS`: a folder of images as tar shards for `ShardData`."""
 
-from __future__ import annotations
-
 import io
+import json
 import sys
 import tarfile
 from argparse import ArgumentError
@@ -24,7 +23,7 @@ from pixelgen.data.captions import caption_paths, json_fields, read_caption
 from pixelgen.data.decoding import Unusable, read_image
 from pixelgen.data.folder import EXTENSIONS, class_folders, label_finder
 from pixelgen.data.layout import find_layout, list_files
-from pixelgen.data.shards import CLASSES
+from pixelgen.data.shards import CLASSES, class_lines
 from pixelgen.data.tars import MAX_BYTES, check_unused, write_sample
 from pixelgen.files import publish, remove, sole_writer
 
@@ -56,9 +55,9 @@ def pack(
 
     Of a folder with `train` and `val` (see `find_layout`), the images for training are packed; pack `val` by itself. An
     image's caption is the txt or json file of the same name (`x.jpg`, `x.txt`). If no image has one, the folders are
-    classes, and their sorted names go to `classes.txt` beside the shards. Every image is decoded once;
-    damaged ones, and those without a caption that can be read where others have one, are left out and named. The
-    folder gets its name when all is done: what was interrupted is started again.
+    classes: samples have number and name, and the sorted names go to `classes.txt` beside the shards. Every image is
+    decoded once; damaged ones, and those without a caption that can be read where others have one, are left out and
+    named. The folder gets its name when all is done: what was interrupted is started again.
 
     Args:
         folder: where the images are: files as `ImageFolderData` reads them, at any depth.
@@ -85,17 +84,21 @@ def pack(
     listing = list_files(layout.train, EXTENSIONS)
     files = listing.files
     captioned = any(caption_paths(Path(file)) for file in files)
-    names = None if captioned and files else class_folders(layout.train)
+    names = None if captioned else class_folders(layout.train)
+    listed = "".join(f"{name}\n" for name in names or ()).encode(errors="replace").decode()
+    if class_lines(listed) != (names or []):
+        raise ValueError(f"a class folder in {folder} has a name that is not one line of text: rename it")
     find = label_finder(layout.train, names or ())
     val = "" if layout.val is None else f"{layout.train} was packed, {layout.val} was not: pack it into another folder"
 
     def sample(path: Path) -> dict[str, bytes]:
         beside = _readable_captions(path) if captioned else {}
         if names is not None:
-            label = find(str(path))
-            if label is None:
+            number = find(str(path))
+            if number is None:
                 raise Unusable("no label")
-            beside = {"cls": str(label).encode()}
+            about = {"label": number, "class_name": names[number]}
+            beside = {"cls": str(number).encode(), "json": json.dumps(about).encode()}
         return _encoded(path, size, encoding, upright) | beside
 
     Random(seed).shuffle(files)
@@ -110,7 +113,7 @@ def pack(
             remove(unfinished)
             raise ValueError(f"none of the {len(files)} images in {folder} can be packed: {packed.left_out[0]}")
         if names is not None:
-            (unfinished / CLASSES).write_text("".join(f"{name}\n" for name in names))
+            (unfinished / CLASSES).write_text(listed, encoding="utf-8")
         publish(unfinished, to)
     return packed
 

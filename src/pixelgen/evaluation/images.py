@@ -1,7 +1,5 @@
 """Sets of images to be evaluated: the files of a folder, or the array of an npz."""
 
-from __future__ import annotations
-
 import math
 import os
 import struct
