@@ -1,5 +1,6 @@
 """Tar shards in webdataset's convention: files of a sample share a name up to the first dot and stand together."""
 
+import bz2
 import glob
 import io
 import os
@@ -212,6 +213,9 @@ def _files(stream: Any) -> Iterator[tuple[str, str, bytes | None]]:
     The content is None where those of a key have more than `MAX_BYTES` bytes.
     """
     held, last = 0, None
+    peek = getattr(getattr(stream, "stream", stream), "peek", None)
+    if peek is not None and peek(3)[:3] == b"BZh":
+        stream = bz2.BZ2File(stream)  # tarfile itself unpacks ten kilobytes at once, which may be as many gigabytes
     with closing(tarfile.open(fileobj=stream, mode="r|*", tarinfo=_Header)) as tar:
         for member in tar:
             key, extension = base_plus_ext(member.name)
