@@ -2,8 +2,9 @@
 
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from operator import itemgetter
 from pathlib import Path
 from random import Random
@@ -64,7 +65,7 @@ class ImageFolderDataset(Dataset[Item]):
         listing = list_files(self.folder, EXTENSIONS)
         if listing.left_out:
             rank_zero_warn(listing.left_out)
-        files, labels = listing.files, []
+        files, labels = listing.files, list[int]()
         if self.class_names is not None:
             files, labels = self._labelled(files, self.class_names)
         if self.captions is not None:
@@ -79,24 +80,37 @@ class ImageFolderDataset(Dataset[Item]):
         return len(self._files)
 
     def __getitem__(self, key: int) -> Item:
-        index, left_out = key % len(self), []
-        while len(left_out) < IN_A_ROW:
+        others = (Random(f"{self.seed}/{key}/{tried}").randrange(len(self)) for tried in range(1, IN_A_ROW))
+        item, left_out = self._first(chain([key % len(self)], others), key)
+        return item | {"left_out": left_out} if left_out else item
+
+    def __iter__(self) -> Iterator[Item]:
+        """One epoch in order."""
+        return (self[index] for index in range(len(self)))
+
+    def check(self) -> None:
+        """Raise a ValueError about a class without images, or without one among the first that can be used."""
+        names = self.class_names or []
+        counts = np.bincount(self.labels, minlength=len(names)) if names else [len(self)]
+        for name, begin, count in zip(names or [""], np.cumsum([0, *counts]).tolist(), counts, strict=False):
+            if count:
+                self._first(range(begin, begin + min(count, IN_A_ROW)), begin)
+            elif (self.folder / name).is_dir():  # numbers in dataset.json need not all occur
+                raise ValueError(f"the class folder {self.folder / name} has no images: add some or remove it")
+
+    def _first(self, indices: Iterable[int], key: int) -> tuple[Item, list[tuple[str, str]]]:
+        """The first item at some indices that can be used, and reasons and places of those before it."""
+        left_out: list[tuple[str, str]] = []
+        for index in indices:
             try:
-                item = self._item(index, key)
+                return self._item(index, key), left_out
             except Unusable as verdict:
                 left_out.append((verdict.reason, f"{os.fsdecode(self._files[index])} ({verdict.detail})"))
-                index = Random(f"{self.seed}/{key}/{len(left_out)}").randrange(len(self))
-            else:
-                return item | {"left_out": left_out} if left_out else item
         tried = len({place for _, place in left_out})
         raise ValueError(
             f"none of {tried} images tried in {self.folder} can be used, the last for {': '.join(left_out[-1])}: "
             "repair or replace them"
         )
-
-    def __iter__(self) -> Iterator[Item]:
-        """One epoch in order."""
-        return (self[index] for index in range(len(self)))
 
     def _item(self, index: int, key: int) -> Item:
         """The image at an index, with what is random about it decided by a key; `Unusable` if there is none."""
@@ -111,7 +125,7 @@ class ImageFolderDataset(Dataset[Item]):
 
     def _labelled(self, files: list[str], names: list[str]) -> tuple[list[str], list[int]]:
         """The files of known classes and their classes, class by class."""
-        find, known, unknown = label_finder(self.folder, names), [], []
+        find, known, unknown = label_finder(self.folder, names), list[tuple[int, str]](), list[str]()
         for file in files:
             label = find(file)
             known.append((label, file)) if label is not None else unknown.append(file)
@@ -165,7 +179,7 @@ class ImageFolderData(ImageData):
 
     Raises:
         ValueError: If the folder is missing, holds no images, has an empty class folder, both images and class
-            folders, or no images that can be read.
+            folders, or a class without images that can be read.
     """
 
     def __init__(
@@ -191,8 +205,8 @@ class ImageFolderData(ImageData):
         self._val: ImageFolderDataset | None = None
 
     def setup(self, stage: str | None = None) -> None:
-        """List the files, and find one that can be used."""
-        self.train_dataset()[0], self.val_dataset()
+        """List the files, and find one of each class that can be used."""
+        self.train_dataset(), self.val_dataset()
 
     def train_dataset(self) -> ImageFolderDataset:
         """The training images."""
@@ -200,11 +214,7 @@ class ImageFolderData(ImageData):
             for note in self._layout.notes:
                 rank_zero_warn(note)
             self._train = self._dataset(self._layout.train, self.flip)
-            names = self.class_names or []
-            if empty := set(range(len(names))) - set(self._train.labels):
-                raise ValueError(
-                    f"the class folder {self._layout.train / names[min(empty)]} has no images: add some or remove it"
-                )
+            self._train.check()
         return self._train
 
     def val_dataset(self) -> ImageFolderDataset | None:
