@@ -128,6 +128,17 @@ def test_images_beside_class_folders(imagenet):
         ImageFolderData(imagenet)
 
 
+@pytest.mark.parametrize("upright", [True, False])
+def test_photos_are_turned_unless_that_is_switched_off(tmp_path, upright):
+    exif = Image.Exif()
+    exif[0x0112] = 3  # upside down
+    stored = Image.new("RGB", (8, 8), "red")
+    stored.paste("blue", (0, 4, 8, 8))
+    stored.save(tmp_path / "0.png", exif=exif)
+    pixels = ImageFolderData(tmp_path, image_size=8, upright=upright).train_dataset()[0]["image"]
+    assert pixels[:, 0, 0].tolist() == ([0, 0, 255] if upright else [255, 0, 0])
+
+
 def test_validation_images_of_other_classes_are_left_out(imagenet):
     save(imagenet / "val" / "z_emu" / "1.png")
     data = ImageFolderData(imagenet, image_size=8)

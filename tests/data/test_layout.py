@@ -81,7 +81,7 @@ def test_what_is_left_out_beside_the_parts_is_said(tmp_path):
     data = ImageFolderData(tmp_path, image_size=8)
     with pytest.warns(UserWarning, match=r"left out of .*: extra, test; only train is used"):
         data.setup()
-    assert data.summary == f"1 class (cat), 1 images in {tmp_path}/train; validation: 1 images in {tmp_path}/val"
+    assert data.summary == f"1 class (cat), 1 image in {tmp_path}/train; validation: 1 image in {tmp_path}/val"
 
 
 def test_labels_of_edm(tmp_path):

@@ -279,7 +279,7 @@ def _numbered_labels(folder: Path) -> dict[str, int] | None:
     """The labels in the `dataset.json` of EDM and StyleGAN, by path; None without such a file, or labels in it."""
     path = folder / "dataset.json"
     try:
-        fields = json.loads(path.read_bytes()) if path.is_file() else None
+        fields: Any = json.loads(path.read_bytes()) if path.is_file() else None
     except (OSError, ValueError) as error:
         raise ValueError(f"{path} cannot be read ({error}): repair or remove that file") from error
     try:

@@ -98,7 +98,7 @@ class ImageData(LightningDataModule):
 
     def _extent(self, dataset: Any) -> str:
         """How many images there are, and where, in words."""
-        return f"{len(dataset):,} images".replace(",", " ")
+        return f"{len(dataset):,} image{'s' * (len(dataset) != 1)}".replace(",", " ")
 
     def _kinds(self) -> str:
         """What stands for the images, in words."""

@@ -64,6 +64,7 @@ def score_set(
     skipped = job.extract(images, comparisons, range(count))
     scores = {name: value for comparison in comparisons for name, value in comparison.scores().items()}
     counts = {"source": str(source), "images": count - skipped, "skipped": skipped, "pixels": list(images.size)}
+    counts |= {} if job.upright else {"upright": False}
     return Scores(scores, {**counts, **_of_the_set(source), "features": features, "versions": _versions()})
 
 
