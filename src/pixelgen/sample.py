@@ -22,7 +22,7 @@ from pixelgen.samples.generate import Request, file_name, generate
 from pixelgen.samples.grid import grid
 from pixelgen.samples.npz import read_image, write_npz
 from pixelgen.samples.sampling import Sampling
-from pixelgen.samples.settings import folder_name, settings_of
+from pixelgen.samples.settings import folder_name, is_guided, settings_of
 
 SHOWN, COLUMNS = 64, 8  # images in grid.png, and in a row of it
 LONGEST = 20  # conditions that stand in the settings themselves
@@ -89,7 +89,7 @@ def sample_with(
         raise ValueError(f"num_images is {num_images}: give at least 1")
     asked = {"seed": sampling.seed, "conditions": _named(conditions, chosen, model.conditioner.description)}
     settings = settings_of(model, sampling, run.identity(sampling.ema), asked)
-    folder = to or run.folder / "samples" / folder_name(settings)
+    folder = to or run.folder / "samples" / folder_name(settings, is_guided(model, sampling))
     requests = [Request(file_name(i), sampling.seed + i, conditions[i % len(conditions)]) for i in range(number)]
     generate(model, requests, folder, settings, fabric, sampling)
     if fabric.global_rank == 0:
@@ -131,7 +131,7 @@ def sample_prompts(
     seeds = range(sampling.seed, sampling.seed + number)
     about = {"seeds": list(seeds), "prompts": len(prompts), "prompts_sha256": sha256}
     settings = settings_of(model, sampling, run.identity(sampling.ema), about)
-    folder = run.folder / benchmark / folder_name(settings) if to is None else Path(to)
+    folder = run.folder / benchmark / folder_name(settings, is_guided(model, sampling)) if to is None else Path(to)
     requests = [Request(path(i, seed), seed, text) for i, text in enumerate(prompts) for seed in seeds]
     generate(model, requests, folder, settings, fabric, sampling)
     return folder

@@ -92,9 +92,10 @@ class ImageData(LightningDataModule):
         return None
 
     def prompts(self, count: int) -> list[str]:
-        """Captions of the first training images, from the first again where there are fewer than `count`."""
+        """Captions of training images, evenly spaced, from the first again where there are fewer than `count`."""
         dataset: Any = self.train_dataset()
-        captions = [dataset[i]["caption"] for i in range(min(count, len(dataset)))]
+        number = min(count, len(dataset))
+        captions = [dataset[i * len(dataset) // number]["caption"] for i in range(number)]
         return [captions[i % len(captions)] for i in range(count)]
 
     def train_dataloader(self) -> DataLoader[Item]:

@@ -19,6 +19,7 @@ from pixelgen.files import write_text
 from pixelgen.flow import Sampler
 from pixelgen.samples.sampling import Average
 
+NAMED = 5  # combinations that a message about many names
 UNGUIDED: dict[str, Any] = {"guidance": 1.0, "guidance_min": 0.0, "guidance_max": 1.0}
 
 
@@ -28,6 +29,10 @@ class Row:
 
     ema: Average
     sampler: Sampler
+
+    def __str__(self) -> str:
+        sampler = self.sampler
+        return f"guidance {sampler.guidance:g} on {sampler.guidance_min:g}-{sampler.guidance_max:g}"
 
     @property
     def guided(self) -> tuple[bool, ...]:
@@ -74,17 +79,23 @@ def rows(
 ) -> list[Row]:
     """Every combination that makes other images, averages outermost; what is not swept is as in the sampler `own`.
 
-    A ValueError names what is no sampler or interval.
+    A warning names those that make the same images as another. A ValueError names what is no sampler or interval.
     """
     found: dict[Hashable, Row] = {}
+    same: list[str] = []
     swept = [[*values] or [None] for values in (samplers, num_steps, guidance, interval)]
     for average, name, steps, scale, span in product(ema, *swept):
         changes: dict[str, Any] = {} if steps is None else {"num_steps": steps}
         changes |= ({} if scale is None else {"guidance": scale}) | ({} if span is None else _interval(span))
-        row = Row(average, _sampler(own, name, changes))
+        asked = row = Row(average, _sampler(own, name, changes))
         if not any(row.guided):  # whatever the interval, it is one set
             row = Row(average, replace(row.sampler, **UNGUIDED))
+        if row.key in found or asked.sampler.guidance != row.sampler.guidance:
+            same.append(f"{asked} as {found.get(row.key, row)}")
         found.setdefault(row.key, row)
+    if same:
+        more = f" and {len(same) - NAMED} more" if len(same) > NAMED else ""
+        rank_zero_warn(f"the same images, which are made once: {'; '.join(same[:NAMED])}{more}")
     return list(found.values())
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import groupby, islice
@@ -61,6 +61,20 @@ def find_images(folder: Path) -> list[GeneratedImage]:
     if not images:
         raise ValueError(f"{folder} holds no images in GenEval's layout: 00000/metadata.jsonl, 00000/samples/0000.png")
     return images
+
+
+def missing_images(folder: Path, images: Sequence[GeneratedImage], settings: Mapping[str, Any] | None) -> list[str]:
+    """Paths of the images that a folder lacks: of every prompt up to the last one, each seed that any prompt has.
+
+    `settings` of a set that was generated here tell its prompts and seeds.
+    """
+    there = {image.path for image in images}
+    numbers = range(max(int(folder.name) for folder in folder.iterdir() if folder.name.isdecimal()) + 1)
+    seeds = {int(Path(path).stem) for path in there}
+    if settings is not None and "seeds" in settings:
+        numbers, seeds = range(settings["prompts"]), set(settings["seeds"])
+    there = {image_path(int(Path(path).parts[0]), int(Path(path).stem)) for path in there}  # whatever their digits
+    return [path for n in numbers for seed in sorted(seeds) if (path := image_path(n, seed)) not in there]
 
 
 def _read_metadata(path: Path) -> Prompt:
