@@ -20,7 +20,7 @@ from pixelgen.data.images import Item
 from pixelgen.distributed.processes import launch
 from pixelgen.encoders import DINOv2Features, FeatureExtractor  # noqa: F401, the command line finds it by name
 from pixelgen.encoders.inception import Inception
-from pixelgen.evaluation.extract import EvaluationJob, evenly_spaced
+from pixelgen.evaluation.extract import EvaluationJob, choose
 from pixelgen.evaluation.images import open_images
 from pixelgen.evaluation.protocol import PROTOCOLS
 from pixelgen.evaluation.reference import Reference
@@ -196,7 +196,7 @@ def write_reference(
     if data is not None:
         data.setup("fit")
     images: Dataset[Item] = open_images(str(source), image_size) if data is None else data.train_dataset()
-    count = len(evenly_spaced(images, num_images))
+    count = len(choose(images, num_images))
     fabric = launch(devices, "32-true", num_nodes)
     features = (extractor or Inception()).to(fabric.device)
     metrics.choose(features, count)

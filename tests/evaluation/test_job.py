@@ -2,8 +2,9 @@ import numpy as np
 import pytest
 import torch
 
+from pixelgen.data.order import evenly_spaced
 from pixelgen.evaluation import Metrics
-from pixelgen.evaluation.extract import EvaluationJob, evenly_spaced
+from pixelgen.evaluation.extract import EvaluationJob
 from tiny_run import Means, TinyImages
 from toy_features import Toy, draw, reference_of
 
@@ -41,7 +42,7 @@ def test_what_metrics_need_is_kept():
     assert torch.equal(measured.features, real.features)
     torch.testing.assert_close(measured.sigma_s, real.sigma_s, rtol=1e-9, atol=1e-12)
     assert measured.logits is None  # nobody asks for the Inception Score of a reference
-    chosen = evenly_spaced(Items(), 10)
+    chosen = evenly_spaced(40, 10)
     assert torch.equal(EvaluationJob(metrics).measure(Items(), Toy(), 10).features, real.features[chosen])
 
 
@@ -49,7 +50,7 @@ def test_what_metrics_need_is_kept():
     ("length", "count"), [(50_000, 5_000), (50_000, 1_000), (1_281_167, 50_000), (400, 40), (7, 7)]
 )
 def test_a_part_has_its_share_of_every_class_sorted_or_in_turn(length, count):
-    chosen, classes = np.array(evenly_spaced(range(length), count)), min(100, count)
+    chosen, classes = np.array(evenly_spaced(length, count)), min(100, count)
     stretches = chosen * count / length  # one in each
     assert ((np.arange(count) - count / length <= stretches) & (stretches < np.arange(1, count + 1))).all()
     for labels in (chosen * classes // length, chosen % classes):

@@ -12,9 +12,9 @@ import torch
 from lightning.pytorch import LightningDataModule
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, DistributedSampler
+from torch.utils.data import DataLoader, Dataset, DistributedSampler, Subset
 
-from pixelgen.data.order import ResumableOrder
+from pixelgen.data.order import ResumableOrder, evenly_spaced
 
 Item = dict[str, Any]
 """`image`: uint8 tensor (3, H, W); `label`: int, unless unlabelled; `caption`: str, where asked for."""
@@ -94,8 +94,7 @@ class ImageData(LightningDataModule):
     def prompts(self, count: int) -> list[str]:
         """Captions of training images, evenly spaced, from the first again where there are fewer than `count`."""
         dataset: Any = self.train_dataset()
-        number = min(count, len(dataset))
-        captions = [dataset[i * len(dataset) // number]["caption"] for i in range(number)]
+        captions = [dataset[i]["caption"] for i in evenly_spaced(len(dataset), count)]
         return [captions[i % len(captions)] for i in range(count)]
 
     def train_dataloader(self) -> DataLoader[Item]:
@@ -105,11 +104,19 @@ class ImageData(LightningDataModule):
         return ResumableLoader(dataset, sampler=order, drop_last=True, batch_size=self.batch_size, **self._loading())
 
     def val_dataloader(self) -> DataLoader[Item] | list[Any]:
-        """Held-out images in order; several ranks get equally many, padded by repeating. Empty list if none."""
-        dataset = self.val_dataset()
+        """Held-out images in order; several ranks get equally many, padded by repeating. Empty list if none.
+
+        Where the trainer's `limit_val_batches` takes a part, evenly spaced ones come first: files are sorted by class.
+        """
+        dataset: Any = self.val_dataset()
         if dataset is None:
             return []
         world_size, rank = self._shard()
+        limit = 1.0 if self.trainer is None else self.trainer.limit_val_batches
+        part = int(limit * len(dataset)) if isinstance(limit, float) else limit * self.batch_size * world_size
+        if 0 < part < len(dataset):
+            chosen = evenly_spaced(len(dataset), part)
+            dataset = Subset(dataset, [*chosen, *sorted({*range(len(dataset))} - {*chosen})])
         sampler: DistributedSampler[Item] | None
         sampler = DistributedSampler(dataset, world_size, rank, shuffle=False) if world_size > 1 else None
         return DataLoader(dataset, sampler=sampler, batch_size=self.batch_size, **self._loading())

@@ -15,13 +15,13 @@ from torch import Tensor, distributed
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from pixelgen.data.images import Item
+from pixelgen.data.order import evenly_spaced
 from pixelgen.distributed.processes import first, gather, is_first, progress
 from pixelgen.encoders.frozen import FeatureExtractor
 from pixelgen.evaluation.scores import ONLY_FRECHET, Metrics, needs
 from pixelgen.evaluation.statistics import Moments, Statistics
 from pixelgen.evaluation.tf32 import full_float32
 
-GOLDEN = (5**0.5 - 1) / 2
 NAMED = 5  # files that a message about many of them names
 
 
@@ -172,22 +172,17 @@ class EvaluationJob:
 
     def measure(self, images: Dataset[Item], extractor: FeatureExtractor, samples: int | None = None) -> Statistics:
         """Statistics of real images, or of so many of them that are evenly spaced; all processes must call this."""
-        chosen = evenly_spaced(images, samples)
+        chosen = choose(images, samples)
         extraction = Extraction(extractor, len(chosen), self.metrics.of_reference(extractor), self.metrics)
         self.extract(images, [extraction], chosen, "reference")
         return extraction.statistics()
 
 
-def evenly_spaced(dataset: Dataset[Item], samples: int | None) -> list[int]:
-    """Indices of so many items, evenly spaced over a data set that is no stream; of all if None or too many.
-
-    There is one in each of as many equal stretches, at a place in it that moves on by the golden ratio: so every class
-    has its share whether files are sorted by class or classes come in turn.
-    """
+def choose(dataset: Dataset[Item], samples: int | None) -> list[int]:
+    """Indices of so many items, evenly spaced over a data set that is no stream; of all if None or too many."""
     refuse_stream(dataset)
     length = len(dataset)  # type: ignore[arg-type]
-    count = length if samples is None else min(samples, length)
-    return [int((i + i * GOLDEN % 1) * length / count) for i in range(count)]
+    return evenly_spaced(length, length if samples is None else samples)
 
 
 def refuse_stream(dataset: Dataset[Any]) -> None:

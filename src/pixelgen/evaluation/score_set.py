@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pixelgen.encoders.frozen import FeatureExtractor
-from pixelgen.evaluation.extract import Comparison, EvaluationJob, evenly_spaced
+from pixelgen.evaluation.extract import Comparison, EvaluationJob, choose
 from pixelgen.evaluation.images import open_images
 from pixelgen.evaluation.reference import Reference
 from pixelgen.evaluation.scores import warn_of_few
@@ -72,7 +72,7 @@ def score_set(
             "reference_fingerprint": real.fingerprint,
         }
         features.append({**about, **comparisons[-1].protocol})
-    skipped = job.extract(images, comparisons, range(count) if first else evenly_spaced(images, count))
+    skipped = job.extract(images, comparisons, range(count) if first else choose(images, count))
     scores = {name: value for comparison in comparisons for name, value in comparison.scores().items()}
     counts = {"source": str(source), "images": count - skipped, "skipped": skipped, "pixels": list(images.size)}
     if count < len(images):
