@@ -142,6 +142,7 @@ def test_statistics_of_the_data_of_a_config(demo_run, tmp_path, capsys):
     assert f"{to}: 24 images, toy" in capsys.readouterr().out
     main(["reference", "--config", str(demo_run / "config.yaml"), "--num_images", "12", "--to", str(to), *TOY])
     assert len(Statistics.load(to).features) == 12
+    assert f"{to}: 12 images of 50000, evenly spaced, toy" in capsys.readouterr().out
 
 
 def refusal(capsys, *arguments):

@@ -215,7 +215,8 @@ def write_reference(
 def _report(path: Path) -> None:
     found = Statistics.load(path)
     sha256 = (found.weights_sha256 or UNKNOWN)[:16]
-    text = f"{path}: {found.n} images, {found.extractor}, weights {sha256}, hash {found.fingerprint}"
+    part = "" if found.of is None else f" of {found.of}, evenly spaced"
+    text = f"{path}: {found.n} images{part}, {found.extractor}, weights {sha256}, hash {found.fingerprint}"
     Console().print(text, soft_wrap=True)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Collection, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -175,7 +175,8 @@ class EvaluationJob:
         chosen = choose(images, samples)
         extraction = Extraction(extractor, len(chosen), self.metrics.of_reference(extractor), self.metrics)
         self.extract(images, [extraction], chosen, "reference")
-        return extraction.statistics()
+        length = len(images)  # type: ignore[arg-type]
+        return replace(extraction.statistics(), of=length if len(chosen) < length else None)
 
 
 def choose(dataset: Dataset[Item], samples: int | None) -> list[int]:

@@ -68,6 +68,7 @@ def score_set(
             "weights_sha256": extractor.weights_sha256,
             "reference": reference.path.name,
             "reference_images": real.n,
+            "reference_of": real.of,
             "reference_features": None if real.features is None else len(real.features),
             "reference_fingerprint": real.fingerprint,
         }
@@ -154,6 +155,7 @@ def _in_words(protocol: Mapping[str, Any]) -> list[str]:
     ]
     for features in protocol["features"]:
         sha256, number = (features["weights_sha256"] or UNKNOWN)[:16], features["reference_images"] or UNKNOWN
+        number = f"{number} of {features['reference_of']}" if features["reference_of"] else number
         said += [
             f"{features['extractor']}, weights {sha256}; reference {features['reference']} of {number} images"
             f"{_kept(features)}, hash {features['reference_fingerprint']}",

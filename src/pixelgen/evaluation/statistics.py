@@ -19,7 +19,7 @@ from pixelgen.evaluation.images import arrays
 from pixelgen.files import atomic
 
 MOMENTS = ("mu", "sigma", "mu_s", "sigma_s")
-ABOUT = ("n", "pixels", "extractor", "weights_sha256")
+ABOUT = ("n", "of", "pixels", "extractor", "weights_sha256")
 
 
 def frechet_distance(mu1: Tensor, sigma1: Tensor, mu2: Tensor, sigma2: Tensor) -> float:
@@ -93,6 +93,7 @@ class Statistics:
         sigma_s: their covariance.
         features: features (K, D) of some of the images, float32, for precision, recall and KID.
         logits: logits (N, C) of all images, float32, for the Inception Score; no file keeps them.
+        of: from how many images those were chosen, where it was a part.
         pixels: height and width of the images, where the file says so.
         images: checksum of the images in the same file, where features are computed from those.
     """
@@ -106,6 +107,7 @@ class Statistics:
     sigma_s: Tensor | None = None
     features: Tensor | None = None
     logits: Tensor | None = None
+    of: int | None = None
     pixels: tuple[int, int] | None = None
     images: str | None = None
 

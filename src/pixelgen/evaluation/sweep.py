@@ -90,9 +90,9 @@ def rows(
         asked = row = Row(average, _sampler(own, name, changes))
         if not any(row.guided):  # whatever the interval, it is one set
             row = Row(average, replace(row.sampler, **UNGUIDED))
-        if row.key in found or asked.sampler.guidance != row.sampler.guidance:
-            same.append(f"{asked} as {found.get(row.key, row)}")
-        found.setdefault(row.key, row)
+        kept = found.setdefault(row.key, row)
+        if (kept is not row or asked.sampler.guidance != 1) and str(kept) != str(asked):
+            same.append(f"{asked} as {kept}")
     if same:
         more = f" and {len(same) - NAMED} more" if len(same) > NAMED else ""
         rank_zero_warn(f"the same images, which are made once: {'; '.join(same[:NAMED])}{more}")
