@@ -259,14 +259,14 @@ def test_a_part_of_a_folder_is_spread_over_its_classes_and_said(tmp_path, capsys
 def test_the_first_images_of_a_set_of_ours_are_the_set_of_so_many(demo_run, tmp_path, capsys):
     real = write_folder(draw(12, size=32, seed=1), tmp_path / "real")
     options = ["--reference", str(real), "--sampler.num_steps", "2", "--seed", "3", *TOY]
-    folder = main([str(demo_run), "--num_images", "6", *options])
+    folder = main([str(demo_run), "--num_images", "5", *options])
     (few,) = json.loads((folder / "evaluation.json").read_text())
-    assert few["protocol"]["classes_shown"] == "the first 6 of 40"
-    main([str(demo_run), "--num_images", "9", *options])
-    main([str(folder), "--num_images", "6", "--reference", str(real), *TOY])
+    assert few["protocol"]["classes_shown"] == "the first 5 of 40"
+    main([str(demo_run), "--num_images", "8", *options])
+    main([str(folder), "--num_images", "5", "--reference", str(real), *TOY])
     again = json.loads((folder / "evaluation.json").read_text())[-1]
     assert again["scores"] == few["scores"]
-    assert (again["protocol"]["of"], again["protocol"]["selection"]) == (9, "the first ones")
+    assert (again["protocol"]["of"], again["protocol"]["selection"]) == (8, "the first ones")
 
 
 def test_statistics_of_images_of_another_size_are_refused_before_images_are_made(demo_run, tmp_path, monkeypatch):
@@ -346,7 +346,7 @@ def test_protocols_measure_what_they_name_and_nothing_else(folders, adm, monkeyp
     (["--num_images", "20"], "--protocol adm fixes num_images: leave out --num_images"),
     (["--metrics.kid", "true"], "--protocol adm fixes metrics: leave out --metrics"),
     (["--skip_corrupt", "true"], "--protocol adm fixes skip_corrupt: leave out --skip_corrupt"),
-    (["--precision", "32-true"], "--protocol adm fixes precision: leave out --precision"),
+    (["--random_classes"], "leave out the sampler, prompts, random_classes and compile"),
     (["--dinov2", "toy_features.Toy"], "--protocol adm fixes dinov2: leave out --dinov2"),
     (["--protocol", "jit"], "--protocol jit fixes --reference, an npz of mu, sigma alone: "),
     (["--reference", "jit.npz"], "fixes --reference, an npz of arr_0, mu, mu_s, sigma, sigma_s: jit.npz lacks arr_0"),
@@ -381,7 +381,14 @@ def test_a_protocol_looks_at_the_network_before_and_at_the_set_after_sampling(de
     with pytest.raises(ValueError, match="fixes the number of classes of the network, 3: it cannot be 40"):
         score(demo_run, tmp_path / "adm.npz", **options)
     protocol(monkeypatch, images=8, classes=40)
-    two = Sampling(sampler=Heun(2))
+    two = Sampling(sampler=Heun(2), precision="bf16-mixed")
+    for other, sentence in (
+        (replace(two, precision="32-true"), "fixes --precision, bf16-mixed: it cannot be 32-true"),
+        (replace(two, random_classes=True), "--protocol adm fixes random_classes: leave out --random_classes"),
+        (replace(two, size=(16, 16)), "--protocol adm fixes size: leave out --size"),
+    ):
+        with pytest.raises(ValueError, match=sentence):
+            score(demo_run, tmp_path / "adm.npz", **options, sampling=other)
     found = score(demo_run, tmp_path / "adm.npz", **options, sampling=two)
     assert (found.protocol["images"], found.protocol["classes"]) == (8, "each class in turn")
     folder = Path(found.protocol["source"])

@@ -1,7 +1,5 @@
 """`python -m pixelgen.evaluate runs/demo --reference images`: FID and its relatives, with their protocol."""
 
-from __future__ import annotations
-
 import json
 import sys
 from argparse import ArgumentParser
@@ -91,8 +89,10 @@ def evaluate(
         ValueError: in a sentence, naming what is wrong with the arguments, the images or the reference.
     """
     images = not isinstance(source, Run) and is_images(source)
-    if images and (sampling.sampler is not None or prompts is not None or sampling.compile):
-        raise ValueError(f"the images in {source} are made already: leave out the sampler, prompts and compile")
+    if images and (sampling.sampler is not None or prompts is not None or sampling.compile or sampling.random_classes):
+        raise ValueError(
+            f"the images in {source} are made already: leave out the sampler, prompts, random_classes and compile"
+        )
     fixed, given = PROTOCOLS.get(protocol or ""), Reference(Path(reference))
     given.look(extractor)
     if fixed is not None:
@@ -115,7 +115,7 @@ def evaluate(
         for part, real in pairs:
             real.check(part, metrics, num_images, sampling.size or (model.denoiser.image_size,) * 2)
         if fixed is not None:
-            fixed.check_network(model.conditioner, sampling.sampler or model.sampler)
+            fixed.check_network(model.conditioner, sampling.sampler or model.sampler, sampling.precision)
         source = sample_with(model, run, fabric, num_images=num_images, prompts=prompts, sampling=sampling)
         classes = model.denoiser.num_classes
         del model  # the extractor can use its memory
@@ -215,7 +215,7 @@ def write_reference(
 def _report(path: Path) -> None:
     found = Statistics.load(path)
     sha256 = (found.weights_sha256 or UNKNOWN)[:16]
-    part = "" if found.of is None else f" of {found.of}, evenly spaced"
+    part = "" if found.total is None else f" of {found.total}, evenly spaced"
     text = f"{path}: {found.n} images{part}, {found.extractor}, weights {sha256}, hash {found.fingerprint}"
     Console().print(text, soft_wrap=True)
 

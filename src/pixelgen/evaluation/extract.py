@@ -1,7 +1,5 @@
 """Images, from disk or as generated, to features, moments and scores: in one pass, on any number of processes."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Collection, Sequence
 from contextlib import nullcontext
@@ -176,7 +174,7 @@ class EvaluationJob:
         extraction = Extraction(extractor, len(chosen), self.metrics.of_reference(extractor), self.metrics)
         self.extract(images, [extraction], chosen, "reference")
         length = len(images)  # type: ignore[arg-type]
-        return replace(extraction.statistics(), of=length if len(chosen) < length else None)
+        return replace(extraction.statistics(), total=length if len(chosen) < length else None)
 
 
 def choose(dataset: Dataset[Item], samples: int | None) -> list[int]:

@@ -14,7 +14,9 @@ from pixelgen.evaluation.scores import InceptionScore, Metrics
 from pixelgen.flow import Sampler
 from pixelgen.samples.sampling import Sampling
 
-FREE = ("sampler", "ema", "seed", "batch_size", "devices", "num_nodes", "compile")  # the sampler is checked apart
+CHECKED_APART = ("sampler", "precision")  # which matter only where images are made
+FREE = ("ema", "seed", "batch_size", "devices", "num_nodes", "compile", *CHECKED_APART)
+PRECISION = "bf16-mixed"
 
 
 class InceptionScoreInOrder(InceptionScore):
@@ -82,17 +84,18 @@ class Protocol:
         self._check("--extractor", self.extractor, extractor.name)
         self._check("the SHA-256 of its weights", self.weights, (extractor.weights_sha256 or "")[: len(self.weights)])
 
-    def check_network(self, conditioner: Conditioner, sampler: Sampler) -> None:
-        """Refuse a network without classes, or of other ones, and another sampler."""
-        self._check_sampler(sampler.settings())
+    def check_network(self, conditioner: Conditioner, sampler: Sampler, precision: str) -> None:
+        """Refuse a network without classes, or of other ones, and another sampler or precision."""
         number = conditioner.num_classes if isinstance(conditioner, Labels) else None
         self._check("the number of classes of the network", self.classes, number)
+        self._check("--precision", PRECISION, precision)
+        self._check_sampler(sampler.settings())
 
     def check_set(self, about: Mapping[str, Any], number: int) -> None:
         """Refuse images that were made otherwise: `about` is what their `settings.json` tells, or "unknown"."""
         if about["classes"] != UNKNOWN:
             self._check("how classes are drawn", Labels.description, about["classes"])
-            self._check("--precision", "bf16-mixed", about["precision"])
+            self._check("--precision", PRECISION, about["precision"])
             self._check_sampler(about["sampler"])
         if number < self.images or about["classes"] == UNKNOWN:  # the first ones of a set of ours are scored
             self._check("the number of images", self.images, number)

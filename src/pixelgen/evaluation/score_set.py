@@ -1,7 +1,5 @@
 """A set of images on disk, scored against references, with all that the scores depend on: its protocol."""
 
-from __future__ import annotations
-
 import json
 import os
 import re
@@ -68,7 +66,7 @@ def score_set(
             "weights_sha256": extractor.weights_sha256,
             "reference": reference.path.name,
             "reference_images": real.n,
-            "reference_of": real.of,
+            "reference_of": real.total,
             "reference_features": None if real.features is None else len(real.features),
             "reference_fingerprint": real.fingerprint,
         }

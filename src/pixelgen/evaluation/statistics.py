@@ -1,7 +1,5 @@
 """What is kept of a set of images to compare it with others, in the files that the field shares; Fréchet distances."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -19,7 +17,7 @@ from pixelgen.evaluation.images import arrays
 from pixelgen.files import atomic
 
 MOMENTS = ("mu", "sigma", "mu_s", "sigma_s")
-ABOUT = ("n", "of", "pixels", "extractor", "weights_sha256")
+ABOUT = ("n", "total", "pixels", "extractor", "weights_sha256")
 
 
 def frechet_distance(mu1: Tensor, sigma1: Tensor, mu2: Tensor, sigma2: Tensor) -> float:
@@ -93,7 +91,7 @@ class Statistics:
         sigma_s: their covariance.
         features: features (K, D) of some of the images, float32, for precision, recall and KID.
         logits: logits (N, C) of all images, float32, for the Inception Score; no file keeps them.
-        of: from how many images those were chosen, where it was a part.
+        total: from how many images those were chosen, where it was a part.
         pixels: height and width of the images, where the file says so.
         images: checksum of the images in the same file, where features are computed from those.
     """
@@ -107,27 +105,27 @@ class Statistics:
     sigma_s: Tensor | None = None
     features: Tensor | None = None
     logits: Tensor | None = None
-    of: int | None = None
+    total: int | None = None
     pixels: tuple[int, int] | None = None
     images: str | None = None
 
     @staticmethod
-    def of(features: Tensor) -> Statistics:
+    def of(features: Tensor) -> "Statistics":
         """Statistics of features (N, D), which it keeps."""
         moments = Moments(features.shape[1])
         moments.update(features.cpu())
         mu, sigma, n = moments.compute()
         return Statistics(mu, sigma, int(n), features=features.cpu())
 
-    def to(self, device: torch.device | str) -> Statistics:
+    def to(self, device: torch.device | str) -> "Statistics":
         """The same with the features on a device, where images are compared one by one."""
         return replace(self, features=None if self.features is None else self.features.to(device))
 
-    def distance(self, other: Statistics) -> float:
+    def distance(self, other: "Statistics") -> float:
         """Squared Fréchet distance to other statistics."""
         return frechet_distance(self.mu, self.sigma, other.mu, other.sigma)
 
-    def spatial_distance(self, other: Statistics) -> float:
+    def spatial_distance(self, other: "Statistics") -> float:
         """Squared Fréchet distance of the spatial features, which both must have."""
         return frechet_distance(self.mu_s, self.sigma_s, other.mu_s, other.sigma_s)  # type: ignore[arg-type]
 
@@ -151,7 +149,7 @@ class Statistics:
             np.savez(file, **kept)
 
     @staticmethod
-    def load(path: Path, extractor: FeatureExtractor | None = None) -> Statistics:
+    def load(path: Path, extractor: FeatureExtractor | None = None) -> "Statistics":
         """Read an npz of ours, ADM's (`mu`, `sigma`, `mu_s`, `sigma_s`, …) or JiT's (`mu`, `sigma`).
 
         A ValueError tells that the file holds no statistics, or that they come from another extractor.
