@@ -18,7 +18,7 @@ from pixelgen.samples.npz import read_image
 from pixelgen.samples.sampling import Sampling
 
 IMAGES = 4  # of each prompt, in two rows of two
-PUBLISHED = 1065  # prompts of the benchmark
+DPG_PROMPTS = 1065  # prompts of the benchmark
 
 
 def dpg(
@@ -83,7 +83,9 @@ def _write_grid(path: Path, images: Sequence[Path]) -> None:
 
 def _report(folder: Path) -> None:
     number = len([*folder.glob("*.png")])
-    part = "" if number == PUBLISHED else f", which has {PUBLISHED} prompts: a score of these is not the published one"
+    part = (
+        "" if number == DPG_PROMPTS else f", which has {DPG_PROMPTS} prompts: a score of these is not the published one"
+    )
     Console().print(f"{folder}: {number} grids, to be scored by DPG-Bench's own script{part}", soft_wrap=True)
 
 

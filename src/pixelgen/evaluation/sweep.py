@@ -17,7 +17,7 @@ from pixelgen.files import write_text
 from pixelgen.flow import Sampler
 from pixelgen.samples.sampling import Average
 
-NAMED = 5  # combinations that a message about many names
+MENTIONED = 5  # combinations that a message about many names
 UNGUIDED: dict[str, Any] = {"guidance": 1.0, "guidance_min": 0.0, "guidance_max": 1.0}
 
 
@@ -92,8 +92,8 @@ def rows(
         if (kept is not row or asked.sampler.guidance != 1) and str(kept) != str(asked):
             same.append(f"{asked} as {kept}")
     if same:
-        more = f" and {len(same) - NAMED} more" if len(same) > NAMED else ""
-        rank_zero_warn(f"the same images, which are made once: {'; '.join(same[:NAMED])}{more}")
+        more = f" and {len(same) - MENTIONED} more" if len(same) > MENTIONED else ""
+        rank_zero_warn(f"the same images, which are made once: {'; '.join(same[:MENTIONED])}{more}")
     return list(found.values())
 
 

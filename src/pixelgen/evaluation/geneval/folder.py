@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import groupby, islice
@@ -64,15 +64,17 @@ def find_images(folder: Path) -> list[GeneratedImage]:
 def missing_images(folder: Path, images: Sequence[GeneratedImage], settings: Mapping[str, Any] | None) -> list[str]:
     """Paths of the images that a folder lacks: of every prompt up to the last one, each seed that any prompt has.
 
-    `settings` of a set that was generated here tell its prompts and seeds.
+    Where most numbers of prompts have no folder, they were chosen, and none is missing. `settings` of a set that was
+    generated here tell its prompts and seeds.
     """
-    there = {image.path for image in images}
-    numbers = range(max(int(folder.name) for folder in folder.iterdir() if folder.name.isdecimal()) + 1)
-    seeds = {int(Path(path).stem) for path in there}
+    there = {(int(Path(image.path).parts[0]), int(Path(image.path).stem)) for image in images}
+    numbers: Collection[int] = sorted(int(entry.name) for entry in folder.iterdir() if entry.name.isdecimal())
+    if numbers[-1] < 2 * len(numbers):
+        numbers = range(numbers[-1] + 1)
+    seeds = {seed for _, seed in there}
     if settings is not None and "seeds" in settings:
         numbers, seeds = range(settings["prompts"]), set(settings["seeds"])
-    there = {image_path(int(Path(path).parts[0]), int(Path(path).stem)) for path in there}  # whatever their digits
-    return [path for n in numbers for seed in sorted(seeds) if (path := image_path(n, seed)) not in there]
+    return [image_path(n, seed) for n in numbers for seed in sorted(seeds) if (n, seed) not in there]
 
 
 def _read_metadata(path: Path) -> Prompt:
