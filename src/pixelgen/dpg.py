@@ -83,9 +83,7 @@ def _write_grid(path: Path, images: Sequence[Path]) -> None:
 
 def _report(folder: Path) -> None:
     number = len([*folder.glob("*.png")])
-    part = (
-        "" if number == DPG_PROMPTS else f", which has {DPG_PROMPTS} prompts: a score of these is not the published one"
-    )
+    part = "" if number == DPG_PROMPTS else f", which has {DPG_PROMPTS} prompts: this is a part of it"
     Console().print(f"{folder}: {number} grids, to be scored by DPG-Bench's own script{part}", soft_wrap=True)
 
 

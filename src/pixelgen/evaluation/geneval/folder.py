@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import groupby, islice
@@ -68,9 +68,8 @@ def missing_images(folder: Path, images: Sequence[GeneratedImage], settings: Map
     generated here tell its prompts and seeds.
     """
     there = {(int(Path(image.path).parts[0]), int(Path(image.path).stem)) for image in images}
-    numbers: Collection[int] = sorted(int(entry.name) for entry in folder.iterdir() if entry.name.isdecimal())
-    if numbers[-1] < 2 * len(numbers):
-        numbers = range(numbers[-1] + 1)
+    found = sorted(int(entry.name) for entry in folder.iterdir() if entry.name.isdecimal())
+    numbers: Sequence[int] = range(found[-1] + 1) if found[-1] < 2 * len(found) else found
     seeds = {seed for _, seed in there}
     if settings is not None and "seeds" in settings:
         numbers, seeds = range(settings["prompts"]), set(settings["seeds"])
