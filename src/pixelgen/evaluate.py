@@ -20,7 +20,7 @@ from pixelgen.encoders import DINOv2Features, FeatureExtractor  # noqa: F401, th
 from pixelgen.encoders.inception import Inception
 from pixelgen.evaluation.extract import EvaluationJob, choose
 from pixelgen.evaluation.images import open_images
-from pixelgen.evaluation.protocol import PROTOCOLS
+from pixelgen.evaluation.protocol import PROTOCOLS, Protocol
 from pixelgen.evaluation.reference import Reference
 from pixelgen.evaluation.score_set import (
     UNKNOWN,
@@ -33,6 +33,7 @@ from pixelgen.evaluation.score_set import (
 )
 from pixelgen.evaluation.scores import ONLY_FRECHET, Metrics, warn_of_few
 from pixelgen.evaluation.statistics import Statistics
+from pixelgen.module import PixelGen
 from pixelgen.runs.checkpoints import find_weights
 from pixelgen.runs.run import Run
 from pixelgen.sample import open_model, sample_with
@@ -112,12 +113,9 @@ def evaluate(
     if not images:
         run, num_images = Run.open(source), num_images or PUBLISHED
         model = open_model(run, fabric, sampling)
-        for part, real in pairs:
-            real.check(part, metrics, num_images, sampling.size or (model.denoiser.image_size,) * 2)
-        if fixed is not None:
-            fixed.check_network(model.conditioner, sampling.sampler or model.sampler, sampling.precision)
+        _check_model(model, pairs, fixed, metrics, num_images, sampling)
         source = sample_with(model, run, fabric, num_images=num_images, prompts=prompts, sampling=sampling)
-        classes = model.denoiser.num_classes
+        classes = None if sampling.random_classes else model.denoiser.num_classes
         del model  # the extractor can use its memory
     folder = Path(str(source))
     if fixed is not None:
@@ -129,6 +127,21 @@ def evaluate(
         add_scores(scores_file(folder) if to is None else Path(to), scores)
     fabric.barrier()
     return scores
+
+
+def _check_model(
+    model: PixelGen,
+    pairs: Sequence[tuple[FeatureExtractor, Reference]],
+    fixed: Protocol | None,
+    metrics: Metrics,
+    number: int,
+    sampling: Sampling,
+) -> None:
+    """Refuse references of images of another size, and a model that is none of the protocol."""
+    for part, real in pairs:
+        real.check(part, metrics, number, sampling.size or (model.denoiser.image_size,) * 2)
+    if fixed is not None:
+        fixed.check_network(model.conditioner, sampling.sampler or model.sampler, sampling.precision)
 
 
 def is_images(source: str | Path) -> bool:

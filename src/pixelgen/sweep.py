@@ -140,7 +140,7 @@ def sweep(
     folder = run.folder / "sweep" if to is None else Path(to)
     model, filled = open_model(run, fabric, replace(sampling, ema=plan[0].ema)), plan[0].ema
     real.check(features, metrics, num_images, sampling.size or (model.denoiser.image_size,) * 2)
-    shown = None if classes else model.denoiser.num_classes
+    shown = None if classes or sampling.random_classes else model.denoiser.num_classes
     score = Scorer(EvaluationJob(metrics, sampling.batch_size, 0, False, fabric), features, real, folder, shown)
     wanted: dict[str, Any] = {"num_images": num_images, "classes": classes, "prompts": prompts}
     same = wanted | {name: getattr(sampling, name) for name in SAME}
