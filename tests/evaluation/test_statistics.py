@@ -204,7 +204,10 @@ def test_statistics_that_are_none_are_refused(tmp_path):
     for arrays, sentence in (
         ({"mu": mu, "sigma": lower}, "sigma is not symmetric, so no covariance"),
         ({"mu": mu, "sigma": sigma * np.inf}, "mu or sigma holds values that are not finite"),
-        ({"mu": mu, "sigma": sigma, "features": features + bad}, "features holds values that are not finite"),
+        ({"mu": mu, "sigma": sigma, "features": features + bad}, r"features is \(4, 3\), not finite numbers \(K, 3\)"),
+        ({"mu": mu, "sigma": sigma, "features": features.T}, r"features is \(3, 4\), not finite numbers \(K, 3\)"),
+        ({"mu": mu, "sigma": sigma, "n": "many"}, "n is no whole number"),
+        ({"mu": mu, "sigma": sigma, "pixels": 64}, "pixels is no whole number for each side"),
     ):
         np.savez(tmp_path / "x.npz", **arrays)
         with pytest.raises(ValueError, match=sentence):

@@ -204,8 +204,12 @@ def _check_moments(found: Mapping[str, Any]) -> None:
             raise ValueError(f"{mu} or {sigma} holds values that are not finite")
         if not np.allclose(found[sigma], found[sigma].T, rtol=1e-3, atol=1e-6):
             raise ValueError(f"{sigma} is not symmetric, so no covariance")
-    if "features" in found and not np.isfinite(found["features"]).all():
-        raise ValueError("features holds values that are not finite")
+    features, side = found.get("features"), len(found["mu"])
+    if features is not None and (features.ndim != 2 or features.shape[1] != side or not np.isfinite(features).all()):
+        raise ValueError(f"features is {features.shape}, not finite numbers (K, {side})")
+    for name, shape in {"n": (), "total": (), "pixels": (2,)}.items():
+        if name in found and (found[name].shape != shape or found[name].dtype.kind not in "iu"):
+            raise ValueError(f"{name} is no whole number" + (" for each side" if shape else ""))
 
 
 def _content(values: Tensor) -> bytes:
