@@ -56,6 +56,7 @@ def evaluate(
     prompts: Sequence[str] | None = None,
     num_workers: int = 4,
     skip_corrupt: bool = False,
+    upright: bool = True,
     to: str | Path | None = None,
     sampling: Sampling = Sampling(),
 ) -> Scores:
@@ -80,6 +81,7 @@ def evaluate(
         prompts: for a text model, as `sample` takes them.
         num_workers: processes that read images, for each device; no more than there are cores.
         skip_corrupt: leave out unreadable images, which are refused otherwise.
+        upright: turn photographs as their EXIF orientation asks for, as training on one's own images does by default.
         to: the JSON file, if not beside the images.
         sampling: how images are generated; features are always computed in float32.
 
@@ -120,7 +122,7 @@ def evaluate(
     folder = Path(str(source))
     if fixed is not None:
         fixed.check_set(settings_of_set(folder), len(open_images(folder)))
-    job = EvaluationJob(metrics, sampling.batch_size, num_workers, skip_corrupt, fabric)
+    job = EvaluationJob(metrics, sampling.batch_size, num_workers, skip_corrupt, fabric, upright)
     scores = score_set(folder, num_images, [(part.to(fabric.device), real) for part, real in pairs], job, classes)
     scores.protocol |= {} if protocol is None else {"protocol": protocol}
     if fabric.global_rank == 0:
@@ -174,6 +176,7 @@ def write_reference(
     batch_size: int = 64,
     num_workers: int = 4,
     skip_corrupt: bool = False,
+    upright: bool = True,
     devices: int = 1,
     num_nodes: int = 1,
 ) -> Path:
@@ -193,6 +196,7 @@ def write_reference(
         batch_size: images at a time.
         num_workers: processes that read images, for each device; no more than there are cores.
         skip_corrupt: leave out unreadable images, which are refused otherwise.
+        upright: turn photographs as their EXIF orientation asks for; ADM and the published statistics do not.
         devices: processes on this machine, one for each GPU, or on the CPU.
         num_nodes: machines.
 
@@ -208,7 +212,7 @@ def write_reference(
         raise ValueError("give either a folder or npz of images, or a data module with --data or --config")
     if data is not None:
         data.setup("fit")
-    images: Dataset[Item] = open_images(str(source), image_size) if data is None else data.train_dataset()
+    images: Dataset[Item] = open_images(str(source), image_size, upright) if data is None else data.train_dataset()
     count = len(choose(images, num_images))
     fabric = launch(devices, "32-true", num_nodes)
     features = (extractor or Inception()).to(fabric.device)

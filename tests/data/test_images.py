@@ -1,6 +1,7 @@
 """The crop that every published number rests on, and what the base class does with a data set."""
 
 from types import SimpleNamespace
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -78,6 +79,17 @@ def test_crop_between_factors_is_pillow_bicubic():
 @pytest.mark.parametrize("size", [(500, 375), (333, 501), (64, 65), (40, 30), (1000, 31)])
 def test_crop_always_has_the_asked_size(size):
     assert centre_crop(Image.new("RGB", size), 32).size == (32, 32)
+
+
+def test_crop_of_a_very_long_image_is_its_middle_and_takes_little():
+    """Of 1 x 20 000 to 8, only the pixels around the middle matter; a moderate length gives the same."""
+    ramp = np.arange(20_000) % 256
+    middle = 20_000 // 2
+    short = np.array(centre_crop(picture(ramp[None, middle - 20 : middle + 20]), 8))
+    with mock.patch.object(Image.Image, "resize", autospec=True, side_effect=Image.Image.resize) as resize:
+        assert np.array_equal(np.array(centre_crop(picture(ramp[None]), 8)), short)
+        assert np.array_equal(np.array(centre_crop(picture(ramp[:, None]), 8)), short.T)
+    assert max(max(call.args[1]) for call in resize.call_args_list) <= 8 * 64
 
 
 def test_batches_have_the_agreed_types_and_the_last_is_dropped():

@@ -112,7 +112,7 @@ class Preview(Periodic):
         draw = ImageDraw.Draw(canvas)
         for row, path in enumerate(rows):
             top = PADDING + row * (height + PADDING)
-            with Image.open(path) as preview:
+            with Image.open(path, formats=["PNG"]) as preview:
                 canvas.paste(preview.crop((PADDING, PADDING, PADDING + length, PADDING + height)), (MARGIN, top))
             draw.text((PADDING, top + height // 2), f"{_step_of(path)}", fill="black", anchor="lm")
         with atomic(folder / "progress.png") as temporary:

@@ -184,7 +184,8 @@ class FID(Evaluator):
         if self._statistics is not None:
             return self._statistics
         data, side = data_of(trainer), pl_module.denoiser.image_size
-        job = EvaluationJob(self.metrics, self.batch_size, getattr(data, "num_workers", 0))
+        workers, upright = getattr(data, "num_workers", 0), getattr(data, "upright", True)
+        job = EvaluationJob(self.metrics, self.batch_size, workers, skip_corrupt=True, upright=upright)
         if self.reference is not None:
             self._statistics = self.reference.statistics(self.extractor, job, (side, side))
         elif data is not None:

@@ -18,6 +18,9 @@ PREFIXES = (
 )
 
 
+MAX_CAPTION = 1 << 24  # bytes of a caption file
+
+
 class Captions:
     """Chooses an image's caption and, as in the published recipe, starts short ones with a phrase.
 
@@ -71,9 +74,23 @@ class Captions:
         return {name: some for name, value in texts.items() if (some := _texts(value))}
 
 
+def caption_paths(image: Path) -> dict[str, Path]:
+    """The caption files that are beside an image, `x.txt` and `x.json` beside `x.jpg`, by extension."""
+    return {name: path for name in ("txt", "json") if (path := image.with_suffix(f".{name}")).is_file()}
+
+
 def caption_files(image: Path) -> dict[str, bytes]:
-    """The caption files beside an image, `x.txt` and `x.json` beside `x.jpg`, by extension."""
-    return {name: path.read_bytes() for name in ("txt", "json") if (path := image.with_suffix(f".{name}")).is_file()}
+    """The content of the caption files beside an image by extension, see `read_caption`."""
+    return {name: read_caption(path) for name, path in caption_paths(image).items()}
+
+
+def read_caption(path: Path) -> bytes:
+    """The content of a caption file; a ValueError if it is longer than any caption."""
+    with path.open("rb") as file:
+        content = file.read(MAX_CAPTION + 1)
+    if len(content) > MAX_CAPTION:
+        raise ValueError(f"{path.name} has more than {MAX_CAPTION} bytes")
+    return content
 
 
 def _texts(value: Any) -> list[str]:

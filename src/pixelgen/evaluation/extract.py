@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from lightning import Fabric
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, distributed
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
@@ -141,6 +142,7 @@ class EvaluationJob:
     num_workers: int = 0  # processes that read images, for each device, as far as there are cores
     skip_corrupt: bool | None = None  # leave out unreadable images; None where users have no such choice
     fabric: Fabric | None = None  # of a command, which shows its progress
+    upright: bool = True  # turn images as their EXIF orientation asks for
 
     def extract(
         self, dataset: Dataset[Item], extractions: Sequence[Extraction], chosen: Sequence[int], what: str = "images"
@@ -204,6 +206,8 @@ class _Numbered(Dataset[Item]):
             item = self.dataset[self.chosen[number]]
         except ValueError as error:
             item = {"problem": str(error), "corrupt": True, "path": str(error)}
+        for reason, place in item.get("left_out", [])[:1]:  # another image stands in for it
+            item = {"problem": f"{reason}: {place}", "corrupt": True, "path": place}
         return {**item, "number": number}
 
 
@@ -218,8 +222,11 @@ def _refuse(problems: Sequence[Item], count: int, skip_corrupt: bool | None) -> 
     wrong = [item["problem"] for item in problems if not item["corrupt"]]
     if wrong:
         raise ValueError(wrong[0] + (f" ({len(wrong)} such images)" if len(wrong) > 1 else ""))
+    paths = [item["path"] for item in problems]
+    named = ", ".join(paths[:NAMED]) + (f" and {len(paths) - NAMED} more" if len(paths) > NAMED else "")
+    said = f"{len(paths)} of {count} images cannot be read ({named})"
     if len(problems) == count or (problems and not skip_corrupt):
-        paths = [item["path"] for item in problems]
-        named = ", ".join(paths[:NAMED]) + (f" and {len(paths) - NAMED} more" if len(paths) > NAMED else "")
         choice = "" if skip_corrupt is None else ", or leave them out with --skip_corrupt true"
-        raise ValueError(f"{len(paths)} of {count} images cannot be read ({named}): repair or delete them{choice}")
+        raise ValueError(f"{said}: repair or delete them{choice}")
+    if problems:
+        rank_zero_warn(f"{said} and are left out")

@@ -72,13 +72,15 @@ class Reference:
         images of another size are refused. All processes must call this, with the extractor on its device.
         """
         if "mu" not in self.stored:
-            images = open_images(self.path, size[0] if size[0] == size[1] else None)
+            images = open_images(self.path, size[0] if size[0] == size[1] else None, job.upright)
             self._tell_of_size(images.own, images.size, size)
             return job.measure(images, extractor, self.samples)
         statistics = self._load(extractor, size)
         if self.complete or "features" not in job.metrics.of_reference(extractor):
             return statistics
-        return replace(statistics, features=job.measure(open_images(self.path), extractor).features)
+        return replace(
+            statistics, features=job.measure(open_images(self.path, upright=job.upright), extractor).features
+        )
 
     def _tell_of_size(self, own: tuple[int, int], used: tuple[int, int], wanted: tuple[int, int]) -> None:
         """Refuse images that are not used at the wanted size, and warn of those that have another one."""

@@ -48,7 +48,7 @@ def score_set(
     protocol says so, and whether they lack some of the `classes` that come in turn, where their number is known.
     Extractors are on their device, each with its reference. A ValueError names what is wrong with the images.
     """
-    images = open_images(source)
+    images = open_images(source, upright=job.upright)
     count = len(images) if number is None else number
     first = (source / SETTINGS).is_file()
     if not 2 <= count <= len(images):

@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -13,7 +12,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from pixelgen.encoders.frozen import FeatureExtractor
-from pixelgen.evaluation.images import arrays
+from pixelgen.evaluation.images import arrays, read_arrays
 from pixelgen.files import atomic
 
 MOMENTS = ("mu", "sigma", "mu_s", "sigma_s")
@@ -163,10 +162,9 @@ class Statistics:
                 "pass an npz of feature statistics, or a folder of images"
             )
         try:
-            with np.load(path, allow_pickle=False) as file:
-                known: dict[str, Any] = {name: file[name] for name in {*MOMENTS, *ABOUT, "features"} & found}
+            known: dict[str, Any] = {**read_arrays(path, {*MOMENTS, *ABOUT, "features"} & found)}
             _check_moments(known)
-        except (OSError, BadZipFile, EOFError, ValueError) as error:
+        except Exception as error:  # zip and NumPy raise what they like on damaged bytes
             raise ValueError(f"the statistics in {path} are damaged ({error}): fetch or make the file again") from error
         for name, value in known.items():
             dtype = np.float32 if name == "features" else np.float64
