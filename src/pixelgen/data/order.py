@@ -21,7 +21,9 @@ def evenly_spaced(length: int, count: int) -> list[int]:
     sorted by class or classes come in turn.
     """
     count = min(count, length)
-    return [int((i + i * GOLDEN % 1) * length / count) for i in range(count)]
+    starts = [i * length // count for i in range(count)]
+    ends = [*starts[1:], length]
+    return [start + int(i * GOLDEN % 1 * (end - start)) for i, (start, end) in enumerate(zip(starts, ends, strict=True))]
 
 
 def other_order(state: Mapping[str, Any], own: Mapping[str, Any]) -> str:
