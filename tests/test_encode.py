@@ -11,6 +11,7 @@ from pixelgen.data import Captions, ShardData
 from pixelgen.data.tars import SkipCounts, read_shard
 from pixelgen.encode import encode, main
 from pixelgen.encoders import TextEncoder
+from pixelgen.files import sole_writer
 from pixelgen.fit import main as fit
 from shard_files import picture, write_tar
 from test_text_runs import DENOISER, QUIET, SAMPLING, encoder
@@ -206,3 +207,11 @@ def test_what_is_wrong_is_said_in_one_sentence(arguments, message, tmp_path, cap
         main(arguments)
     assert message in capsys.readouterr().err.splitlines()[-1]
     assert not (tmp_path / "x").exists()
+
+
+def test_two_processes_never_encode_into_one_set(shards, tmp_path):
+    waiting = pytest.raises(ValueError, match=r"another process is writing .*out: wait for its end")
+    with sole_writer(tmp_path / "out"), waiting:
+        encode([str(shards)], to=tmp_path / "out", text_encoder=qwen())
+    assert not (tmp_path / "out.unfinished").exists()
+    assert encode([str(shards)], to=tmp_path / "out", text_encoder=qwen()).samples == 5

@@ -66,7 +66,7 @@ class Captions:
         """The captions that a sample has and that may be chosen, as lists of texts by name."""
         texts: dict[str, Any] = {}
         if "txt" in files and (self.weights is None or self.weights.get("txt")):
-            texts["txt"] = files["txt"].decode("utf-8-sig")
+            texts["txt"] = _within(files["txt"]).decode("utf-8-sig")
         names = ("caption",) if self.weights is None else tuple(name for name, w in self.weights.items() if w)
         if "json" in files and not (self.weights is None and texts) and set(names) - {"txt"}:
             fields = json_fields(files["json"])
@@ -87,9 +87,13 @@ def caption_files(image: Path) -> dict[str, bytes]:
 def read_caption(path: Path) -> bytes:
     """The content of a caption file; a ValueError if it is longer than any caption."""
     with path.open("rb") as file:
-        content = file.read(MAX_CAPTION + 1)
+        return _within(file.read(MAX_CAPTION + 1))
+
+
+def _within(content: bytes) -> bytes:
+    """The same; a ValueError if it is longer than any caption: parsed, it may take thirty times as much memory."""
     if len(content) > MAX_CAPTION:
-        raise ValueError(f"{path.name} has more than {MAX_CAPTION} bytes")
+        raise ValueError(f"it has more than {MAX_CAPTION} bytes")
     return content
 
 
@@ -104,7 +108,7 @@ def _texts(value: Any) -> list[str]:
 def json_fields(content: bytes) -> dict[str, Any]:
     """The fields of a json file, none if it holds something else than an object; a ValueError if it is damaged."""
     try:
-        fields = json.loads(content)
+        fields = json.loads(_within(content))
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
     return fields if isinstance(fields, dict) else {}

@@ -1,5 +1,6 @@
 """Folders of image files: ImageNet's layout, and anyone's own pictures."""
 
+import json
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -15,7 +16,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from PIL import Image
 from torch.utils.data import Dataset
 
-from pixelgen.data.captions import Captions, caption_files, caption_paths, json_fields
+from pixelgen.data.captions import Captions, caption_files, caption_paths
 from pixelgen.data.decoding import Unusable, read_image
 from pixelgen.data.images import ImageData, Item, centre_crop, to_tensor
 from pixelgen.data.layout import Layout, find_layout, holds, list_files, loose_files, subfolders
@@ -278,12 +279,12 @@ def _numbered_labels(folder: Path) -> dict[str, int] | None:
     """The labels in the `dataset.json` of EDM and StyleGAN, by path; None without such a file, or labels in it."""
     path = folder / "dataset.json"
     try:
-        labels = json_fields(path.read_bytes()).get("labels") if path.is_file() else None
+        fields = json.loads(path.read_bytes()) if path.is_file() else None
     except (OSError, ValueError) as error:
         raise ValueError(f"{path} cannot be read ({error}): repair or remove that file") from error
     try:
-        return {str(name): int(number) for name, number in labels} if labels else None
-    except (TypeError, ValueError):  # something else of that name
+        return {str(name): int(number) for name, number in fields["labels"]} or None
+    except (KeyError, TypeError, ValueError):  # no labels, or something else of that name
         return None
 
 

@@ -15,7 +15,9 @@ VAL = tuple(
     for names in ("val", "valid", "validation", "eval", "dev", "test(?:ing)?")
 )
 CONTAINER = re.compile(r"(?:images?|imgs?|data)[-_ ]?[\dx]*", re.IGNORECASE)  # names that are no class
-LEFTOVERS = {"@eadir", "@recycle", "#recycle", "$recycle.bin", "__macosx", "lost+found", "system volume information"}
+LEFTOVERS = {"@eadir", "@recycle", "@tmp", "#recycle", "#snapshot", "$recycle.bin", "__macosx", "lost+found"} | {
+    "system volume information"
+}
 SIDE = {".txt", ".json", ".jsonl", ".csv", ".tsv", ".md", ".xml", ".yaml", ".npz", ".npy", ".db", ".ini", ".html"}
 KINDS = 8  # that a message about files passed over names
 

@@ -22,8 +22,8 @@ def evenly_spaced(length: int, count: int) -> list[int]:
     """
     count = min(count, length)
     starts = [i * length // count for i in range(count)]
-    ends = [*starts[1:], length]
-    return [start + int(i * GOLDEN % 1 * (end - start)) for i, (start, end) in enumerate(zip(starts, ends, strict=True))]
+    stretches = zip(starts, [*starts[1:], length], strict=True)
+    return [start + int(i * GOLDEN % 1 * (end - start)) for i, (start, end) in enumerate(stretches)]
 
 
 def other_order(state: Mapping[str, Any], own: Mapping[str, Any]) -> str:

@@ -114,7 +114,7 @@ def _read_pixels(path: Path) -> Tensor:
     try:
         with Image.open(path, formats=["PNG"]) as image:
             return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
-    except OSError as error:
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise ValueError(f"{path} is no image ({error}): delete it and make it again") from error
 
 
