@@ -40,6 +40,22 @@ def command(shards, to, *options):
     return main([str(shards), "--to", str(to), *flags, "--text_encoder.max_length", "12", *options])
 
 
+def test_embeddings_that_overflowed_are_refused(shards, tmp_path, capsys, monkeypatch):
+    def overflow(self, prompts):
+        states = original(self, prompts)
+        states[[text == TEXTS[3] for text in prompts], 0, 0] = float("inf")
+        return states
+
+    original = TextEncoder.forward
+    monkeypatch.setattr(TextEncoder, "forward", overflow)
+    with pytest.raises(SystemExit):
+        command(shards, tmp_path / "encoded")
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert "text embeddings of 3 in" in said
+    assert "1.tar are not finite (NaN or infinite): give --text_encoder.dtype bfloat16 or float32" in said
+    assert not (tmp_path / "encoded").exists()
+
+
 def samples(folder):
     return [sample for shard in sorted(folder.glob("*.tar")) for sample in read_shard(str(shard), SkipCounts())]
 

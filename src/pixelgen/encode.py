@@ -78,7 +78,8 @@ def encode(
         devices: processes, each on a GPU if there are any; they share the tars.
 
     Raises:
-        ValueError: if the target is used or being written, nothing can be encoded, or two tars have the same name.
+        ValueError: if the target is used or being written, nothing can be encoded, two tars have the same name, or
+            embeddings are not finite.
     """
     sources = _by_name(shards)
     captions = captions or Captions(prefix_probability=0)
@@ -163,6 +164,11 @@ def _write_shard(path: Path, batches: Iterator[list[tuple[Sample, str]]], encode
         for batch in chain([first], usable):
             embeddings = encoder([prompt for _, prompt in batch]).cpu()
             for (sample, prompt), embedding in zip(batch, embeddings, strict=True):
+                if not embedding.isfinite().all():
+                    raise ValueError(
+                        f"the text embeddings of {sample.key} in {sample.shard} are not finite (NaN or infinite): give "
+                        "--text_encoder.dtype bfloat16 or float32, which do not overflow"
+                    )
                 files = {name: content for name, content in sample.files.items() if name not in EMBEDDINGS}
                 write_sample(tar, sample.key, files | {"safetensors": save({"text": embedding}, {"caption": prompt})})
             number += len(batch)

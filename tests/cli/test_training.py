@@ -234,7 +234,13 @@ def test_the_first_screen_has_no_advertisements(tmp_path, monkeypatch):
     monkeypatch.setattr(logger, "handlers", [handler])
     CLI([*SHAPES, *TINY, "--run", str(tmp_path / "run")])
     assert any("run folder" in message for message in said)
-    assert sum(message.startswith("data: 40 classes (red circle, orange circle, …, white star), 32 images; val") for message in said) == 1
+    assert (
+        sum(
+            message.startswith("data: 40 classes (red circle, orange circle, …, white star), 32 images; val")
+            for message in said
+        )
+        == 1
+    )
     assert not any("Tip:" in message for message in said)
 
 

@@ -4,12 +4,14 @@ import io
 import struct
 import zlib
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image, PngImagePlugin
+from safetensors.torch import save
 
 from pixelgen.data.captions import Captions
-from pixelgen.data.decoding import MAX_PIXELS, Decoder, Unusable, label_of, read_image
+from pixelgen.data.decoding import MAX_PIXELS, Decoder, Unusable, embeddings_of, label_of, read_image
 from pixelgen.data.tars import Sample
 from shard_files import picture
 
@@ -97,6 +99,21 @@ def test_random_choices_depend_on_seed_pass_and_key():
     assert texts[0] != texts[2]
     assert texts[0] != texts[3]
     assert torch.equal(captions()[3]["image"], torch.full((3, 8, 8), 3, dtype=torch.uint8))
+
+
+@pytest.mark.parametrize("bad", [np.inf, -np.inf, np.nan])
+def test_text_embeddings_that_are_not_finite_are_left_out(bad):
+    values = np.zeros((4, 8), np.float16)
+    for kind in ("npy", "safetensors"):
+        for content, is_bad in ((values, False), (values + np.float16(bad), True)):
+            file = io.BytesIO()
+            np.save(file, content)
+            files = {kind: file.getvalue() if kind == "npy" else save({"text": torch.from_numpy(content)})}
+            if is_bad:
+                with pytest.raises(Unusable, match="no text states: they hold values that are not finite"):
+                    embeddings_of(files)
+            else:
+                assert embeddings_of(files).shape == (4, 8)
 
 
 def sideways(orientation=6):

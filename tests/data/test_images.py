@@ -1,5 +1,6 @@
 """The crop that every published number rests on, and what the base class does with a data set."""
 
+from types import SimpleNamespace
 from unittest import mock
 
 import numpy as np
@@ -102,6 +103,25 @@ def test_batches_have_the_agreed_types_and_the_last_is_dropped():
 def test_validation_is_in_order_and_complete():
     batches = list(NumberData(image_size=4, batch_size=2).val_dataloader())
     assert torch.cat([batch["key"] for batch in batches]).tolist() == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize(("limit", "number"), [(2, 4), (0.4, 4), (5, 10), (1.0, 10), (0, 10)])
+def test_a_part_of_validation_is_spread_over_classes_that_lie_in_order(limit, number):
+    data = NumberData(image_size=4, batch_size=2)
+    data.val_dataset = data.train_dataset
+    data.trainer = SimpleNamespace(limit_val_batches=limit, world_size=1, global_rank=0)
+    keys = torch.cat([batch["key"] for batch in data.val_dataloader()]).tolist()
+    assert keys[:number] == {4: [0, 4, 5, 9], 10: [*range(10)]}[number]
+    assert sorted(keys) == [*range(10)]
+
+
+def test_captions_of_a_part_are_spread_too():
+    class Captioned(NumberData):
+        def train_dataset(self):
+            return [{"caption": f"{i}"} for i in range(10)]
+
+    assert Captioned(image_size=4).prompts(4) == ["0", "4", "5", "9"]
+    assert Captioned(image_size=4).prompts(12) == [f"{i % 10}" for i in range(12)]
 
 
 def test_without_a_validation_set_there_is_no_validation():

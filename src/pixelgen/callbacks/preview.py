@@ -36,8 +36,8 @@ class Preview(Periodic):
         seed: image i is made from seed + i.
         labels: class of each image, number or name as in `--classes` of `sample`, repeated if there are fewer than
             images; spread over all classes if not given.
-        prompts: for a network that takes text, repeated if there are fewer than images; those of the first training
-            images if not given.
+        prompts: for a network that takes text, repeated if there are fewer than images; captions of training images,
+            evenly spaced, if not given.
         at_start: also before the first step.
         at_end: also after the last step.
     """

@@ -198,7 +198,7 @@ def caption_of(files: Mapping[str, bytes], captions: Captions, random: Random) -
 def embeddings_of(files: Mapping[str, bytes], shape: tuple[int, ...] | None = None) -> Tensor:
     """Precomputed text embeddings (L, E) of a sample: the tensor `text` of a `safetensors` file, or an `npy` file.
 
-    `Unusable` if there are none, or not of the given shape.
+    `Unusable` if there are none, or not of the given shape, or not finite.
     """
     from safetensors.torch import load
 
@@ -211,6 +211,8 @@ def embeddings_of(files: Mapping[str, bytes], shape: tuple[int, ...] | None = No
             raise ValueError(f"neither safetensors nor npy among {', '.join(files)}")
         if embeddings.ndim != 2 or (shape is not None and embeddings.shape != shape):
             raise ValueError(f"their shape is {tuple(embeddings.shape)}, not {shape or '(L, E)'}")
+        if not embeddings.isfinite().all():
+            raise ValueError("they hold values that are not finite (NaN or infinite): encode them again in bfloat16")
     except Exception as error:  # safetensors has errors that derive from Exception alone
         raise Unusable("no text states", str(error)) from error
     return embeddings

@@ -11,9 +11,9 @@ import torch
 from lightning.pytorch import LightningDataModule
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, DistributedSampler, default_collate
+from torch.utils.data import DataLoader, Dataset, DistributedSampler, Subset, default_collate
 
-from pixelgen.data.order import ResumableOrder
+from pixelgen.data.order import ResumableOrder, evenly_spaced
 from pixelgen.data.tars import SkipCounts
 
 Item = dict[str, Any]
@@ -117,9 +117,9 @@ class ImageData(LightningDataModule):
         return None
 
     def prompts(self, count: int) -> list[str]:
-        """Captions of the first training images, from the first again where there are fewer than `count`."""
+        """Captions of training images, evenly spaced, from the first again where there are fewer than `count`."""
         dataset: Any = self.train_dataset()
-        captions = [dataset[i]["caption"] for i in range(min(count, len(dataset)))]
+        captions = [dataset[i]["caption"] for i in evenly_spaced(len(dataset), count)]
         return [captions[i % len(captions)] for i in range(count)]
 
     def train_dataloader(self) -> DataLoader[Item]:
@@ -132,11 +132,19 @@ class ImageData(LightningDataModule):
         return loader
 
     def val_dataloader(self) -> DataLoader[Item] | list[Any]:
-        """Held-out images in order; several ranks get equally many, padded by repeating. Empty list if none."""
-        dataset = self.val_dataset()
+        """Held-out images in order; several ranks get equally many, padded by repeating. Empty list if none.
+
+        Where the trainer's `limit_val_batches` takes a part, evenly spaced ones come first: files are sorted by class.
+        """
+        dataset: Any = self.val_dataset()
         if dataset is None:
             return []
         world_size, rank = self._shard()
+        limit = 1.0 if self.trainer is None else self.trainer.limit_val_batches
+        part = int(limit * len(dataset)) if isinstance(limit, float) else limit * self.batch_size * world_size
+        if 0 < part < len(dataset):
+            chosen = evenly_spaced(len(dataset), part)
+            dataset = Subset(dataset, [*chosen, *sorted({*range(len(dataset))} - {*chosen})])
         sampler: DistributedSampler[Item] | None
         sampler = DistributedSampler(dataset, world_size, rank, shuffle=False) if world_size > 1 else None
         options = {**self._loading(), "batch_size": self.batch_size, "collate_fn": _collate}

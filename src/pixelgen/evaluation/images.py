@@ -28,12 +28,12 @@ class ImageSet(Dataset[Item]):
     """Images of one size. An item holds the uint8 `image` (3, H, W), or a sentence `problem` about one that does not.
 
     Args:
-        own: (height, width) of the images as they are.
+        own: (height, width) of the images as they are, or of the first.
         image_size: side of centre crops in pixels, as in ADM; None for no cropping.
     """
 
     def __init__(self, own: tuple[int, int], image_size: int | None) -> None:
-        self.image_size = image_size
+        self.image_size, self.own = image_size, own
         self.size = own if image_size is None else (image_size, image_size)
 
     def __len__(self) -> int:
@@ -53,7 +53,7 @@ class ImageFiles(ImageSet):
     def __init__(self, files: Sequence[str], image_size: int | None = None, upright: bool = True) -> None:
         self._files = np.array([os.fsencode(file) for file in files])  # bytes, for the memory of workers
         self.upright = upright
-        super().__init__(self._first_size() if image_size is None else (0, 0), image_size)
+        super().__init__(self._first_size(), image_size)
 
     def __len__(self) -> int:
         return len(self._files)
@@ -131,6 +131,12 @@ def arrays(path: Path) -> set[str]:
             return {name.removesuffix(".npy") for name in archive.namelist()}
     except (OSError, BadZipFile) as error:
         raise ValueError(f"{path} cannot be read as an npz ({error}): fetch or make it again") from error
+
+
+def checksum(path: Path) -> str:
+    """Of the array `arr_0` in an npz, as its directory has it."""
+    with ZipFile(path) as archive:
+        return f"{archive.getinfo(f'{ARRAY}.npy').CRC:08x}"
 
 
 def read_arrays(path: Path, names: Collection[str]) -> dict[str, np.ndarray]:

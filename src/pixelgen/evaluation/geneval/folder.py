@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import groupby, islice
@@ -59,6 +59,21 @@ def find_images(folder: Path) -> list[GeneratedImage]:
     if not images:
         raise ValueError(f"{folder} holds no images in GenEval's layout: 00000/metadata.jsonl, 00000/samples/0000.png")
     return images
+
+
+def missing_images(folder: Path, images: Sequence[GeneratedImage], settings: Mapping[str, Any] | None) -> list[str]:
+    """Paths of the images that a folder lacks: of every prompt up to the last one, each seed that any prompt has.
+
+    Where most numbers of prompts have no folder, they were chosen, and none is missing. `settings` of a set that was
+    generated here tell its prompts and seeds.
+    """
+    there = {(int(Path(image.path).parts[0]), int(Path(image.path).stem)) for image in images}
+    found = sorted(int(entry.name) for entry in folder.iterdir() if entry.name.isdecimal())
+    numbers: Sequence[int] = range(found[-1] + 1) if found[-1] < 2 * len(found) else found
+    seeds = {seed for _, seed in there}
+    if settings is not None and "seeds" in settings:
+        numbers, seeds = range(settings["prompts"]), set(settings["seeds"])
+    return [image_path(n, seed) for n in numbers for seed in sorted(seeds) if (n, seed) not in there]
 
 
 def _read_metadata(path: Path) -> Prompt:
