@@ -122,6 +122,7 @@ def evaluate(
     folder = Path(str(source))
     if fixed is not None:
         fixed.check_set(settings_of_set(folder), len(open_images(folder)))
+    upright = upright and fixed is None  # whoever published did not turn images
     job = EvaluationJob(metrics, sampling.batch_size, num_workers, skip_corrupt, fabric, upright)
     scores = score_set(folder, num_images, [(part.to(fabric.device), real) for part, real in pairs], job, classes)
     scores.protocol |= {} if protocol is None else {"protocol": protocol}
