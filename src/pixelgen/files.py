@@ -1,14 +1,18 @@
-"""Files that are there as a whole or not at all."""
+"""Files that are there as a whole or not at all, and files that are not what their names say."""
 
 from __future__ import annotations
 
 import hashlib
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
+
+import torch
 
 UNFINISHED = ".{}.unfinished"  # the name of a file or folder while it is written
 
@@ -47,6 +51,60 @@ def atomic(
         raise ValueError(f"could not write {path} ({error}): {fix}") from error
     finally:
         remove(temporary)
+
+
+KINDS = {  # what files begin with, in lower case
+    b"version https://git-lfs": "a Git LFS pointer and not the file itself: run `git lfs pull` where it was cloned",
+    b"<!doctype html": "a web page: download the file itself, perhaps after logging in",
+    b"<html": "a web page: download the file itself, perhaps after logging in",
+    b"<?xml": "an XML text, such as the error message of a server: download the file again",
+    b"par1": "a Parquet file",
+    b"\x89png": "a PNG image",
+    b"\xff\xd8\xff": "a JPEG image",
+    b"\x93numpy": "an array of NumPy",
+    b"\x89hdf": "an HDF5 file",
+    b"%!ps": "a PostScript program",
+    b"%pdf": "a PDF document",
+    b"\x1f\x8b": "compressed by gzip",
+    b"rar!": "a RAR archive",
+    b"7z\xbc\xaf": "a 7z archive",
+    b"pk\x03\x04": "a zip archive",
+}
+
+
+def what_is(head: bytes | Path) -> str:
+    """What a file is instead of what its name says, told by its first bytes, as ": it is …"; "" if nothing is known."""
+    if isinstance(head, Path):
+        with head.open("rb") as file:
+            head = file.read(1024)
+    start = head.removeprefix(b"\xef\xbb\xbf").strip()
+    found = next((kind for magic, kind in KINDS.items() if start.lower().startswith(magic)), "")
+    line = start.partition(b"\n")[0][:40]
+    if not found and line.isascii() and line.decode("ascii", "replace").isprintable():
+        found = f"a text that begins with {line.decode()!r}" if line else "empty"
+    return found and f": it is {found}"
+
+
+def load_tensors(path: str | Path, **options: Any) -> Any:
+    """What torch has saved in a file, on the CPU: tensors and primitives alone, nothing in it is executed.
+
+    `options` are those of `torch.load`. A ValueError says why the file cannot be read, or which Python object it needs.
+    """
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True, **options)
+    except Exception as error:  # torch.load raises many kinds for a damaged file, and advises to load it unsafely
+        if needed := re.search(r"GLOBAL ([\w.]+)", str(error)):
+            raise ValueError(f"it holds Python objects that cannot be loaded safely ({needed[1]}, …)") from error
+        found = what_is(Path(path)) if Path(path).is_file() else f": {error}"
+        raise ValueError(
+            f"it is cut off, damaged or no file of torch{found.replace(': it is a zip archive', '')}"
+        ) from error
+
+
+def append_line(path: Path, text: str) -> None:
+    """Add a line to a file, which is made if there is none; never through a link."""
+    with os.fdopen(os.open(path, os.O_APPEND | os.O_CREAT | os.O_WRONLY | os.O_NOFOLLOW, 0o666), "a") as file:
+        file.write(text)
 
 
 def write_text(path: str | Path, text: str, fix: str = "free some space or choose another folder") -> None:
