@@ -6,7 +6,6 @@ import os
 import re
 from collections.abc import Callable, Sequence
 from difflib import get_close_matches
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 from pixelgen.encoders.text import TextEncoder
 from pixelgen.flow import Sampler
 from pixelgen.models import Denoiser
+from pixelgen.text import read_lines
 
 Batch = dict[str, Any]
 Condition = Tensor | Sequence[Any] | int | str | None  # one entry for each image, or a single one for all
@@ -312,8 +312,8 @@ class Text(Conditioner):
         if len(prompts) > 1 or not (file.endswith(".txt") or os.path.isfile(file)):
             return list(prompts)
         try:
-            lines = [line.strip() for line in Path(file).read_text(encoding="utf-8").splitlines()]
-        except (OSError, UnicodeDecodeError) as error:
+            lines = read_lines(file)
+        except OSError as error:
             raise ValueError(f"{file} cannot be read as text ({error}): give a file with one prompt a line") from error
         if not any(lines):
             raise ValueError(f"{file} has no prompts: write one a line")

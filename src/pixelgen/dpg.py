@@ -6,7 +6,6 @@ import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
 from rich.progress import track
 from torchvision.transforms.functional import to_pil_image
 from torchvision.utils import make_grid
@@ -18,6 +17,7 @@ from pixelgen.runs.run import Run
 from pixelgen.sample import sample_prompts
 from pixelgen.samples.npz import read_image
 from pixelgen.samples.sampling import Sampling
+from pixelgen.text import read_text, say
 
 IMAGES = 4  # of each prompt, in two rows of two
 
@@ -67,8 +67,8 @@ def read_texts(folder: Path) -> dict[str, str]:
     texts = {}
     for path in files:
         try:
-            texts[path.stem] = path.read_text(encoding="utf-8").strip()
-        except (OSError, UnicodeDecodeError) as error:
+            texts[path.stem] = read_text(path).strip()
+        except OSError as error:
             raise ValueError(f"{path} cannot be read as text ({error})") from error
         if not texts[path.stem]:
             raise ValueError(f"{path} is empty: write a prompt into it or delete it")
@@ -83,7 +83,7 @@ def _write_grid(path: Path, images: Sequence[Path]) -> None:
 
 
 def _report(folder: Path) -> None:
-    Console().print(f"{folder}: to be scored by DPG-Bench's own script", soft_wrap=True)
+    say(f"{folder}: to be scored by DPG-Bench's own script")
 
 
 main = command(dpg, _report)

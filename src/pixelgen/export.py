@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rich.console import Console
-
 from pixelgen.cli.command import command
 from pixelgen.runs.checkpoints import refuse_used, write_export
 from pixelgen.runs.run import Run
 from pixelgen.samples.sampling import Average
+from pixelgen.text import say
 
 
 def export(source: str | Path | Run, to: str | Path | None = None, ema: Average = True) -> Path:
@@ -29,7 +28,7 @@ def export(source: str | Path | Run, to: str | Path | None = None, ema: Average 
     run = Run.open(source)
     if run.published:
         raise ValueError(f"{run.path} is a published checkpoint, not one of a run: python -m pixelgen.convert takes it")
-    folder = run.folder / "export" if to is None else Path(to)
+    folder = run.folder / "export" if to is None else Path(to).expanduser()
     refuse_used(folder)
     weights = run.denoiser(ema).state_dict()
     config = (run.folder / "config.yaml").read_text(encoding="utf-8")
@@ -37,7 +36,7 @@ def export(source: str | Path | Run, to: str | Path | None = None, ema: Average 
 
 
 def _report(path: Path) -> None:
-    Console().print(f"{path}: {path.stat().st_size / 1e6:.1f} MB, and config.yaml beside it", soft_wrap=True)
+    say(f"{path}: {path.stat().st_size / 1e6:.1f} MB, and config.yaml beside it")
 
 
 main = command(export, _report)

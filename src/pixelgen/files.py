@@ -10,7 +10,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 
@@ -72,20 +72,28 @@ KINDS = {  # what files begin with, in lower case
 }
 
 
-def what_is(head: bytes | Path) -> str:
-    """What a file is instead of what its name says, told by its first bytes, as ": it is …"; "" if nothing is known."""
-    if isinstance(head, Path):
-        with head.open("rb") as file:
-            head = file.read(1024)
+def what_is(head: bytes | str | Path, wanted: str = "image") -> str:
+    """What a file is instead of what its name says, as ": it is …"; "" if its beginning does not tell.
+
+    Args:
+        head: its first bytes, or its path.
+        wanted: what it should be, of which nothing is said.
+    """
+    if not isinstance(head, bytes):
+        try:
+            with Path(head).open("rb") as file:
+                head = file.read(1024)
+        except OSError:
+            return ""
     start = head.removeprefix(b"\xef\xbb\xbf").strip()
     found = next((kind for magic, kind in KINDS.items() if start.lower().startswith(magic)), "")
     line = start.partition(b"\n")[0][:40]
-    if not found and line.isascii() and line.decode("ascii", "replace").isprintable():
+    if not found and line.isascii() and line.decode().isprintable():
         found = f"a text that begins with {line.decode()!r}" if line else "empty"
-    return found and f": it is {found}"
+    return f": it is {found}" if found and wanted not in found else ""
 
 
-def load_tensors(path: str | Path, **options: Any) -> Any:
+def load_tensors(path: str | Path | IO[bytes], **options: Any) -> Any:
     """What torch has saved in a file, on the CPU: tensors and primitives alone, nothing in it is executed.
 
     `options` are those of `torch.load`. A ValueError says why the file cannot be read, or which Python object it needs.
@@ -95,7 +103,7 @@ def load_tensors(path: str | Path, **options: Any) -> Any:
     except Exception as error:  # torch.load raises many kinds for a damaged file, and advises to load it unsafely
         if needed := re.search(r"GLOBAL ([\w.]+)", str(error)):
             raise ValueError(f"it holds Python objects that cannot be loaded safely ({needed[1]}, …)") from error
-        found = what_is(Path(path)) if Path(path).is_file() else f": {error}"
+        found = what_is(Path(path)) if isinstance(path, str | Path) and Path(path).is_file() else ""
         raise ValueError(
             f"it is cut off, damaged or no file of torch{found.replace(': it is a zip archive', '')}"
         ) from error

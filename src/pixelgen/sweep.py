@@ -8,11 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from pixelgen.callbacks.scores import reference_file
 from pixelgen.cli.command import command
-from pixelgen.config import build
 from pixelgen.distributed.processes import first, is_first, launch
 from pixelgen.encoders import FeatureExtractor
 from pixelgen.encoders.inception import Inception
@@ -28,6 +25,7 @@ from pixelgen.runs.checkpoints import EXPORT
 from pixelgen.runs.run import Run
 from pixelgen.sample import open_model, sample_with
 from pixelgen.samples.sampling import Sampling
+from pixelgen.text import say
 
 
 class Scorer:
@@ -122,7 +120,7 @@ def sweep(
         ValueError: naming what is wrong.
     """
     run = Run.open(source)
-    own = sampling.sampler or build(Sampler, run.sampler, "sampler")
+    own = sampling.sampler or run.build(Sampler, run.sampler, "sampler")
     plan = rows(own, [*ema] or [True], samplers, num_steps, guidance, interval)
     for row in plan:
         run.check(row.ema)
@@ -135,7 +133,7 @@ def sweep(
         raise ValueError(f"there is no {path}: give --reference, an npz of statistics or a folder of images")
     real = Reference(path)
     real.check(features, metrics, num_images)
-    folder = run.folder / "sweep" if to is None else Path(to)
+    folder = run.folder / "sweep" if to is None else Path(to).expanduser()
     score = Scorer(EvaluationJob(metrics, sampling.batch_size, 0, False, fabric), features, real, folder)
     model, filled = open_model(run, fabric, replace(sampling, ema=plan[0].ema)), plan[0].ema
     wanted: dict[str, Any] = {"num_images": num_images, "classes": classes, "prompts": prompts}
@@ -150,7 +148,7 @@ def sweep(
         results.append(Result(row, images, score(images, num_images), sample_command(name, row, same)))
         if fabric.global_rank == 0:
             write_csv(results, folder / "sweep.csv")
-            Console().print(f"{len(results)}/{len(plan)}: {results[-1]}", soft_wrap=True, highlight=False)
+            say(f"{len(results)}/{len(plan)}: {results[-1]}")
     if fabric.global_rank == 0:
         plot(results, folder / "sweep.png")
     fabric.barrier()
@@ -158,9 +156,8 @@ def sweep(
 
 
 def _report(results: list[Result]) -> None:
-    console, best = Console(), ranked(results)[0]
-    console.print(table_of(results))
-    console.print(f"best, in {best.folder}:\n{best.command}", soft_wrap=True, highlight=False)
+    best = ranked(results)[0]
+    say(table_of(results), f"best, in {best.folder}:", best.command)
 
 
 main = command(sweep, _report)

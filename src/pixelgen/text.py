@@ -11,6 +11,7 @@ from pathlib import Path
 from types import TracebackType
 
 from rich.console import Console
+from rich.table import Table
 
 _URL = re.compile(r"\w+://(?:(?!::)\S)+")
 _SECRET = re.compile(
@@ -64,8 +65,10 @@ def _spelled(character: str) -> str:
 
 
 def say(*lines: object) -> None:
-    """Print lines as they stand: nothing in them is markup, and nothing controls the terminal."""
-    Console(soft_wrap=True, markup=False, emoji=False, highlight=False).print(*map(plain, lines), sep="\n")
+    """Print lines, and tables, as they stand: nothing in them is markup, and no line controls the terminal."""
+    console = Console(markup=False, emoji=False, highlight=False)
+    for line in lines:
+        console.print(line if isinstance(line, Table) else plain(line), soft_wrap=not isinstance(line, Table))
 
 
 def guard_terminal() -> None:

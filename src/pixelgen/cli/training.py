@@ -30,6 +30,7 @@ from pixelgen.cli.arguments import (
     with_config_of_run,
     with_nulls,
 )
+from pixelgen.cli.command import TRUST
 from pixelgen.config import build, one_sentence
 from pixelgen.data import ImageData
 from pixelgen.distributed.fsdp import refuse_unsupported
@@ -121,6 +122,7 @@ class CLI(LightningCLI):
             type=str | None,
             help="start from weights: run folder, checkpoint (its first EMA) or export",
         )
+        parser.add_argument("--trust", action="store_true", help=f"with --ckpt_path and no --config: {TRUST}")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse, then fill in what data and seed decide."""
@@ -193,7 +195,7 @@ class CLI(LightningCLI):
         return folder
 
     def _wanted_folder(self) -> Path:
-        return Path(self.config.run or Path("runs") / run_name(self.config))
+        return Path(self.config.run or Path("runs") / run_name(self.config)).expanduser()
 
     @rank_zero_only
     def make_folder(self) -> None:

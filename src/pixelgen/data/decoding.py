@@ -16,6 +16,8 @@ from torch import Tensor
 from pixelgen.data.captions import Captions, json_fields
 from pixelgen.data.images import Item, centre_crop, to_rgb, to_tensor
 from pixelgen.data.tars import IMAGES, Sample, SkipCounts
+from pixelgen.files import what_is
+from pixelgen.text import decode, without_credentials
 
 
 class Unusable(Exception):
@@ -69,7 +71,7 @@ class Decoder:
 
 def random_of(sample: Sample, seed: int) -> Random:
     """What decides about a sample in its pass: a flip if asked for, then a caption."""
-    return Random(f"{seed}/{sample.epoch}/{sample.shard.rpartition('/')[2]}/{sample.key}")
+    return Random(f"{seed}/{sample.epoch}/{without_credentials(sample.shard).rpartition('/')[2]}/{sample.key}")
 
 
 def image_of(
@@ -85,7 +87,7 @@ def image_of(
             if min(width, height) >= max(1, min_side):
                 return convert(image)
     except Exception as error:  # image decoders raise what they like on damaged bytes
-        raise Unusable("corrupt image", str(error)) from error
+        raise Unusable("corrupt image", f"{error}{what_is(content)}") from error
     raise Unusable("small image", f"{width} x {height} pixels, fewer than {min_side}")
 
 
@@ -96,7 +98,7 @@ def label_of(files: Mapping[str, bytes], num_classes: int, class_names: Sequence
     """
     text: object = None
     if "cls" in files:
-        text = files["cls"].decode("utf-8", errors="replace").strip()
+        text = _word(files["cls"])
     elif "json" in files:
         try:
             fields = json_fields(files["json"])
@@ -114,6 +116,13 @@ def label_of(files: Mapping[str, bytes], num_classes: int, class_names: Sequence
     if not 0 <= label < num_classes:
         raise Unusable("wrong label", f"{label} is not below the number of classes, {num_classes}")
     return label
+
+
+def _word(content: bytes) -> str:
+    try:
+        return decode(content).strip()
+    except ValueError as error:
+        raise Unusable("wrong label", str(error)) from error
 
 
 def caption_of(files: Mapping[str, bytes], captions: Captions, random: Random) -> str:

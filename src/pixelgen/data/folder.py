@@ -14,6 +14,7 @@ from torch.utils.data import Dataset
 
 from pixelgen.data.captions import Captions, caption_files
 from pixelgen.data.images import ImageData, Item, centre_crop, to_rgb, to_tensor
+from pixelgen.files import what_is
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 
@@ -24,7 +25,8 @@ def load_rgb(path: str | Path) -> Image.Image:
         with Image.open(path) as image:
             return to_rgb(image)
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{path} cannot be read as an image ({error}): repair or delete that file") from error
+        why = f"{error}{what_is(path)}"
+        raise ValueError(f"{path} cannot be read as an image ({why}): repair or delete that file") from error
 
 
 def load_caption(path: Path, captions: Captions, random: Random) -> str:

@@ -26,6 +26,7 @@ from pixelgen.data.folder import class_folders, list_images
 from pixelgen.data.shards import CLASSES
 from pixelgen.data.tars import IMAGES, check_unused, write_sample
 from pixelgen.files import atomic
+from pixelgen.text import decode, plain, say
 
 NAMED = 10  # files that the report names
 
@@ -68,6 +69,7 @@ def pack(
     """
     if shard_mb <= 0 or (size is not None and size < 1):
         raise ValueError(f"shard_mb is {shard_mb} and size {size}: give a positive number, and at least 1")
+    folder, to = folder.expanduser(), to.expanduser()
     check_unused(to)
     files = list_images(folder) if folder.is_dir() else []
     if not files:
@@ -110,7 +112,7 @@ def _readable_captions(path: Path) -> dict[str, bytes]:
     kept = {}
     for extension, content in caption_files(path).items():
         with suppress(ValueError):
-            if json_fields(content) if extension == "json" else content.decode("utf-8-sig").strip():
+            if json_fields(content) if extension == "json" else decode(content).strip():
                 kept[extension] = content
     if not kept:
         raise Unusable("no caption")
@@ -154,12 +156,11 @@ def main(args: Sequence[str] | None = None) -> Packed:
         packed = pack(**parser.parse_args(args))
     except (ArgumentError, ValueError) as error:
         flags = [flag for action in parser._actions for flag in action.option_strings]
-        sys.stderr.write(f"error: {one_sentence(error, flags)}\n")
+        sys.stderr.write(f"error: {plain(one_sentence(error, flags))}\n")
         raise SystemExit(2) from error
-    console = Console(soft_wrap=True, markup=False)
-    console.print(f"{packed.images} images in {packed.shards} shards in {packed.folder}")
+    say(f"{packed.images} images in {packed.shards} shards in {packed.folder}")
     if packed.left_out:
-        console.print(f"{len(packed.left_out)} images were left out:", *packed.left_out[:NAMED], sep="\n  ")
+        say(f"{len(packed.left_out)} images were left out:", *(f"  {file}" for file in packed.left_out[:NAMED]))
     return packed
 
 

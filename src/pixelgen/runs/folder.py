@@ -10,8 +10,10 @@ from typing import Any
 from jsonargparse import Namespace
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, SaveConfigCallback
+from lightning.pytorch.utilities import rank_zero_warn
 
 from pixelgen.files import write_text
+from pixelgen.text import without_credentials
 
 CLAIM = ".claimed"
 
@@ -62,13 +64,16 @@ class SaveConfig(SaveConfigCallback):
         folder = Path(trainer.default_root_dir)
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / "config.yaml"
-        config = self.config.clone()
+        config = _public(self.config)
+        if config != self.config:
+            rank_zero_warn("config.yaml gets the URLs without their credentials: give them again to resume")
         origin = config.init_from
         for key in ("run", "ckpt_path", "init_from"):  # whoever resumes this run says where from anew
             config[key] = None
+        config.pop("trust", None)  # nor does a config trust itself
         text = self.parser.dump(config, skip_none=False)
         text = f"# started from the weights of {origin}\n{text}" if origin else text
-        former = path.read_text() if path.exists() else text
+        former = path.read_text(encoding="utf-8") if path.exists() else text
         if _settings(former) != _settings(text):
             number = next(n for n in count(1) if not (folder / f"config-{n}.yaml").exists())
             shutil.copyfile(path, folder / f"config-{number}.yaml")
@@ -76,6 +81,17 @@ class SaveConfig(SaveConfigCallback):
             return
         write_text(path, text)
         (folder / CLAIM).unlink(missing_ok=True)
+
+
+def _public(value: Any) -> Any:
+    """A config without the credentials of its URLs; what is no text, mapping or list is the same."""
+    if isinstance(value, Namespace):
+        return Namespace(**{key: _public(inner) for key, inner in vars(value).items()})
+    if isinstance(value, dict):
+        return {key: _public(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_public(inner) for inner in value]
+    return without_credentials(value) if isinstance(value, str) else value
 
 
 def _settings(config: str) -> list[str]:
