@@ -55,7 +55,11 @@ def test_a_config_names_them_and_flags_reach_into_them(run):
 
 
 def test_what_they_trained_loads_and_samples(run):
-    model = pixelgen.load(run, device="cpu")
+    with pytest.raises(
+        ValueError, match=r"config.yaml names my_parts.\w+, which .*: add --trust \(trust=True in Python"
+    ):
+        pixelgen.load(run, device="cpu")
+    model = pixelgen.load(run, device="cpu", trust=True)
     assert isinstance(model.conditioner, ShapeAndColor)
     images = model.sample(torch.tensor([[0, 1], [3, 9]]), seeds=5)
     assert images.shape == (2, 3, 32, 32)

@@ -180,7 +180,9 @@ def _no_class(report: str) -> str:
         return ""
     known = _suggest(name[1], _class_names())
     bases = re.findall(r"Subtypes: \[<class '[\w.]*?(\w+)'>", report)
-    return f"{name[1]} is no {bases[-1]}" if bases and name[1] in known else f"there is no class {name[1]!r}{known}"
+    return (
+        f"{name[1]} is no {bases[-1]}" if bases and f" {name[1]}?" in known else f"there is no class {name[1]!r}{known}"
+    )
 
 
 def _suggest_flag(flag: str, flags: Iterable[str]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ LAST = "last"  # the value of --ckpt_path for "wherever this run was stopped"
 def with_config_of_run(arguments: list[str]) -> list[str]:
     """Resuming without a config means the run's own config, which must not name what is foreign without `--trust`."""
     flags = [argument.partition("=")[0] for argument in arguments]
-    for given, following in zip(arguments, [*arguments[1:], ""], strict=True):
+    for given, following in zip_longest(arguments, arguments[1:], fillvalue=""):
         flag, _, value = given.partition("=")
         if flag in ("--config", "-c") and Path(value or following).is_file():
             read_yaml(value or following)  # which says what is wrong with it

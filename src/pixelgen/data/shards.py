@@ -227,5 +227,5 @@ def first_item(source: Source, decode: Decoder) -> Item:
             return decode(sample)
         except Unusable as verdict:
             skipped.add(verdict.reason, f"{sample.key} in {sample.shard}: {verdict.detail}")
-    found = "; ".join(f"{count} × {reason}, {skipped.first[reason]}" for reason, count in skipped.counts.items())
+    found = ", ".join(f"{count} × {reason} ({skipped.first[reason]})" for reason, count in skipped.counts.items())
     raise ValueError(plain(f"nothing in the shards {source.name} can be used: {found or 'they are empty'}"))

@@ -77,20 +77,19 @@ def read_contents(path: Path) -> Contents:
         raise ValueError(f"{path} is a config: give the folder of a run, a checkpoint or an export")
     try:
         if _is_export(path):
-            return _named(_read_export(path))
+            return _checked(_read_export(path), path)
         if is_sharded(path):
             checkpoint: Any = read_shards(path)
         else:
             with torch.serialization.safe_globals([Namespace]):  # JiT keeps its arguments in one; it runs nothing
                 checkpoint = load_tensors(path, mmap=is_zipfile(path))
     except (OSError, SafetensorError, KeyError, ValueError) as error:
-        reason = f"is not a readable checkpoint or export: {error}{what_is(path) if _is_export(path) else ''}"
+        reason = f"is not a readable checkpoint or export ({error}{what_is(path) if _is_export(path) else ''})"
         if "Python objects" in str(error):
-            reason = (
-                f"is refused: {error}: save its state dicts alone, once and in a sandbox, as docs/published.md shows"
-            )
+            fix = "save its state dicts alone, once and in a sandbox, as docs/published.md shows"
+            reason = f"{str(error).removeprefix('it ')}: {fix}"
         raise ValueError(f"{path} {reason}") from error
-    return _named(_contents(checkpoint, path))
+    return _checked(_contents(checkpoint, path), path)
 
 
 def _contents(checkpoint: Any, path: Path) -> Contents:
@@ -107,16 +106,17 @@ def _contents(checkpoint: Any, path: Path) -> Contents:
         raise ValueError(f"{path} is not a checkpoint of pixelgen, nor a published one of PixelGen or JiT") from error
 
 
-def _named(contents: Contents) -> Contents:
-    """Refuse what would name files that it has no business with, or is no weights at all."""
-    for name in contents.averages:
+def _checked(contents: Contents, path: Path) -> Contents:
+    """Refuse weights that are none, and names that could lead out of a folder: results are called after them."""
+    for name, weights in {"raw": contents.raw, **contents.averages}.items():
         if not isinstance(name, str) or not re.fullmatch(r"\w[\w.+-]*", name):
-            raise ValueError(f"{name!r} is no name of an average: it may have letters, digits and .+-_")
-    for weights in (contents.raw, *contents.averages.values()):
+            raise ValueError(f"{path} holds an EMA called {name!r}: a name has letters, digits and .+-_ alone")
         if not isinstance(weights, dict) or not all(isinstance(value, Tensor) for value in weights.values()):
-            raise ValueError("its weights are not tensors by name: it is damaged, or made by something else")
-    if not isinstance(contents.step, int | None) or not isinstance(contents.ema_step, int | None):
-        raise ValueError(f"its step is {contents.step!r}, no number: it is damaged, or made by something else")
+            raise ValueError(
+                f"{path} is damaged, or made by something else: its weights {name} are not tensors by name"
+            )
+    if not all(isinstance(step, int | None) for step in (contents.step, contents.ema_step)):
+        raise ValueError(f"{path} is damaged, or made by something else: its step is {contents.step!r}")
     return contents
 
 
