@@ -75,7 +75,7 @@ def guard_terminal() -> None:
     """Let warnings, Lightning's messages and tracebacks reach the terminal as `plain` text, warnings in one line."""
     warnings.formatwarning = lambda message, *_, **__: f"warning: {plain(message)}\n"
     sys.excepthook = _show_error
-    for name in ("lightning.pytorch", "lightning.fabric"):
+    for name in ("lightning", "lightning.pytorch", "lightning.fabric"):
         for handler in logging.getLogger(name).handlers:
             handler.addFilter(_clean)
 

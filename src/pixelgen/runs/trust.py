@@ -87,7 +87,9 @@ def _is_known(name: str, is_class: bool) -> bool:
     module, _, attribute = name.rpartition(".")
     try:
         found = getattr(import_module(module), attribute)
-    except (ImportError, AttributeError):  # which the parser tells in its own words
+    except ImportError:  # or what a module has imported: the parser would look into that
+        return False
+    except AttributeError:  # which the parser tells in its own words
         return True
     if getattr(found, "__module__", "").partition(".")[0] not in KNOWN:
         return False
