@@ -82,19 +82,20 @@ def _is_known(name: str, is_class: bool) -> bool:
     root = name.partition(".")[0]
     if root not in KNOWN:
         return not is_class and not _is_importable(root)
-    if not MODULES.match(name):
-        return False
     module, _, attribute = name.rpartition(".")
     try:
-        found = getattr(import_module(module), attribute)
+        return MODULES.match(name) is not None and _is_part(getattr(import_module(module), attribute))
     except ImportError:  # or what a module has imported: the parser would look into that
         return False
     except AttributeError:  # which the parser tells in its own words
         return True
-    if getattr(found, "__module__", "").partition(".")[0] not in KNOWN:
-        return False
+
+
+def _is_part(found: Any) -> bool:
+    """Whether something is a class that configs may name, or one of the functions that build a network."""
+    home = getattr(found, "__module__", "")
     if isinstance(found, type):
-        return issubclass(found, PARTS) or MODULES.match(f"{found.__module__}.") is not None
+        return home.partition(".")[0] in KNOWN and (issubclass(found, PARTS) or bool(MODULES.match(f"{home}.")))
     rooms = [import_module(f"pixelgen.{room}") for room in ("models", "encoders")]
     return any(getattr(room, name) is found for room in rooms for name in room.__all__)
 
