@@ -6,7 +6,8 @@ import warnings
 import pytest
 from rich.table import Table
 
-from pixelgen.text import decode, guard_terminal, plain, read_lines, read_text, say, without_credentials
+from pixelgen.files import decode, read_lines, read_text
+from pixelgen.text import guard_terminal, plain, say, without_credentials
 
 ESC = "\x1b]0;OWNED\x07\x1b[2J"
 

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from pixelgen.encoders.text import TextEncoder
+from pixelgen.files import read_lines
 from pixelgen.flow import Sampler
 from pixelgen.models import Denoiser
-from pixelgen.text import read_lines
 
 Batch = dict[str, Any]
 Condition = Tensor | Sequence[Any] | int | str | None  # one entry for each image, or a single one for all

@@ -16,8 +16,8 @@ from typing import Any
 import yaml
 from jsonargparse import ArgumentParser, Namespace, get_loader, set_loader, set_parsing_settings
 
+from pixelgen.files import read_text
 from pixelgen.flow import Sampler
-from pixelgen.text import read_text
 
 set_parsing_settings(subclasses_enabled=[Sampler])  # else a dataclass stands for itself alone
 ALIASED = 100_000  # values that the aliases of a YAML may stand for

@@ -12,12 +12,12 @@ from torchvision.utils import make_grid
 
 from pixelgen.cli.command import command
 from pixelgen.distributed.processes import agree, launch
-from pixelgen.files import atomic
+from pixelgen.files import atomic, read_text
 from pixelgen.runs.run import Run
 from pixelgen.sample import sample_prompts
 from pixelgen.samples.npz import read_image
 from pixelgen.samples.sampling import Sampling
-from pixelgen.text import read_text, say
+from pixelgen.text import say
 
 IMAGES = 4  # of each prompt, in two rows of two
 

@@ -1,7 +1,8 @@
-"""Files that are there as a whole or not at all, and files that are not what their names say."""
+"""Files that are there as a whole or not at all, text as other systems write it, and what files really are."""
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 import os
 import re
@@ -113,6 +114,28 @@ def append_line(path: Path, text: str) -> None:
     """Add a line to a file, which is made if there is none; never through a link."""
     with os.fdopen(os.open(path, os.O_APPEND | os.O_CREAT | os.O_WRONLY | os.O_NOFOLLOW, 0o666), "a") as file:
         file.write(text)
+
+
+def decode(content: bytes) -> str:
+    """UTF-8 with or without a byte order mark, or UTF-16 with one, its line ends as on Unix; else a ValueError."""
+    utf16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    text = content.decode("utf-16" if utf16 else "utf-8-sig")
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def read_text(path: str | Path) -> str:
+    """The text of a file, as `decode` reads it; a ValueError names the file and the line that is not UTF-8."""
+    content = Path(path).read_bytes()
+    try:
+        return decode(content)
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise ValueError(f"{path}, line {line}, is not UTF-8 text: save the file as UTF-8") from error
+
+
+def read_lines(path: str | Path) -> list[str]:
+    """The lines of a text file without the white space around them; other separators inside of a line are kept."""
+    return [line.strip() for line in read_text(path).split("\n")]
 
 
 def write_text(path: str | Path, text: str, fix: str = "free some space or choose another folder") -> None:

@@ -1,44 +1,22 @@
-"""Text as other systems write it, and as it may be shown: on a terminal, in messages, in a config that is handed on."""
+"""Text that others wrote, made harmless: shown on a terminal, stored without credentials, expanded within bounds."""
 
-import codecs
 import logging
 import re
 import sys
 import traceback
 import unicodedata
 import warnings
-from pathlib import Path
+from math import prod
 from types import TracebackType
 
 from rich.console import Console
 from rich.table import Table
 
+MOST_SHARDS = 1_000_000  # that a pattern may stand for
 _URL = re.compile(r"\w+://(?:(?!::)\S)+")
 _SECRET = re.compile(
     r"signature|token|secret|passw|credential|auth(?!or)|access[-_]?key|api[-_]?key|^(sig|key|pwd|policy|hmac)$"
 )
-
-
-def decode(content: bytes) -> str:
-    """UTF-8 with or without a byte order mark, or UTF-16 with one, its line ends as on Unix; else a ValueError."""
-    utf16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
-    text = content.decode("utf-16" if utf16 else "utf-8-sig")
-    return text.replace("\r\n", "\n").replace("\r", "\n")
-
-
-def read_text(path: str | Path) -> str:
-    """The text of a file, as `decode` reads it; a ValueError names the file and the line that is not UTF-8."""
-    content = Path(path).read_bytes()
-    try:
-        return decode(content)
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        raise ValueError(f"{path}, line {line}, is not UTF-8 text: save the file as UTF-8") from error
-
-
-def read_lines(path: str | Path) -> list[str]:
-    """The lines of a text file without the white space around them; other separators inside of a line are kept."""
-    return [line.strip() for line in read_text(path).split("\n")]
 
 
 def without_credentials(text: str) -> str:
@@ -51,6 +29,21 @@ def _query(url: str) -> str:
     address, mark, query = url.partition("?")
     kept = "&".join(field for field in query.split("&") if not _SECRET.search(field.partition("=")[0].lower()))
     return address + mark * bool(kept) + kept
+
+
+def expand_pattern(pattern: str) -> list[str]:
+    """The paths and URLs that a pattern of shards stands for, before `*`, `?` and `[…]` are looked up."""
+    for part in pattern.split("::"):
+        ranges = [abs(int(last) - int(first)) + 1 for first, last in re.findall(r"\{(\d+)\.\.(\d+)", part)]
+        choices = [group.count(",") + 1 for group in re.findall(r"\{([^{}]*)\}", part)]
+        if prod(ranges + choices) > MOST_SHARDS:
+            raise ValueError(f"the shards {part!r} are more than {MOST_SHARDS:_}: give fewer, or their folder")
+    try:
+        from webdataset.shardlists import expand_urls
+
+        return [*expand_urls(pattern)]
+    except (AssertionError, ValueError) as error:
+        raise ValueError(f"the shards {pattern!r}: {error}") from error
 
 
 def plain(text: object) -> str:

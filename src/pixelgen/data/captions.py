@@ -8,7 +8,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from pixelgen.text import decode
+from pixelgen.files import decode
 
 PREFIXES = (
     "A photo of ",

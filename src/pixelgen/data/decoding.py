@@ -16,8 +16,8 @@ from torch import Tensor
 from pixelgen.data.captions import Captions, json_fields
 from pixelgen.data.images import Item, centre_crop, to_rgb, to_tensor
 from pixelgen.data.tars import IMAGES, Sample, SkipCounts
-from pixelgen.files import what_is
-from pixelgen.text import decode, without_credentials
+from pixelgen.files import decode, what_is
+from pixelgen.text import without_credentials
 
 
 class Unusable(Exception):

@@ -25,8 +25,8 @@ from pixelgen.data.decoding import Unusable, image_of
 from pixelgen.data.folder import class_folders, list_images
 from pixelgen.data.shards import CLASSES
 from pixelgen.data.tars import IMAGES, check_unused, write_sample
-from pixelgen.files import atomic
-from pixelgen.text import decode, plain, say
+from pixelgen.files import atomic, decode
+from pixelgen.text import plain, say
 
 NAMED = 10  # files that the report names
 

@@ -17,7 +17,8 @@ from pixelgen.data.images import ImageData, Item
 from pixelgen.data.reader import Source
 from pixelgen.data.stream import ShardLoader, ShardStream
 from pixelgen.data.tars import SkipCounts, expand_shards, is_remote
-from pixelgen.text import plain, read_lines
+from pixelgen.files import read_lines
+from pixelgen.text import plain
 
 CLASSES = "classes.txt"  # names of the classes, one a line, beside the shards
 ENCODER = "text_states.json"  # settings of the encoder that made the text embeddings, beside the shards

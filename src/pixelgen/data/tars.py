@@ -5,7 +5,6 @@ from __future__ import annotations
 import glob
 import io
 import os
-import re
 import tarfile
 import warnings
 from collections import Counter
@@ -14,19 +13,16 @@ from contextlib import closing, suppress
 from dataclasses import dataclass
 from io import BufferedReader
 from itertools import groupby
-from math import prod
 from pathlib import Path
 from typing import Any
 
 from webdataset.gopen import gopen, rewrite_url
-from webdataset.shardlists import expand_urls
 from webdataset.tariterators import base_plus_ext
 
 from pixelgen.data.remote import RemoteFile
 from pixelgen.files import what_is
-from pixelgen.text import plain
+from pixelgen.text import expand_pattern, plain
 
-MOST_SHARDS = 1_000_000  # that a pattern may stand for
 IMAGES = ("jpg", "jpeg", "png", "webp")
 
 
@@ -94,20 +90,7 @@ def expand_shards(pattern: str) -> list[str]:
     folder, which stands for its `*.tar`. Several are joined by `::`, `${name}` is the environment variable WDS_name, as
     in webdataset. URLs: http, https, `pipe:command`, and what else webdataset opens.
     """
-    return [shard for part in expand(pattern) for shard in ([part] if is_remote(part) else _local(part))]
-
-
-def expand(pattern: str) -> list[str]:
-    """The paths and URLs that a pattern of shards stands for, before `*`, `?` and `[…]` are looked up."""
-    for part in pattern.split("::"):
-        ranges = [abs(int(last) - int(first)) + 1 for first, last in re.findall(r"\{(\d+)\.\.(\d+)", part)]
-        choices = [group.count(",") + 1 for group in re.findall(r"\{([^{}]*)\}", part)]
-        if prod(ranges + choices) > MOST_SHARDS:
-            raise ValueError(f"the shards {part!r} are more than {MOST_SHARDS:_}: give fewer, or their folder")
-    try:
-        return expand_urls(pattern)
-    except (AssertionError, ValueError) as error:
-        raise ValueError(f"the shards {pattern!r}: {error}") from error
+    return [shard for part in expand_pattern(pattern) for shard in ([part] if is_remote(part) else _local(part))]
 
 
 def is_remote(shard: str) -> bool:

@@ -18,7 +18,8 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from pixelgen.config import parse_yaml
-from pixelgen.text import read_text
+from pixelgen.files import read_text
+from pixelgen.text import expand_pattern
 
 KNOWN = ("pixelgen", "torch", "lightning")
 MODULES = re.compile(  # which hold what a config may name
@@ -111,10 +112,8 @@ def _is_command(text: str) -> bool:
     """Whether `ShardData` would start a command to read such shards."""
     if not re.search(r"[:{$]", text):
         return False
-    from pixelgen.data.tars import expand
-
     with suppress(ValueError):
-        return any(shard.startswith("pipe:") for shard in expand(text))
+        return any(shard.startswith("pipe:") for shard in expand_pattern(text))
     return False
 
 

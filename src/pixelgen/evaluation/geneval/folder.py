@@ -18,8 +18,7 @@ from torch import Tensor
 
 from pixelgen.evaluation.geneval.detectors import Detector
 from pixelgen.evaluation.geneval.prompts import Prompt
-from pixelgen.files import append_line, write_text
-from pixelgen.text import read_text
+from pixelgen.files import append_line, read_text, write_text
 
 LOG = ".verdicts-{}.jsonl"
 Record = dict[str, Any]  # a verdict on an image, as a line of the original's `results.jsonl`

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from pixelgen.data.shapes import DEFAULT_COLORS, DEFAULT_SHAPES, ShapesData, plural, with_article
-from pixelgen.text import read_lines
+from pixelgen.files import read_lines
 
 COLORS = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "brown", "black", "white")
 RELATIONS = ("left of", "right of", "above", "below")
