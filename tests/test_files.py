@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from pixelgen.callbacks.checkpoint_io import DirectIO
+from pixelgen.config import read_yaml
 from pixelgen.data.decoding import Unusable, image_of
 from pixelgen.data.folder import load_rgb
-from pixelgen.encoders.hub import read_weights
+from pixelgen.encoders.hub import load_timm, read_weights
 from pixelgen.evaluation.images import arrays, open_images
 from pixelgen.files import UNFINISHED, append_line, atomic, load_tensors, what_is
 from pixelgen.runs.run import Run
@@ -59,9 +60,14 @@ def test_pointers_and_pages_are_named_wherever_a_file_is_read(content, kind, tmp
         "b.npz": arrays,
         "a.png": load_rgb,
         "vgg.pth": lambda path: read_weights(path, "VGG-16"),
+        "images": lambda path: open_images(path.parent / "folder"),
+        "config.yaml": read_yaml,
+        "timm.safetensors": lambda path: load_timm("resnet18", path),
         "b.png": lambda path: image_of({"png": path.read_bytes()}),
     }.items():
         (tmp_path / name).write_bytes(content)
+        (tmp_path / "folder").mkdir(exist_ok=True)
+        (tmp_path / "folder" / "0.png").write_bytes(content)
         with pytest.raises((ValueError, Unusable), match=f"it is {kind}") as refused:
             read(tmp_path / name)
         assert "weights_only" not in str(refused.value)

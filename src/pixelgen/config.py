@@ -16,7 +16,7 @@ from typing import Any
 import yaml
 from jsonargparse import ArgumentParser, Namespace, get_loader, set_loader, set_parsing_settings
 
-from pixelgen.files import read_text
+from pixelgen.files import read_text, what_is
 from pixelgen.flow import Sampler
 
 set_parsing_settings(subclasses_enabled=[Sampler])  # else a dataclass stands for itself alone
@@ -53,12 +53,15 @@ def build(kind: Any, config: Any, what: str = "value") -> Any:
 
 def read_yaml(path: str | Path) -> dict[str, Any]:
     """A YAML file that holds a mapping; a ValueError says what is wrong with another, and in which line."""
+    fix = "give a YAML file with sections such as model and data"
+    if wrong := what_is(path, "text"):
+        raise ValueError(f"{path} holds no config{wrong}; {fix}")
     try:
         content = parse_yaml(read_text(path), path)
     except OSError as error:
         raise ValueError(f"{path} cannot be read as a config ({error})") from error
     if not isinstance(content, Mapping):
-        raise ValueError(f"{path} holds no config: give a YAML file with sections such as model and data")
+        raise ValueError(f"{path} holds no config: {fix}")
     return dict(content)
 
 

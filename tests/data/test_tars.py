@@ -110,5 +110,9 @@ def test_patterns(tmp_path):
     assert expand_shards(f"{folder}/{{003,001}}.tar::{folder}/01?.tar") == [names[3], names[1], names[10], names[11]]
     assert expand_shards("http://host/{8..10}.tar") == [f"http://host/{i}.tar" for i in (8, 9, 10)]
     assert expand_shards("pipe:cat *.tar") == ["pipe:cat *.tar"]
+    assert len(expand_shards("http://h/{000000..099999}.tar::http://h/{a,b}{0..9}.tar")) == 100_020
+    for bomb in ("{0..99999999999}", "{a,b}" * 40, "{{a,b}{a,b}{a,b}," * 8 + "}" * 8):
+        with pytest.raises(ValueError, match="are more than 1_000_000: give fewer"):
+            expand_shards(f"http://h/{bomb}.tar")
     with pytest.raises(ValueError, match=r"no shards match .*none/\*\.tar: give the tar files"):
         expand_shards(str(tmp_path / "none" / "*.tar"))

@@ -26,7 +26,7 @@ from pixelgen.data.folder import class_folders, list_images
 from pixelgen.data.shards import CLASSES
 from pixelgen.data.tars import IMAGES, check_unused, write_sample
 from pixelgen.files import atomic, decode
-from pixelgen.text import plain, say
+from pixelgen.text import guard_terminal, plain, say
 
 NAMED = 10  # files that the report names
 
@@ -149,6 +149,7 @@ def _write(samples: Iterator[dict[str, bytes]], folder: Path, limit: int, packed
 
 def main(args: Sequence[str] | None = None) -> Packed:
     """Pack as the options say; see `python -m pixelgen.data.pack --help`."""
+    guard_terminal()
     parser = ArgumentParser(prog="python -m pixelgen.data.pack", allow_abbrev=False, exit_on_error=False)
     parser.add_argument("folder", type=Path, help="where the images are")
     parser.add_function_arguments(pack, skip={"folder"})

@@ -74,7 +74,8 @@ class ImageFiles(ImageSet):
                     return image.height, image.width
             except OSError:
                 continue
-        raise ValueError(f"none of {len(self._files)} files can be read as an image: {os.fsdecode(self._files[0])}, …")
+        first = os.fsdecode(self._files[0])
+        raise ValueError(f"none of {len(self._files)} files can be read as an image: {first}, …{what_is(first)}")
 
 
 class ImageArray(ImageSet):
