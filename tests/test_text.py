@@ -36,6 +36,7 @@ def test_text_that_is_not_utf_8_is_named_with_its_line(tmp_path):
         ("https://h/a?sig=S3", "https://h/a"),
         ("https://h/a?x=1&access_token=S3 and https://u:S3@h/b", "https://h/a?x=1 and https://h/b"),
         ("https://h/a?AWSAccessKeyId=S3&design=2&author=me", "https://h/a?design=2&author=me"),
+        ("URL('https://u:S3@h/a?sig=S3') (https://h/b?token=S3)", "URL('https://h/a') (https://h/b)"),
         ("why? token=2, a@b", "why? token=2, a@b"),
         ("git@host:a/b.tar", "git@host:a/b.tar"),
     ],

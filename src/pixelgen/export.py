@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import yaml
+
 from pixelgen.cli.command import command
+from pixelgen.config import read_yaml
+from pixelgen.files import read_text
 from pixelgen.runs.checkpoints import refuse_used, write_export
 from pixelgen.runs.run import Run
 from pixelgen.samples.sampling import Average
-from pixelgen.text import say
+from pixelgen.text import public, say
 
 
 def export(source: str | Path | Run, to: str | Path | None = None, ema: Average = True) -> Path:
@@ -31,7 +35,9 @@ def export(source: str | Path | Run, to: str | Path | None = None, ema: Average 
     folder = run.folder / "export" if to is None else Path(to).expanduser()
     refuse_used(folder)
     weights = run.denoiser(ema).state_dict()
-    config = (run.folder / "config.yaml").read_text(encoding="utf-8")
+    config = read_text(path := run.folder / "config.yaml")
+    if public(content := read_yaml(path)) != content:
+        config = yaml.safe_dump(public(content), sort_keys=False)
     return write_export(folder, weights, run.identity(ema), config)
 
 

@@ -6,14 +6,17 @@ import sys
 import traceback
 import unicodedata
 import warnings
+from collections.abc import Mapping
 from math import prod
 from types import TracebackType
+from typing import Any
 
+from jsonargparse import Namespace
 from rich.console import Console
 from rich.table import Table
 
 MOST_SHARDS = 1_000_000  # that a pattern may stand for
-_URL = re.compile(r"\w+://(?:(?!::)\S)+")
+_URL = re.compile(r"(\w+://(?:(?!::)\S)+?)(['\")>]*(?=::|\s|$))")
 _SECRET = re.compile(
     r"signature|token|secret|passw|credential|auth(?!or)|access[-_]?key|api[-_]?key|^(sig|key|pwd|policy|hmac)$"
 )
@@ -21,12 +24,22 @@ _SECRET = re.compile(
 
 def without_credentials(text: str) -> str:
     """A text without the `user:password@` of the URLs in it, and without the signatures and tokens in their queries."""
-    return _URL.sub(lambda url: _query(re.sub(r"(?<=://)[^/\s]*@", "", url[0])), text) if "://" in text else text
+    return _URL.sub(lambda url: _without_secrets(url[1]) + url[2], text) if "://" in text else text
 
 
-def _query(url: str) -> str:
-    """A URL without the fields of its query that let others in."""
-    address, mark, query = url.partition("?")
+def public(config: Any) -> Any:
+    """The values of a config without the credentials of their URLs; the config itself is left as it is."""
+    if isinstance(config, Namespace):
+        return Namespace(**public(vars(config)))
+    if isinstance(config, Mapping):
+        return {key: public(value) for key, value in config.items()}
+    if isinstance(config, list):
+        return [public(value) for value in config]
+    return without_credentials(config) if isinstance(config, str) else config
+
+
+def _without_secrets(url: str) -> str:
+    address, mark, query = re.sub(r"(?<=://)[^/\s]*@", "", url).partition("?")
     kept = "&".join(field for field in query.split("&") if not _SECRET.search(field.partition("=")[0].lower()))
     return address + mark * bool(kept) + kept
 

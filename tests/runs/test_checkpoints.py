@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from pixelgen.runs.checkpoints import read_contents
+from pixelgen.runs.checkpoints import find_weights, read_contents
 
 X = torch.ones(2)
 
@@ -47,6 +47,12 @@ def test_what_is_no_checkpoint_is_said_in_a_sentence(tmp_path, content):
     torch.save(content, tmp_path / "c")
     with pytest.raises(ValueError, match=r"c is (not a checkpoint of pixelgen|damaged, or made by something else)"):
         read_contents(tmp_path / "c")
+
+
+@pytest.mark.parametrize("source", ["", " ", None, ["runs/demo"], 3])
+def test_what_is_no_path_is_said(source):
+    with pytest.raises(ValueError, match="is no path: give a run folder, a checkpoint file, or an export"):
+        find_weights(source)
 
 
 def test_a_config_is_no_checkpoint(tmp_path):

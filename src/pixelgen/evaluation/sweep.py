@@ -15,7 +15,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from rich.table import Table
 
 from pixelgen.config import build
-from pixelgen.files import write_text
+from pixelgen.files import atomic, write_text
 from pixelgen.flow import Sampler
 from pixelgen.samples.sampling import Average
 from pixelgen.text import plain
@@ -165,8 +165,8 @@ def plot(results: Sequence[Result], path: Path) -> bool:
     axes.set(xlabel="guidance", ylabel="FID" if name == "fid" else name)
     if len(lines) > 1:
         axes.legend(fontsize="small")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150)
+    with atomic(path) as temporary:
+        figure.savefig(temporary, dpi=150, format="png")
     return True
 
 

@@ -32,6 +32,8 @@ def find_checkpoint(source: str | Path) -> Path:
 
 def find_weights(source: str | Path) -> Path:
     """The checkpoint or export that a path stands for: the file itself, or the one in a run or export folder."""
+    if not isinstance(source, str | Path) or not str(source).strip():
+        raise ValueError(f"{source!r} is no path: give a run folder, a checkpoint file, or an export")
     path = Path(source).expanduser()
     if path.is_file() or is_sharded(path):
         return path

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -12,8 +11,8 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, SaveConfigCallback
 from lightning.pytorch.utilities import rank_zero_warn
 
-from pixelgen.files import write_text
-from pixelgen.text import without_credentials
+from pixelgen.files import read_text, write_text
+from pixelgen.text import public
 
 CLAIM = ".claimed"
 
@@ -64,7 +63,7 @@ class SaveConfig(SaveConfigCallback):
         folder = Path(trainer.default_root_dir)
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / "config.yaml"
-        config = _public(self.config)
+        config = public(self.config)
         if config != self.config:
             rank_zero_warn("config.yaml gets the URLs without their credentials: give them again to resume")
         origin = config.init_from
@@ -73,25 +72,14 @@ class SaveConfig(SaveConfigCallback):
         config.pop("trust", None)  # nor does a config trust itself
         text = self.parser.dump(config, skip_none=False)
         text = f"# started from the weights of {origin}\n{text}" if origin else text
-        former = path.read_text(encoding="utf-8") if path.exists() else text
+        former = read_text(path) if path.exists() else text
         if _settings(former) != _settings(text):
             number = next(n for n in count(1) if not (folder / f"config-{n}.yaml").exists())
-            shutil.copyfile(path, folder / f"config-{number}.yaml")
+            write_text(folder / f"config-{number}.yaml", former)
         elif path.exists():
             return
         write_text(path, text)
         (folder / CLAIM).unlink(missing_ok=True)
-
-
-def _public(value: Any) -> Any:
-    """A config without the credentials of its URLs; what is no text, mapping or list is the same."""
-    if isinstance(value, Namespace):
-        return Namespace(**{key: _public(inner) for key, inner in vars(value).items()})
-    if isinstance(value, dict):
-        return {key: _public(inner) for key, inner in value.items()}
-    if isinstance(value, list):
-        return [_public(inner) for inner in value]
-    return without_credentials(value) if isinstance(value, str) else value
 
 
 def _settings(config: str) -> list[str]:
