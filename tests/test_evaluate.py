@@ -196,7 +196,7 @@ def test_bad_input(folders, demo_run, tmp_path, capsys):
         ([demo_run, "--reference", real, "--ema", "0.5"], "the checkpoint has no average '0.5', only "),
         ([made], "--reference must be given"),
         (["reference", "--to", tmp_path / "x.npz"], "give either a folder or npz of images, or a data module"),
-        (["reference", real, "--to", tmp_path / "x.npz", "--config", tmp_path / "none"], "none cannot be read as a config"),
+        (["reference", real, "--to", tmp_path / "x.npz", "--config", tmp_path / "none"], "cannot be read as a config"),
     ):
         assert message in refusal(capsys, *arguments)
     assert not (tmp_path / "x.npz").exists()
