@@ -1,12 +1,11 @@
 """A stand-in for a model of prompts about shapes: paints what is asked for, or something else, by the seed."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from pixelgen.config import build
 from pixelgen.data.drawing import PALETTE, paint
 from pixelgen.encoders import TextEncoder
 from pixelgen.evaluation.geneval.prompts import Prompt, shapes_prompts

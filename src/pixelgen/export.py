@@ -1,7 +1,5 @@
 """`python -m pixelgen.export runs/demo`: one EMA of a run as a small file, with its config beside it."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import yaml
@@ -38,7 +36,7 @@ def export(source: str | Path | Run, to: str | Path | None = None, ema: Average 
     config = read_text(path := run.folder / "config.yaml")
     if public(content := read_yaml(path)) != content:
         config = yaml.safe_dump(public(content), sort_keys=False)
-    return write_export(folder, weights, run.identity(ema), config)
+    return write_export(folder, weights, run.identity(ema), config, run.class_names)
 
 
 def _report(path: Path) -> None:

@@ -1,7 +1,5 @@
 """Files that are there as a whole or not at all, text as other systems write it, and what files really are."""
 
-from __future__ import annotations
-
 import codecs
 import hashlib
 import os

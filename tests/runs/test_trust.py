@@ -103,7 +103,6 @@ def test_nothing_of_a_foreign_run_is_imported_or_started(foreign, tmp_path, monk
     refusals = [
         lambda: load(checkpoint),
         lambda: Run(checkpoint).sampler,
-        lambda: Run(checkpoint).class_names(),
         lambda: with_config_of_run(["--ckpt_path", str(checkpoint)]),
         lambda: with_config_of_run(["--ckpt_path=last", "--run", str(foreign)]),
     ]
