@@ -36,8 +36,9 @@ from pixelgen.data import ImageData
 from pixelgen.distributed.fsdp import refuse_unsupported
 from pixelgen.models import Denoiser
 from pixelgen.module import PixelGen
-from pixelgen.runs.checkpoints import find_checkpoint, is_sharded, read_contents, run_folder
+from pixelgen.runs.checkpoints import find_checkpoint, read_contents, run_folder
 from pixelgen.runs.folder import SaveConfig, claim_folder, unused_folder
+from pixelgen.runs.shards import is_sharded
 from pixelgen.runs.transfer import check_resumable, start_from
 from pixelgen.samples.sampling import default_precision
 

@@ -58,7 +58,7 @@ def _foreign(value: Any, key: str, folder: Path, read: set[Path]) -> Iterator[st
     elif isinstance(value, str):
         yield from _in_text(value, key)
         with suppress(ValueError):
-            if isinstance(inner := parse_yaml(value) if re.search(r"[:{\[]", value) else None, Mapping | list):
+            if (inner := parse_yaml(value)) != value and isinstance(inner, Mapping | list | str):
                 yield from _foreign(inner, key, folder, read)
         for file in _files(value, folder):
             if file not in read:
@@ -74,7 +74,8 @@ def _in_text(text: str, key: str) -> Iterator[str]:
         yield f"would run the command {text!r}"
     if key in WRITTEN and (Path(text).is_absolute() or text.startswith("~") or ".." in Path(text).parts):
         yield f"would write into {text}"
-    if NAME.fullmatch(text) and not _is_known(text, key == "class_path"):
+    is_class = key == "class_path" and not text.isidentifier()
+    if (is_class or NAME.fullmatch(text)) and not _is_known(text, is_class):
         yield f"names {text}, which is no part of pixelgen, torch or lightning that a config needs"
 
 
