@@ -76,7 +76,7 @@ def _in_text(text: str, key: str) -> Iterator[str]:
         yield f"would write into {text}"
     is_class = key == "class_path" and not text.isidentifier()
     if (is_class or NAME.fullmatch(text)) and not _is_known(text, is_class):
-        yield f"names {text}, which is no part of pixelgen, torch or lightning that a config needs"
+        yield f"names {text.strip()}, which is no part of pixelgen, torch or lightning that a config needs"
 
 
 def _is_known(name: str, is_class: bool) -> bool:
