@@ -1,7 +1,9 @@
 """Reading tars: every way in which one can be damaged is counted and ends nothing else."""
 
 import gzip
+import re
 import warnings
+from importlib.util import find_spec
 
 import pytest
 
@@ -114,3 +116,30 @@ def test_patterns(tmp_path):
             expand_shards(f"http://h/{bomb}.tar")
     with pytest.raises(ValueError, match=r"no shards match .*none/\*\.tar: give the tar files"):
         expand_shards(str(tmp_path / "none" / "*.tar"))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "reason"),
+    [
+        ("missing.tar", None, "No such file or directory"),
+        ("page.tar", b"<html><body>Please log in</body></html>" * 50, "invalid header: it is a web page"),
+        ("pointer.tar", b"version https://git-lfs.github.com/spec/v1\noid sha256:a\n", "a Git LFS pointer"),
+        ("table.tar", b"PAR1" + bytes(2000), "it is a Parquet file"),
+        ("empty.tar", b"", "empty header: it is empty"),
+        ("junk.tar", bytes(range(1, 256)) * 9, r"\(invalid header\)"),
+        ("http://127.0.0.1:9/a.tar?sig=S3CRET", None, "Connect call failed"),
+        ("s3://bucket/a.tar", None, "s3fs"),
+        ("gs://bucket/a.tar", None, "gcsfs"),
+        ("foo://bucket/a.tar", None, "Protocol not known: foo"),
+    ],
+)
+def test_why_a_shard_cannot_be_read_is_said(tmp_path, name, content, reason):
+    if find_spec(reason):
+        pytest.skip(f"{reason} is installed")
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    skipped = SkipCounts(quiet=True)
+    assert list(read_shard(name if "://" in name else str(tmp_path / name), skipped)) == []
+    assert skipped.counts == {"unreadable shard": 1}
+    assert re.search(reason, said := skipped.first["unreadable shard"])
+    assert "S3CRET" not in said

@@ -4,6 +4,7 @@ import io
 import time
 from collections.abc import Iterator
 from socket import gaierror
+from time import monotonic
 from typing import Any
 
 from aiohttp import ClientConnectorError, ClientResponseError, ClientTimeout
@@ -53,7 +54,7 @@ class RemoteFile(io.RawIOBase):
 
     def _attempt(self, length: int) -> bytes:
         """Read up to so many bytes, after opening the file if need be; fails when trying again would not help."""
-        begun = time.monotonic()
+        begun = monotonic()
         for failed in range(1, self.attempts + 1):
             try:
                 self._file = self._file or self._open()
@@ -70,7 +71,7 @@ class RemoteFile(io.RawIOBase):
                     self._block = 0  # a stream from the beginning
                 elif not self._may_pass(error):
                     raise OSError(reason) from None
-                elif failed == self.attempts or (not self._info and time.monotonic() - begun > self.timeout):
+                elif failed == self.attempts or (not self._info and monotonic() - begun > self.timeout):
                     raise OSError(f"{reason}; tried {failed} times") from None
             time.sleep(2.0 ** (failed - 1))
         raise AssertionError("the last attempt returns or raises")
