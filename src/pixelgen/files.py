@@ -102,10 +102,8 @@ def load_tensors(path: str | Path | IO[bytes], **options: Any) -> Any:
     except Exception as error:  # torch.load raises many kinds for a damaged file, and advises to load it unsafely
         if needed := re.search(r"GLOBAL ([\w.]+)", str(error)):
             raise ValueError(f"it holds Python objects that cannot be loaded safely ({needed[1]}, …)") from error
-        found = what_is(Path(path)) if isinstance(path, str | Path) and Path(path).is_file() else ""
-        raise ValueError(
-            f"it is cut off, damaged or no file of torch{found.replace(': it is a zip archive', '')}"
-        ) from error
+        found = what_is(path, "zip") if isinstance(path, str | Path) else ""
+        raise ValueError(f"it is cut off, damaged or no file of torch{found}") from error
 
 
 def append_line(path: Path, text: str) -> None:
@@ -134,6 +132,38 @@ def read_text(path: str | Path) -> str:
 def read_lines(path: str | Path) -> list[str]:
     """The lines of a text file without the white space around them; other separators inside of a line are kept."""
     return [line.strip() for line in read_text(path).split("\n")]
+
+
+@contextmanager
+def sole_writer(path: Path) -> Iterator[None]:
+    """Keep other processes from making the same folder meanwhile, with a lock beside it that dies with the process.
+
+    Raises:
+        ValueError: if another process has it, or something cannot be written.
+    """
+    lock = path.with_name(f".{path.name}.lock")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        flags = os.O_CREAT | os.O_RDWR | getattr(os, "O_NOFOLLOW", 0)
+        with os.fdopen(os.open(lock, flags, 0o666), "r+b") as file:
+            if not _locked(file.fileno()):
+                raise ValueError(f"another process is writing {path}: wait for its end, or choose another folder")
+            yield
+            lock.unlink(missing_ok=True)
+    except OSError as error:
+        raise ValueError(f"could not write {path} ({error}): free some space or choose another folder") from error
+
+
+def _locked(file: int) -> bool:
+    """Whether this process has the lock of a file now; also where the file system or the machine has no locks."""
+    with suppress(ImportError, OSError):
+        import fcntl
+
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+    return True
 
 
 def write_text(path: str | Path, text: str, fix: str = "free some space or choose another folder") -> None:
