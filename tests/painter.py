@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from pixelgen.config import build
 from pixelgen.data.drawing import PALETTE, paint
 from pixelgen.encoders import TextEncoder
 from pixelgen.evaluation.geneval.prompts import Prompt, shapes_prompts
@@ -74,6 +75,9 @@ class Painted:
 
     def model(self, ema, device):
         return self._model
+
+    def build(self, kind, config, what):
+        return build(kind, config, what)
 
     def identity(self, ema):
         return {"average": "0.99", "step": 7}

@@ -140,5 +140,5 @@ def test_files_without_prompts_are_refused(tmp_path):
     with pytest.raises(ValueError, match=r"empty.txt has no prompts: write one a line"):
         Text(None).from_words(None, [str(tmp_path / "empty.txt")])
     (tmp_path / "bytes").write_bytes(b"\xff\xfe\x00\xd8")
-    with pytest.raises(ValueError, match="cannot be read as text"):
+    with pytest.raises(ValueError, match="bytes, line 1, is not UTF-8 text"):
         Text(None).from_words(None, [str(tmp_path / "bytes")])

@@ -25,7 +25,7 @@ class Letters(Painter):
 def letters(tmp_path, monkeypatch):
     model = Letters()
     monkeypatch.setattr(Run, "open", lambda source: Painted(tmp_path / "run", model))
-    monkeypatch.setattr(Run, "__init__", lambda self, source: None)
+    monkeypatch.setattr(Run, "__init__", lambda self, source, trust: None)
     (tmp_path / "prompts").mkdir()
     for name, text in TEXTS.items():
         (tmp_path / f"prompts/{name}.txt").write_text(text)
@@ -57,7 +57,7 @@ def test_other_prompts_are_another_set(letters, tmp_path):
 
 def test_prompts_that_are_none(letters, tmp_path, capsys):
     for prepare, message in (
-        (lambda: (tmp_path / "prompts/12.txt").write_bytes(b"\xff\xfe\xff"), "cannot be read as text"),
+        (lambda: (tmp_path / "prompts/12.txt").write_bytes(b"\xff\xfe\xff"), "12.txt, line 1, is not UTF-8 text"),
         (lambda: (tmp_path / "prompts/12.txt").write_text(" \n"), "12.txt is empty"),
         (lambda: [path.unlink() for path in (tmp_path / "prompts").iterdir()], "holds no prompts"),
     ):

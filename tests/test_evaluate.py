@@ -207,7 +207,7 @@ def test_bad_input(folders, demo_run, tmp_path, capsys):
         (["reference", real, "--to", tmp_path / "x"], "x is to be an npz of statistics: give a name that ends in .npz"),
         (["reference", real, "--to", tmp_path / "x.npz", "--metrics.kid", "true"], "40 images are fewer than 1000"),
         (["reference", "--to", tmp_path / "x.npz"], "give either a folder or npz of images, or a data module"),
-        (["reference", real, "--to", tmp_path / "x.npz", "--config", tmp_path / "none"], "has no section `data`"),
+        (["reference", real, "--to", tmp_path / "x.npz", "--config", tmp_path / "none"], "cannot be read as a config"),
     ):
         assert message in refusal(capsys, *arguments)
     assert not (tmp_path / "x.npz").exists()

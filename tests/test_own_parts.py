@@ -12,6 +12,7 @@ from my_parts import L1, Attributes, Colouring, Few, Midpoint, Picture, Projecte
 from pixelgen import PixelGen
 from pixelgen.fit import main
 from pixelgen.losses import NoiseGate, Objective
+from pixelgen.sample import main as sample
 
 OWN = """
 model:
@@ -55,12 +56,28 @@ def test_a_config_names_them_and_flags_reach_into_them(run):
 
 
 def test_what_they_trained_loads_and_samples(run):
-    model = pixelgen.load(run, device="cpu")
+    with pytest.raises(
+        ValueError, match=r"config.yaml names my_parts.\w+, which .*: add --trust \(trust=True in Python"
+    ):
+        pixelgen.load(run, device="cpu")
+    model = pixelgen.load(run, device="cpu", trust=True)
     assert isinstance(model.conditioner, ShapeAndColor)
     images = model.sample(torch.tensor([[0, 1], [3, 9]]), seeds=5)
     assert images.shape == (2, 3, 32, 32)
     assert not torch.equal(images[0], model.sample(torch.tensor([[1, 1]]), seeds=5)[0])
     assert isinstance(model.sampler, Midpoint)
+
+
+def test_every_command_asks_for_trust_in_them(run, tmp_path, capsys):
+    sampling, resuming = [str(run), "--classes", "01", "--to", str(tmp_path / "set")], ["--ckpt_path", str(run)]
+    for command, arguments in ((sample, sampling), (main, resuming)):
+        with pytest.raises(SystemExit):
+            command(arguments)
+        assert "names my_parts." in (said := capsys.readouterr().err)
+        assert "add --trust (trust=True in Python) if you trust whoever made it" in said
+    assert sample([*sampling, "--trust", "--sampler.at", "0.4"]) == tmp_path / "set"
+    assert main([*resuming, "--trust"]).trainer.global_step == 2
+    assert "trust" not in yaml.safe_load((run / "config.yaml").read_text())
 
 
 def fit(model, folder, steps):

@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 
 from pixelgen.classes import changed_names, numbers_of
 from pixelgen.encoders.text import TextEncoder
+from pixelgen.files import read_lines
 from pixelgen.flow import Sampler
 from pixelgen.models import Denoiser
 
@@ -307,8 +307,8 @@ class Text(Conditioner):
         if len(prompts) > 1 or not (file.endswith(".txt") or os.path.isfile(file)):
             return list(prompts)
         try:
-            lines = [line.strip() for line in Path(file).read_text(encoding="utf-8").splitlines()]
-        except (OSError, UnicodeDecodeError) as error:
+            lines = read_lines(file)
+        except OSError as error:
             raise ValueError(f"{file} cannot be read as text ({error}): give a file with one prompt a line") from error
         if not any(lines):
             raise ValueError(f"{file} has no prompts: write one a line")

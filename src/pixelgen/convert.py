@@ -3,13 +3,13 @@
 from pathlib import Path
 
 import yaml
-from rich.console import Console
 
 from pixelgen.cli.command import command
 from pixelgen.runs.checkpoints import refuse_used, write_export
 from pixelgen.runs.published import denoiser_of, model_config
 from pixelgen.runs.run import Run
 from pixelgen.samples.sampling import Average
+from pixelgen.text import say
 
 LICENCE = "Published weights are your own download and keep the licence that their authors gave them."
 
@@ -44,7 +44,7 @@ def convert(
         raise ValueError(
             f"{run.path} is not a published checkpoint: python -m pixelgen.export takes what was trained here"
         )
-    folder = run.path.with_suffix("") if to is None else Path(to)
+    folder = run.path.with_suffix("") if to is None else Path(to).expanduser()
     refuse_used(folder)
     weights, identity = run.weights(ema), run.identity(ema)
     config = model_config(weights, recipe, in_context_start, text_encoder)
@@ -55,7 +55,7 @@ def convert(
 
 
 def _report(path: Path) -> None:
-    Console().print(f"{path}: {path.stat().st_size / 1e6:.1f} MB, and config.yaml beside it", soft_wrap=True)
+    say(f"{path}: {path.stat().st_size / 1e6:.1f} MB, and config.yaml beside it")
 
 
 main = command(convert, _report, epilog=LICENCE)

@@ -4,18 +4,18 @@ import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
 from rich.progress import track
 from torchvision.transforms.functional import to_pil_image
 from torchvision.utils import make_grid
 
 from pixelgen.cli.command import command
 from pixelgen.distributed.processes import agree, launch
-from pixelgen.files import atomic
+from pixelgen.files import atomic, read_text
 from pixelgen.runs.run import Run
 from pixelgen.sample import sample_prompts
 from pixelgen.samples.npz import read_image
 from pixelgen.samples.sampling import Sampling
+from pixelgen.text import say
 
 IMAGES = 4  # of each prompt, in two rows of two
 DPG_PROMPTS = 1065  # prompts of the benchmark
@@ -66,8 +66,8 @@ def read_texts(folder: Path) -> dict[str, str]:
     texts = {}
     for path in files:
         try:
-            texts[path.stem] = path.read_text(encoding="utf-8").strip()
-        except (OSError, UnicodeDecodeError) as error:
+            texts[path.stem] = read_text(path).strip()
+        except OSError as error:
             raise ValueError(f"{path} cannot be read as text ({error})") from error
         if not texts[path.stem]:
             raise ValueError(f"{path} is empty: write a prompt into it or delete it")
@@ -84,7 +84,7 @@ def _write_grid(path: Path, images: Sequence[Path]) -> None:
 def _report(folder: Path) -> None:
     number = len([*folder.glob("*.png")])
     part = "" if number == DPG_PROMPTS else f", which has {DPG_PROMPTS} prompts: this is a part of it"
-    Console().print(f"{folder}: {number} grids, to be scored by DPG-Bench's own script{part}", soft_wrap=True)
+    say(f"{folder}: {number} grids, to be scored by DPG-Bench's own script{part}")
 
 
 main = command(dpg, _report)

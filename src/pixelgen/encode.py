@@ -22,6 +22,7 @@ from pixelgen.data.tars import Sample, SkipCounts, check_unused, expand_shards, 
 from pixelgen.distributed.processes import agree, gather, launch
 from pixelgen.encoders import TextEncoder
 from pixelgen.files import atomic, publish, remove, sole_writer, write_text
+from pixelgen.text import say
 
 EMBEDDINGS = ("safetensors", "npy")  # files of earlier embeddings, which are not copied
 NAMED = 10  # samples that the report names
@@ -81,7 +82,7 @@ def encode(
         ValueError: if the target is used or being written, nothing can be encoded, two tars have the same name, or
             embeddings are not finite.
     """
-    sources = _by_name(shards)
+    sources, to = _by_name(shards), to.expanduser()
     captions = captions or Captions(prefix_probability=0)
     fabric = launch(devices, "32-true")
     text_encoder.to(fabric.device)
@@ -127,7 +128,7 @@ def _by_name(shards: Sequence[str]) -> dict[str, str]:
 def _prepare(record: Path, settings: Mapping[str, Any]) -> None:
     """Keep what was written with the same settings; otherwise start anew."""
     text = json.dumps(settings, indent=2) + "\n"
-    if not record.is_file() or record.read_text() != text:
+    if record.parent.is_symlink() or not record.is_file() or record.read_text() != text:
         remove(record.parent)
         write_text(record, text)
 
@@ -176,11 +177,10 @@ def _write_shard(path: Path, batches: Iterator[list[tuple[Sample, str]]], encode
 
 
 def _report(encoded: Encoded) -> None:
-    console = Console(soft_wrap=True, markup=False)
     before = f", {encoded.kept} shards were complete before" if encoded.kept else ""
-    console.print(f"{encoded.samples} samples in {encoded.shards} shards written{before}: {encoded.folder}")
+    say(f"{encoded.samples} samples in {encoded.shards} shards written{before}: {encoded.folder}")
     if encoded.left_out:
-        console.print(f"{len(encoded.left_out)} were left out:", *encoded.left_out[:NAMED], sep="\n  ")
+        say(f"{len(encoded.left_out)} were left out:", *(f"  {place}" for place in encoded.left_out[:NAMED]))
 
 
 main = command(encode, _report)

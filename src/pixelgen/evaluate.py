@@ -5,9 +5,8 @@ import sys
 from argparse import ArgumentParser
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from rich.console import Console
 from torch.utils.data import Dataset
 
 from pixelgen.cli.command import command, stop_on_bad_input
@@ -34,10 +33,12 @@ from pixelgen.evaluation.score_set import (
 from pixelgen.evaluation.scores import ONLY_FRECHET, Metrics, warn_of_few
 from pixelgen.evaluation.statistics import Statistics
 from pixelgen.module import PixelGen
-from pixelgen.runs.checkpoints import find_weights
+from pixelgen.runs.checkpoints import find_weights, holds_weights
 from pixelgen.runs.run import Run
+from pixelgen.runs.trust import refuse_foreign
 from pixelgen.sample import open_model, sample_with
 from pixelgen.samples.sampling import Sampling
+from pixelgen.text import say
 
 ALL_POSSIBLE = Metrics()
 PUBLISHED = 50_000  # images that published FIDs are computed from
@@ -127,7 +128,7 @@ def evaluate(
     scores = score_set(folder, num_images, [(part.to(fabric.device), real) for part, real in pairs], job, classes)
     scores.protocol |= {} if protocol is None else {"protocol": protocol}
     if fabric.global_rank == 0:
-        add_scores(scores_file(folder) if to is None else Path(to), scores)
+        add_scores(scores_file(folder) if to is None else Path(to).expanduser(), scores)
     fabric.barrier()
     return scores
 
@@ -156,13 +157,9 @@ def is_images(source: str | Path) -> bool:
         raise ValueError(f"{path} is a single image: give the folder that it lies in")
     if path.is_file():
         return path.suffix == ".npz"
-    try:
-        find_weights(path)
-    except ValueError:
-        if (path / "config.yaml").exists():
-            raise
-        return True
-    return False
+    if not holds_weights(path) and (path / "config.yaml").exists():
+        find_weights(path)  # which says what is missing
+    return not holds_weights(path)
 
 
 def write_reference(
@@ -189,7 +186,8 @@ def write_reference(
     Args:
         source: a folder of images, or an npz with `arr_0`.
         to: the npz to write.
-        data: a data module, instead of a folder: its training images; `--config FILE` takes the one of a config.
+        data: a data module, instead of a folder: its training images; `--config FILE` takes the one of a config, with
+            `--trust` whatever it names.
         extractor: of the features; Inception if not given.
         metrics: what the file will be needed for.
         image_size: side of centre crops in pixels, as in ADM; images must have one size if not given.
@@ -222,9 +220,9 @@ def write_reference(
     job = EvaluationJob(metrics, batch_size, num_workers, skip_corrupt, fabric)
     statistics = job.measure(images, features, num_images)
     if fabric.global_rank == 0:
-        statistics.save(Path(to))
+        statistics.save(Path(to).expanduser())
     fabric.barrier()
-    return Path(to)
+    return Path(to).expanduser()
 
 
 # --- command line
@@ -234,13 +232,12 @@ def _report(path: Path) -> None:
     found = Statistics.load(path)
     sha256 = (found.weights_sha256 or UNKNOWN)[:16]
     part = "" if found.total is None else f" of {found.total}, evenly spaced"
-    text = f"{path}: {found.n} images{part}, {found.extractor}, weights {sha256}, hash {found.fingerprint}"
-    Console().print(text, soft_wrap=True)
+    say(f"{path}: {found.n} images{part}, {found.extractor}, weights {sha256}, hash {found.fingerprint}")
 
 
-def _source(path: str) -> Any:
+def _source(path: str, trust: bool) -> Path | Run:
     """A path of images, or a run, opened."""
-    return Path(path) if is_images(path) else Run(path)
+    return Path(path) if is_images(path) else Run(path, trust)
 
 
 _evaluate = command(evaluate, print_scores, opens=_source)
@@ -263,13 +260,16 @@ def _with_data(arguments: list[str]) -> list[str]:
         arguments = ["--source", *arguments]
     parser = ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--config")
+    parser.add_argument("--trust", action="store_true")
     found, others = parser.parse_known_args(arguments)
     if found.config is None:
         return others
     try:
         section = read_yaml(found.config)["data"]
-    except (ValueError, KeyError) as error:
+    except KeyError as error:
         raise ValueError(f"{found.config} has no section `data`: give the config of a run") from error
+    if not found.trust:
+        refuse_foreign(section, Path(found.config))
     return [f"--data={json.dumps(section)}", *others]
 
 

@@ -2,12 +2,15 @@
 
 from pathlib import Path
 
-from rich.console import Console
+import yaml
 
 from pixelgen.cli.command import command
+from pixelgen.config import read_yaml
+from pixelgen.files import read_text
 from pixelgen.runs.checkpoints import refuse_used, write_export
 from pixelgen.runs.run import Run
 from pixelgen.samples.sampling import Average
+from pixelgen.text import public, say
 
 
 def export(source: str | Path | Run, to: str | Path | None = None, ema: Average = True) -> Path:
@@ -27,15 +30,17 @@ def export(source: str | Path | Run, to: str | Path | None = None, ema: Average 
     run = Run.open(source)
     if run.published:
         raise ValueError(f"{run.path} is a published checkpoint, not one of a run: python -m pixelgen.convert takes it")
-    folder = run.folder / "export" if to is None else Path(to)
+    folder = run.folder / "export" if to is None else Path(to).expanduser()
     refuse_used(folder)
     weights = run.denoiser(ema).state_dict()
-    config = (run.folder / "config.yaml").read_text(encoding="utf-8")
+    config = read_text(path := run.folder / "config.yaml")
+    if public(content := read_yaml(path)) != content:
+        config = yaml.safe_dump(public(content), sort_keys=False)
     return write_export(folder, weights, run.identity(ema), config, run.class_names)
 
 
 def _report(path: Path) -> None:
-    Console().print(f"{path}: {path.stat().st_size / 1e6:.1f} MB, and config.yaml beside it", soft_wrap=True)
+    say(f"{path}: {path.stat().st_size / 1e6:.1f} MB, and config.yaml beside it")
 
 
 main = command(export, _report)

@@ -1,12 +1,17 @@
-"""Files that are there as a whole or not at all."""
+"""Files that are there as a whole or not at all, text as other systems write it, and what files really are."""
 
+import codecs
 import hashlib
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO, Any
+
+import torch
 
 UNFINISHED = ".{}.unfinished"  # the name of a file or folder while it is written
 
@@ -45,6 +50,88 @@ def atomic(
         raise ValueError(f"could not write {path} ({error}): {fix}") from error
     finally:
         remove(temporary)
+
+
+KINDS = {  # what files begin with, in lower case
+    b"version https://git-lfs": "a Git LFS pointer and not the file itself: run `git lfs pull` where it was cloned",
+    b"<!doctype html": "a web page: download the file itself, perhaps after logging in",
+    b"<html": "a web page: download the file itself, perhaps after logging in",
+    b"<?xml": "an XML text, such as the error message of a server: download the file again",
+    b"par1": "a Parquet file",
+    b"\x89png": "a PNG image",
+    b"\xff\xd8\xff": "a JPEG image",
+    b"\x93numpy": "an array of NumPy",
+    b"\x89hdf": "an HDF5 file",
+    b"%!ps": "a PostScript program",
+    b"%pdf": "a PDF document",
+    b"\x1f\x8b": "compressed by gzip",
+    b"rar!": "a RAR archive",
+    b"7z\xbc\xaf": "a 7z archive",
+    b"pk\x03\x04": "a zip archive",
+}
+
+
+def what_is(head: bytes | str | Path, wanted: str = "image") -> str:
+    """What a file is instead of what its name says, as ": it is …"; "" if its beginning does not tell.
+
+    Args:
+        head: its first bytes, or its path.
+        wanted: what it should be, of which nothing is said.
+    """
+    if not isinstance(head, bytes):
+        try:
+            with Path(head).open("rb") as file:
+                head = file.read(1024)
+        except OSError:
+            return ""
+    start = head.removeprefix(b"\xef\xbb\xbf").strip()
+    found = next((kind for magic, kind in KINDS.items() if start.lower().startswith(magic)), "")
+    line = start.partition(b"\n")[0][:40]
+    if not found and line.isascii() and line.decode().isprintable():
+        found = f"a text that begins with {line.decode()!r}" if line else "empty"
+    return f": it is {found}" if found and wanted not in found else ""
+
+
+def load_tensors(path: str | Path | IO[bytes], **options: Any) -> Any:
+    """What torch has saved in a file, on the CPU: tensors and primitives alone, nothing in it is executed.
+
+    `options` are those of `torch.load`. A ValueError says why the file cannot be read, or which Python object it needs.
+    """
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True, **options)
+    except Exception as error:  # torch.load raises many kinds for a damaged file, and advises to load it unsafely
+        if needed := re.search(r"GLOBAL ([\w.]+)", str(error)):
+            raise ValueError(f"it holds Python objects that cannot be loaded safely ({needed[1]}, …)") from error
+        found = what_is(path, "zip") if isinstance(path, str | Path) else ""
+        raise ValueError(f"it is cut off, damaged or no file of torch{found}") from error
+
+
+def append_line(path: Path, text: str) -> None:
+    """Add a line to a file, which is made if there is none; never through a link."""
+    with os.fdopen(os.open(path, os.O_APPEND | os.O_CREAT | os.O_WRONLY | os.O_NOFOLLOW, 0o666), "a") as file:
+        file.write(text)
+
+
+def decode(content: bytes) -> str:
+    """UTF-8 with or without a byte order mark, or UTF-16 with one, its line ends as on Unix; else a ValueError."""
+    utf16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    text = content.decode("utf-16" if utf16 else "utf-8-sig")
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def read_text(path: str | Path) -> str:
+    """The text of a file, as `decode` reads it; a ValueError names the file and the line that is not UTF-8."""
+    content = Path(path).read_bytes()
+    try:
+        return decode(content)
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise ValueError(f"{path}, line {line}, is not UTF-8 text: save the file as UTF-8") from error
+
+
+def read_lines(path: str | Path) -> list[str]:
+    """The lines of a text file without the white space around them; other separators inside of a line are kept."""
+    return [line.strip() for line in read_text(path).split("\n")]
 
 
 @contextmanager

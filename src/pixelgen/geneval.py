@@ -3,19 +3,18 @@
 import json
 from pathlib import Path
 
-from rich.console import Console
-
 from pixelgen.cli.command import command
-from pixelgen.config import build
 from pixelgen.data.shapes import ShapesData
 from pixelgen.distributed.processes import agree, launch
 from pixelgen.evaluation.geneval.detectors import Detector, find_detector
 from pixelgen.evaluation.geneval.folder import image_path, write_metadata
 from pixelgen.evaluation.geneval.prompts import find_prompts, prompts_sha256, subset_by_task
 from pixelgen.evaluation.geneval.score import NOTE, RESULTS, SCORES, protocol_sentence, score_folder, score_table
+from pixelgen.runs.checkpoints import holds_weights
 from pixelgen.runs.run import Run
 from pixelgen.sample import sample_prompts
 from pixelgen.samples.sampling import Sampling
+from pixelgen.text import say
 
 
 def geneval(
@@ -81,19 +80,23 @@ def geneval(
 def _shapes_data(run: Run) -> ShapesData | None:
     """The data that a run was trained on, where it is `ShapesData`."""
     data = run.config.get("data") or {}
-    return build(ShapesData, data, "data") if str(data.get("class_path")).endswith(".ShapesData") else None
+    return run.build(ShapesData, data, "data") if str(data.get("class_path")).endswith(".ShapesData") else None
 
 
 def _report(folder: Path) -> None:
-    console, scores = Console(), folder / SCORES
+    scores = folder / SCORES
     if scores.is_file():
         report = json.loads(scores.read_text())
-        console.print(score_table(report["scores"]))
-        console.print(protocol_sentence(report["protocol"]), report["protocol"]["note"], sep="\n", soft_wrap=True)
-    console.print(f"{folder}: images" + (f", {SCORES}, {RESULTS}" if scores.is_file() else ""), soft_wrap=True)
+        say(score_table(report["scores"]), protocol_sentence(report["protocol"]), report["protocol"]["note"])
+    say(f"{folder}: images" + (f", {SCORES}, {RESULTS}" if scores.is_file() else ""))
 
 
-main = command(geneval, _report, opens=str, epilog=NOTE)  # with --score_only, the source is no run
+def _source(path: str, trust: bool) -> str | Run:
+    """A run, opened; with --score_only it is a folder of images."""
+    return Run(path, trust) if holds_weights(path) else path
+
+
+main = command(geneval, _report, opens=_source, epilog=NOTE)
 
 if __name__ == "__main__":
     main()

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from lightning import Fabric
-from rich.console import Console
 
 from pixelgen.cli.command import command
 from pixelgen.conditioner import Text
@@ -21,6 +20,7 @@ from pixelgen.samples.grid import grid
 from pixelgen.samples.npz import read_image, write_npz
 from pixelgen.samples.sampling import Sampling
 from pixelgen.samples.settings import folder_name, is_guided, settings_of
+from pixelgen.text import say
 
 SHOWN, COLUMNS = 64, 8  # images in grid.png, and in a row of it
 LONGEST = 20  # conditions that stand in the settings themselves
@@ -58,7 +58,7 @@ def sample(
     """
     run, fabric = Run.open(source), launch(sampling.devices, sampling.precision, sampling.num_nodes)
     model = open_model(run, fabric, sampling)
-    folder = None if to is None else Path(to)
+    folder = None if to is None else Path(to).expanduser()
     return sample_with(model, run, fabric, folder, num_images, classes, prompts, npz, sampling)
 
 
@@ -134,7 +134,8 @@ def sample_prompts(
     seeds = range(sampling.seed, sampling.seed + number)
     about = {"seeds": list(seeds), "prompts": len(prompts), "prompts_sha256": sha256}
     settings = settings_of(model, sampling, run.identity(sampling.ema), about, len(prompts) * number)
-    folder = run.folder / benchmark / folder_name(settings, is_guided(model, sampling)) if to is None else Path(to)
+    name = folder_name(settings, is_guided(model, sampling))
+    folder = run.folder / benchmark / name if to is None else Path(to).expanduser()
     requests = [Request(path(i, seed), seed, text) for i, text in enumerate(prompts) for seed in seeds]
     generate(model, requests, folder, settings, fabric, sampling)
     return folder
@@ -161,7 +162,7 @@ def _finish(folder: Path, requests: Sequence[Request], npz: bool) -> None:
 
 def _report(folder: Path) -> None:
     number = len([*folder.glob("[0-9]*.png")])
-    Console().print(f"{folder}: {number} images, grid.png, settings.json", soft_wrap=True)
+    say(f"{folder}: {number} images, grid.png, settings.json")
 
 
 main = command(sample, _report)

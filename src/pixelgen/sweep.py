@@ -6,11 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from pixelgen.callbacks.scores import reference_file
 from pixelgen.cli.command import command
-from pixelgen.config import build
 from pixelgen.distributed.processes import first, is_first, launch
 from pixelgen.encoders import FeatureExtractor
 from pixelgen.encoders.inception import INCEPTION, Inception
@@ -26,6 +23,7 @@ from pixelgen.runs.checkpoints import EXPORT
 from pixelgen.runs.run import Run
 from pixelgen.sample import open_model, sample_with
 from pixelgen.samples.sampling import Sampling
+from pixelgen.text import say
 
 SAME = ("negative", "random_classes", "seed", "size", "precision", "compile")  # settings that no row changes
 
@@ -125,7 +123,7 @@ def sweep(
         ValueError: naming what is wrong.
     """
     run = Run.open(source)
-    own = sampling.sampler or build(Sampler, run.sampler, "sampler")
+    own = sampling.sampler or run.build(Sampler, run.sampler, "sampler")
     plan = rows(own, [*ema] or [True], samplers, num_steps, guidance, interval)
     for row in plan:
         run.check(row.ema)
@@ -137,7 +135,7 @@ def sweep(
     fabric = launch(sampling.devices, sampling.precision, sampling.num_nodes)
     features = (extractor or Inception()).to(fabric.device)
     real.check(features, metrics, num_images)
-    folder = run.folder / "sweep" if to is None else Path(to)
+    folder = run.folder / "sweep" if to is None else Path(to).expanduser()
     model, filled = open_model(run, fabric, replace(sampling, ema=plan[0].ema)), plan[0].ema
     real.check(features, metrics, num_images, sampling.size or (model.denoiser.image_size,) * 2)
     shown = None if classes or sampling.random_classes else model.denoiser.num_classes
@@ -154,7 +152,7 @@ def sweep(
         results.append(Result(row, images, score(images, num_images), sample_command(name, row, same)))
         if fabric.global_rank == 0:
             write_csv(results, folder / "sweep.csv")
-            Console().print(f"{len(results)}/{len(plan)}: {results[-1]}", soft_wrap=True, highlight=False)
+            say(f"{len(results)}/{len(plan)}: {results[-1]}")
     if fabric.global_rank == 0:
         plot(results, folder / "sweep.png")
     fabric.barrier()
@@ -162,9 +160,8 @@ def sweep(
 
 
 def _report(results: list[Result]) -> None:
-    console, best = Console(), ranked(results)[0]
-    console.print(table_of(results))
-    console.print(f"best, in {best.folder}:\n{best.command}", soft_wrap=True, highlight=False)
+    best = ranked(results)[0]
+    say(table_of(results), f"best, in {best.folder}:", best.command)
 
 
 main = command(sweep, _report)

@@ -249,3 +249,11 @@ def test_any_file_system_of_fsspec_is_read():
     with fsspec.open("memory://shards/a.tar", "wb") as file:
         file.write(CONTENT)
     assert fetch(None, "memory://shards/a.tar") == CONTENT
+
+
+def test_a_server_that_never_answered_is_given_up_in_time(serve, monkeypatch):
+    """File systems of clouds try again for minutes by themselves, in each attempt."""
+    server, clock = serve(faults=[503] * 9, head=503), iter(range(0, 1000, 100))
+    monkeypatch.setattr(remote, "monotonic", lambda: next(clock))
+    with pytest.raises(OSError, match=r"503.*tried 1 times"):
+        RemoteFile(server.url)

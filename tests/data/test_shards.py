@@ -259,12 +259,12 @@ def test_text_states_are_stacked_and_others_skipped(tmp_path):
 def test_a_source_without_anything_usable_is_named_with_the_reasons(tmp_path):
     good, bad = write_shards(tmp_path / "good", [2], captions=True), write_shards(tmp_path / "bad", [3])
     data = ShardData([good, bad], [1, 1], image_size=8, captions=Captions({"alt": 1}))
-    with pytest.raises(ValueError, match=r"good can be used: 2 × no caption; 0.*none of alt among png, cls, txt"):
+    with pytest.raises(ValueError, match=r"good can be used: 2 × no caption \(0.*none of alt among png, cls, txt"):
         data.setup()
     data = ShardData([good, bad], [1, 1], image_size=8, captions=CAPTIONS)
     with pytest.raises(ValueError, match=r"nothing in the shards .*bad can be used: 3 × no caption"):
         data.setup()
-    with pytest.raises(ValueError, match=r"2 × small image; 000000 in .*16 x 16 pixels, fewer than 17"):
+    with pytest.raises(ValueError, match=r"2 × small image \(000000 in .*16 x 16 pixels, fewer than 17"):
         ShardData(good, image_size=8, min_side=17).setup()
 
 

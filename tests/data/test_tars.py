@@ -3,8 +3,10 @@
 import bz2
 import gzip
 import io
+import re
 import tarfile
 import warnings
+from importlib.util import find_spec
 
 import pytest
 
@@ -150,5 +152,36 @@ def test_patterns(tmp_path):
     assert expand_shards(f"{folder}/{{003,001}}.tar::{folder}/01?.tar") == [names[3], names[1], names[10], names[11]]
     assert expand_shards("http://host/{8..10}.tar") == [f"http://host/{i}.tar" for i in (8, 9, 10)]
     assert expand_shards("pipe:cat *.tar") == ["pipe:cat *.tar"]
+    assert len(expand_shards("http://h/{000000..099999}.tar::http://h/{a,b}{0..9}.tar")) == 100_020
+    for bomb in ("{0..99999999999}", "{a,b}" * 40, "{{a,b}{a,b}{a,b}," * 8 + "}" * 8):
+        with pytest.raises(ValueError, match="are more than 1_000_000: give fewer"):
+            expand_shards(f"http://h/{bomb}.tar")
     with pytest.raises(ValueError, match=r"no shards match .*none/\*\.tar: give the tar files"):
         expand_shards(str(tmp_path / "none" / "*.tar"))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "reason"),
+    [
+        ("missing.tar", None, "No such file or directory"),
+        ("page.tar", b"<html><body>Please log in</body></html>" * 50, "invalid header: it is a web page"),
+        ("pointer.tar", b"version https://git-lfs.github.com/spec/v1\noid sha256:a\n", "a Git LFS pointer"),
+        ("table.tar", b"PAR1" + bytes(2000), "it is a Parquet file"),
+        ("empty.tar", b"", "empty header: it is empty"),
+        ("junk.tar", bytes(range(1, 256)) * 9, r"\(invalid header\)"),
+        ("http://127.0.0.1:9/a.tar?sig=S3CRET", None, "Connect call failed"),
+        ("s3://bucket/a.tar", None, "s3fs"),
+        ("gs://bucket/a.tar", None, "gcsfs"),
+        ("foo://bucket/a.tar", None, "Protocol not known: foo"),
+    ],
+)
+def test_why_a_shard_cannot_be_read_is_said(tmp_path, name, content, reason):
+    if find_spec(reason):
+        pytest.skip(f"{reason} is installed")
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    skipped = SkipCounts(quiet=True)
+    assert list(read_shard(name if "://" in name else str(tmp_path / name), skipped)) == []
+    assert skipped.counts == {"unreadable shard": 1}
+    assert re.search(reason, said := skipped.first["unreadable shard"])
+    assert "S3CRET" not in said

@@ -16,7 +16,7 @@ import pixelgen
 from pixelgen.distributed.fsdp import FSDP, check_synchronised, refuse_unsupported, shard
 from pixelgen.fit import main
 from pixelgen.models import JiT
-from pixelgen.runs.checkpoints import is_sharded, read_shards
+from pixelgen.runs.shards import is_sharded, read_shards
 from processes import fit
 
 TOLERANCE = 2e-6  # float32 sums in another order

@@ -24,7 +24,8 @@ class DirectIO(TorchCheckpointIO):
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
         """Write."""
         Path(path).parent.mkdir(parents=True, exist_ok=True)
-        with Path(path).open("wb") as file:
+        remove(Path(path))  # it may be a link that leads elsewhere
+        with Path(path).open("xb") as file:
             torch.save(checkpoint, file)
 
 
@@ -38,6 +39,8 @@ def write_checkpoint(trainer: Trainer, path: Path, last: Path | None = None) -> 
     error: OSError | None = None
     with pause(trainer):
         try:
+            if trainer.is_global_zero and unfinished.is_symlink():
+                remove(unfinished)
             _save(trainer, unfinished)
             if trainer.is_global_zero:
                 _publish(unfinished, path, last)

@@ -95,7 +95,8 @@ class Preview(Periodic):
         scale = 1 if prompts is None else enlargement(images.shape[-1])
         folder = Path(trainer.default_root_dir) / "previews"
         folder.mkdir(parents=True, exist_ok=True)
-        picture.save(folder / f"step_{trainer.global_step:07d}.png")
+        with atomic(folder / f"step_{trainer.global_step:07d}.png", flush=False) as temporary:
+            picture.save(temporary, "PNG")
         self._write_progress(folder, trainer.global_step, scale * images.shape[-2], scale * images.shape[-1])
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):

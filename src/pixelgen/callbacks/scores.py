@@ -20,6 +20,7 @@ from pixelgen.evaluation.reference import Reference
 from pixelgen.evaluation.scores import ONLY_FRECHET, Metrics, warn_of_few
 from pixelgen.evaluation.shapes_judge import ShapesAccuracy
 from pixelgen.evaluation.statistics import Statistics
+from pixelgen.files import append_line
 from pixelgen.module import PixelGen
 from pixelgen.samples.generate import RANDOM, Request, drawn, stream
 
@@ -39,8 +40,8 @@ class Evaluator(Periodic):
     def record(self, trainer: Trainer, values: dict[str, Any]) -> None:
         """Append scores and all that they depend on to `<run>/evaluations.jsonl`, on rank 0."""
         if trainer.is_global_zero:
-            with (Path(trainer.default_root_dir) / "evaluations.jsonl").open("a") as file:
-                file.write(json.dumps({"step": trainer.global_step, **values}) + "\n")
+            line = json.dumps({"step": trainer.global_step, **values}) + "\n"
+            append_line(Path(trainer.default_root_dir) / "evaluations.jsonl", line)
 
     def state_dict(self) -> dict[str, Any]:
         """Every value so far."""

@@ -5,12 +5,12 @@ import time
 from pathlib import Path
 
 from lightning.pytorch import Callback, Trainer
-from rich.console import Console
 from rich.table import Table
 
 from pixelgen.callbacks.periodic import callbacks_of
 from pixelgen.callbacks.throughput import Throughput
 from pixelgen.module import PixelGen
+from pixelgen.text import plain, say
 
 
 class Summary(Callback):
@@ -27,7 +27,7 @@ class Summary(Callback):
     def on_fit_end(self, trainer: Trainer, pl_module: PixelGen) -> None:
         """Print, on rank 0."""
         if trainer.is_global_zero:
-            Console().print(self.table(trainer))
+            say(self.table(trainer))
 
     def table(self, trainer: Trainer) -> Table:
         """The summary as a table."""
@@ -35,7 +35,7 @@ class Summary(Callback):
         for column in ("", "first", "last"):
             table.add_column(column, overflow="fold")
         for row in scores(trainer):
-            table.add_row(*row)
+            table.add_row(*map(plain, row))
         table.add_section()
         before, done = trainer.global_step, "nothing left to train: raise trainer.max_steps"
         if self._steps_before is not None:
@@ -47,7 +47,7 @@ class Summary(Callback):
                 table.add_row("images/s", "", f"{callback.images_per_second:.0f}")
         table.add_section()
         for name, path in outputs(trainer):
-            table.add_row(name, "", os.path.relpath(path))
+            table.add_row(name, "", plain(os.path.relpath(path)))
         return table
 
 

@@ -1,28 +1,40 @@
 """What command-line arguments mean before and after they are parsed."""
 
 import json
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 from jsonargparse import Namespace
 
+from pixelgen.config import read_yaml
 from pixelgen.runs.checkpoints import find_checkpoint, run_folder
+from pixelgen.runs.trust import refuse_foreign
 
 POLYNOMIAL = "torch.optim.lr_scheduler.PolynomialLR"
 LAST = "last"  # the value of --ckpt_path for "wherever this run was stopped"
 
 
 def with_config_of_run(arguments: list[str]) -> list[str]:
-    """Resuming without a config means the run's own config."""
+    """Resuming without a config means the run's own config, which must not name what is foreign without `--trust`."""
     flags = [argument.partition("=")[0] for argument in arguments]
+    for given, following in zip_longest(arguments, arguments[1:], fillvalue=""):
+        flag, _, value = given.partition("=")
+        if flag in ("--config", "-c") and Path(value or following).is_file():
+            read_yaml(value or following)  # which says what is wrong with it
     if "--config" in flags or "-c" in flags or "--ckpt_path" not in flags:
         return arguments
-    source = _value("--ckpt_path", arguments)
+    source, run = _value("--ckpt_path", arguments), _value("--run", arguments)
     if source == LAST:
-        run = _value("--run", arguments)
-        config = Path(run) / "config.yaml"
-        return ["--config", str(config), *arguments] if run and config.is_file() else arguments
-    return ["--config", str(run_folder(find_checkpoint(source)) / "config.yaml"), *arguments]
+        config = Path(run).expanduser() / "config.yaml"
+        if not run or not config.is_file():
+            return arguments
+    else:
+        config = run_folder(find_checkpoint(source)) / "config.yaml"
+    content = read_yaml(config)
+    if "--trust" not in flags:
+        refuse_foreign(content, config)
+    return ["--config", str(config), *arguments]
 
 
 def _value(flag: str, arguments: list[str]) -> str:

@@ -16,14 +16,16 @@ from lightning.pytorch.utilities import rank_zero_only
 from pixelgen.config import one_sentence
 from pixelgen.runs.run import Run
 from pixelgen.samples.sampling import Sampling
+from pixelgen.text import guard_terminal, plain
 
 T = TypeVar("T")
+TRUST = "build whatever the config of the source names, also classes outside of pixelgen, torch and lightning"
 
 
 def command(
     function: Callable[..., T],
     report: Callable[[T], object] | None = None,
-    opens: Callable[[str], Any] = Run,
+    opens: Callable[[str, bool], Any] = Run,
     **texts: str,
 ) -> Callable[..., T]:
     """The `main` of a verb: parses its arguments, calls it, and tells of the result.
@@ -32,12 +34,12 @@ def command(
     sequence takes one or more values, a tuple as many as it is long, and a switch none, or `true` or `false`. The
     fields of a parameter `sampling` are flags themselves, unless the function has an argument of that name, and
     `--sampler.guidance 2` without a class changes the sampler of the source. A `source` whose annotation names `Run`
-    arrives opened. Errors are told in one sentence, and end with exit status 2.
+    arrives opened, with `--trust` whatever its config names. Errors are told in one sentence with exit status 2.
 
     Args:
         function: the verb; its docstring is the help.
         report: called with the result, in the first process only.
-        opens: opens the source.
+        opens: opens the source, trusted or not.
         texts: `prog`, `description` or `epilog` of the help, if not those of the function.
     """
 
@@ -57,28 +59,31 @@ def command(
 @contextmanager
 def stop_on_bad_input() -> Iterator[None]:
     """Turn an error about the user's input into one line and exit status 2."""
+    guard_terminal()
     try:
         yield
     except ValueError as error:
-        sys.stderr.write(f"error: {error}\n")
+        sys.stderr.write(f"error: {plain(error)}\n")
         raise SystemExit(2) from error
 
 
 def _parse(
-    function: Callable[..., Any], texts: dict[str, str], given: Sequence[str], opens: Callable[[str], Any]
+    function: Callable[..., Any], texts: dict[str, str], given: Sequence[str], opens: Callable[[str, bool], Any]
 ) -> dict[str, Any]:
     """What the function is called with."""
     about = cleandoc(function.__doc__ or "").partition("\nArgs:")[0]
     defaults: dict[str, Any] = {"prog": f"python -m pixelgen.{function.__name__}", "description": about}
     parser = ArgumentParser(**(defaults | texts), allow_abbrev=False, exit_on_error=False)
     kinds = _add_arguments(parser, function)
+    if any(Run in kind for kind in kinds.values()):
+        parser.add_argument("--trust", help=TRUST, **_options((bool,)), default=False)
     try:
         run = _own_sampler(parser, given)
         found = parser.instantiate(parser.parse_args(given))
         options = {name: found[name] for name in kinds}
         for name, kind in kinds.items():
             if Run in kind:
-                options[name] = run or opens(options[name])
+                options[name] = run or opens(options[name], found.trust)
             elif get_origin(kind[0]) is tuple and options[name] is not None:
                 options[name] = tuple(options[name])
         own = signature(function).parameters
@@ -144,6 +149,7 @@ def _own_sampler(parser: ArgumentParser, given: Sequence[str]) -> Run | None:
             others.append(argument)
         elif "=" not in argument:
             next(rest, None)  # its value
-    run = Run(parser.parse_args(others).source)
+    options = parser.parse_args(others)
+    run = Run(options.source, options.trust)
     parser.set_defaults(sampler=run.sampler)
     return run

@@ -29,14 +29,16 @@ from pixelgen.cli.arguments import (
     with_config_of_run,
     with_nulls,
 )
+from pixelgen.cli.command import TRUST
 from pixelgen.conditioner import Unconditional
 from pixelgen.config import build, one_sentence
 from pixelgen.data import ImageData
 from pixelgen.distributed.fsdp import refuse_unsupported
 from pixelgen.models import Denoiser
 from pixelgen.module import PixelGen
-from pixelgen.runs.checkpoints import find_checkpoint, is_sharded, read_contents, run_folder
+from pixelgen.runs.checkpoints import find_checkpoint, read_contents, run_folder
 from pixelgen.runs.folder import SaveConfig, claim_folder, unused_folder
+from pixelgen.runs.shards import is_sharded
 from pixelgen.runs.transfer import check_resumable, start_from
 from pixelgen.samples.sampling import default_precision
 
@@ -123,6 +125,7 @@ class CLI(LightningCLI):
             type=str | None,
             help="start from weights: run folder, checkpoint (its first EMA) or export",
         )
+        parser.add_argument("--trust", action="store_true", help=f"with --ckpt_path and no --config: {TRUST}")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse, then fill in what data and seed decide."""
@@ -205,7 +208,7 @@ class CLI(LightningCLI):
         return folder
 
     def _wanted_folder(self) -> Path:
-        return Path(self.config.run or Path("runs") / run_name(self.config))
+        return Path(self.config.run or Path("runs") / run_name(self.config)).expanduser()
 
     @rank_zero_only
     def make_folder(self) -> None:

@@ -6,6 +6,8 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+from pixelgen.files import decode
+
 PREFIXES = (
     "A photo of ",
     "A picture of ",
@@ -66,7 +68,7 @@ class Captions:
         """The captions that a sample has and that may be chosen, as lists of texts by name."""
         texts: dict[str, Any] = {}
         if "txt" in files and (self.weights is None or self.weights.get("txt")):
-            texts["txt"] = _within(files["txt"]).decode("utf-8-sig")
+            texts["txt"] = decode(_within(files["txt"]))
         names = ("caption",) if self.weights is None else tuple(name for name, w in self.weights.items() if w)
         if "json" in files and not (self.weights is None and texts) and set(names) - {"txt"}:
             fields = json_fields(files["json"])

@@ -16,6 +16,8 @@ from torch import Tensor
 from pixelgen.data.captions import Captions, json_fields
 from pixelgen.data.images import Item, centre_crop, to_tensor
 from pixelgen.data.tars import IMAGES, Sample, SkipCounts
+from pixelgen.files import decode, what_is
+from pixelgen.text import without_credentials
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "DIB", "GIF", "TIFF", "AVIF", "PPM", "JPEG2000")  # none starts a program
 MAX_PIXELS = 89_478_485  # of one image; Pillow warns of bombs beyond it
@@ -75,7 +77,7 @@ class Decoder:
 
 def random_of(sample: Sample, seed: int) -> Random:
     """What decides about a sample in its pass: a flip if asked for, then a caption."""
-    return Random(f"{seed}/{sample.epoch}/{sample.shard.rpartition('/')[2]}/{sample.key}")
+    return Random(f"{seed}/{sample.epoch}/{without_credentials(sample.shard).rpartition('/')[2]}/{sample.key}")
 
 
 def image_of(files: Mapping[str, bytes], min_side: int = 0, upright: bool = True) -> Image.Image:
@@ -103,7 +105,8 @@ def read_image(source: str | Path | BytesIO, min_side: int = 0, upright: bool = 
     except Unusable:
         raise
     except UnidentifiedImageError as error:
-        raise Unusable("corrupt image", f"it is none of {', '.join(FORMATS)}") from error
+        found = what_is(source.getvalue()[:1024] if isinstance(source, BytesIO) else source)
+        raise Unusable("corrupt image", f"it is none of {', '.join(FORMATS)}{found}") from error
     except (Image.DecompressionBombError, MemoryError) as error:
         raise Unusable("beyond limits", str(error) or "it takes too much memory") from error
     except Exception as error:  # image decoders raise what they like on damaged bytes
@@ -175,11 +178,18 @@ def label_in(files: Mapping[str, bytes]) -> tuple[object, str | None]:
         fields = {}
     text = fields.get("label", fields.get("cls"))
     if "cls" in files:
-        text = files["cls"].decode("utf-8-sig", errors="replace").strip()
+        text = _word(files["cls"])
     if text is None or text == "":
         raise Unusable("no label", f"neither a cls file nor a field of that name among {', '.join(files)}")
     name = fields.get("class_name")
     return text, name if isinstance(name, str) else None
+
+
+def _word(content: bytes) -> str:
+    try:
+        return decode(content).strip()
+    except ValueError as error:
+        raise Unusable("wrong label", str(error)) from error
 
 
 def are_other_numbers(names: Sequence[str]) -> bool:

@@ -25,7 +25,8 @@ from pixelgen.data.folder import EXTENSIONS, class_folders, label_finder
 from pixelgen.data.layout import find_layout, list_files
 from pixelgen.data.shards import CLASSES, class_lines
 from pixelgen.data.tars import MAX_BYTES, check_unused, write_sample
-from pixelgen.files import publish, remove, sole_writer
+from pixelgen.files import decode, publish, remove, sole_writer
+from pixelgen.text import guard_terminal, plain, say
 
 KEPT = ("jpg", "jpeg", "png", "webp")  # that every reader of shards knows
 NAMED = 10  # files that the report names
@@ -75,6 +76,7 @@ def pack(
     """
     if shard_mb <= 0 or (size is not None and size < 1):
         raise ValueError(f"shard_mb is {shard_mb} and size {size}: give a positive number, and at least 1")
+    folder, to = folder.expanduser(), to.expanduser()
     if not folder.is_dir():
         raise ValueError(f"there are no images in {folder}: give a folder of images")
     if to.resolve().is_relative_to(folder.resolve()):
@@ -135,7 +137,7 @@ def _readable_captions(path: Path) -> dict[str, bytes]:
     for extension, file in caption_paths(path).items():
         with suppress(ValueError, OSError):
             content = read_caption(file)
-            if json_fields(content) if extension == "json" else content.decode("utf-8-sig").strip():
+            if json_fields(content) if extension == "json" else decode(content).strip():
                 kept[extension] = content
     if not kept:
         raise Unusable("no caption")
@@ -173,6 +175,7 @@ def _write(samples: Iterator[dict[str, bytes]], folder: Path, limit: int, packed
 
 def main(args: Sequence[str] | None = None) -> Packed:
     """Pack as the options say; see `python -m pixelgen.data.pack --help`."""
+    guard_terminal()
     parser = ArgumentParser(prog="python -m pixelgen.data.pack", allow_abbrev=False, exit_on_error=False)
     parser.add_argument("folder", type=Path, help="where the images are")
     parser.add_function_arguments(pack, skip={"folder"})
@@ -180,14 +183,11 @@ def main(args: Sequence[str] | None = None) -> Packed:
         packed = pack(**parser.parse_args(args))
     except (ArgumentError, ValueError) as error:
         flags = [flag for action in parser._actions for flag in action.option_strings]
-        sys.stderr.write(f"error: {one_sentence(error, flags)}\n")
+        sys.stderr.write(f"error: {plain(one_sentence(error, flags))}\n")
         raise SystemExit(2) from error
-    console = Console(soft_wrap=True, markup=False)
-    console.print(f"{packed.images} images in {packed.shards} shards in {packed.folder}")
-    for note in packed.notes:
-        console.print(note)
+    say(f"{packed.images} images in {packed.shards} shards in {packed.folder}", *packed.notes)
     if packed.left_out:
-        console.print(f"{len(packed.left_out)} images were left out:", *packed.left_out[:NAMED], sep="\n  ")
+        say(f"{len(packed.left_out)} images were left out:", *(f"  {file}" for file in packed.left_out[:NAMED]))
     return packed
 
 

@@ -12,8 +12,8 @@ from random import Random
 from typing import NamedTuple
 from zlib import crc32
 
-from pixelgen.data.remote import without_login
 from pixelgen.data.tars import Sample, SkipCounts, read_shard
+from pixelgen.text import plain, without_credentials
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Source:
     @cached_property
     def fingerprint(self) -> str:
         """What the order of its samples depends on: number and names of the shards, not where they lie."""
-        names = "\n".join(shard.rpartition("/")[2] for shard in self.shards)
+        names = "\n".join(without_credentials(shard).rpartition("/")[2] for shard in self.shards)
         return f"{len(self.shards)} shards {crc32(names.encode()):08x}"
 
     def samples(self, skipped: SkipCounts) -> Iterator[Sample]:
@@ -131,7 +131,7 @@ def read(
             following.fill(stream, full - block.size, buffer_bytes)
             yield sample, [*block.begin, taken]
         taken = 0
-    raise RuntimeError(f"no sample could be read from {without_login(source.name)} in {empty} passes over it")
+    raise RuntimeError(f"no sample could be read from {plain(source.name)} in {empty} passes over it")
 
 
 def _in_order(

@@ -1,13 +1,16 @@
 """A remote file, fetched by fsspec in blocks, as a stream that resumes where a connection broke or stalled."""
 
 import io
-import re
 import time
 from collections.abc import Iterator
+from socket import gaierror
+from time import monotonic
 from typing import Any
 
 from aiohttp import ClientConnectorError, ClientResponseError, ClientTimeout
 from fsspec.core import url_to_fs
+
+from pixelgen.text import without_credentials
 
 PASSING = {408, 425, 429, 500, 502, 503, 504}  # status codes of servers that may answer a later request
 VERSION = ("size", "ETag", "etag", "Last-Modified", "LastModified")  # tell versions apart, where a server says them
@@ -51,6 +54,7 @@ class RemoteFile(io.RawIOBase):
 
     def _attempt(self, length: int) -> bytes:
         """Read up to so many bytes, after opening the file if need be; fails when trying again would not help."""
+        begun = monotonic()
         for failed in range(1, self.attempts + 1):
             try:
                 self._file = self._file or self._open()
@@ -62,12 +66,12 @@ class RemoteFile(io.RawIOBase):
             except Exception as error:  # each file system has errors of its own
                 self._file = None
                 *_, cause = _causes(error)
-                reason = without_login(str(cause) or type(cause).__name__)
+                reason = without_credentials(str(cause) or type(cause).__name__)
                 if "support range requests" in reason:
                     self._block = 0  # a stream from the beginning
                 elif not self._may_pass(error):
                     raise OSError(reason) from None
-                elif failed == self.attempts:
+                elif failed == self.attempts or (not self._info and monotonic() - begun > self.timeout):
                     raise OSError(f"{reason}; tried {failed} times") from None
             time.sleep(2.0 ** (failed - 1))
         raise AssertionError("the last attempt returns or raises")
@@ -98,7 +102,8 @@ class RemoteFile(io.RawIOBase):
             return status in PASSING
         if isinstance(causes[-1], (FileNotFoundError, PermissionError, ValueError)):
             return False
-        return bool(self._info) or not any(isinstance(cause, ClientConnectorError) for cause in causes)
+        nobody = (ClientConnectorError, ConnectionRefusedError, gaierror)
+        return bool(self._info) or not any(isinstance(cause, nobody) for cause in causes)
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
@@ -106,8 +111,3 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
     yield error
     if error.__cause__ is not None:
         yield from _causes(error.__cause__)
-
-
-def without_login(text: str) -> str:
-    """A text without the `user:password@` of the URLs in it."""
-    return re.sub(r"(?<=://)[^/@\s]+@", "", text)

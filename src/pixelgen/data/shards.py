@@ -12,9 +12,10 @@ from pixelgen.data.captions import Captions
 from pixelgen.data.decoding import Decoder, Unusable, label_in
 from pixelgen.data.images import ImageData, Item
 from pixelgen.data.reader import Source
-from pixelgen.data.remote import without_login
 from pixelgen.data.stream import ShardLoader, ShardStream
 from pixelgen.data.tars import SkipCounts, expand_shards, is_remote
+from pixelgen.files import read_text
+from pixelgen.text import plain
 
 CLASSES = "classes.txt"  # names of the classes, one a line, beside the shards
 ENCODER = "text_states.json"  # settings of the encoder that made the text embeddings, beside the shards
@@ -209,7 +210,7 @@ def _names_beside(sources: list[Source]) -> list[str] | None:
     """The names of the classes beside local shards, which must be the same everywhere."""
     folders = dict.fromkeys(Path(shard).parent for s in sources for shard in s.shards if not is_remote(shard))
     files = [path for folder in folders if (path := folder / CLASSES).is_file()]
-    names = [class_lines(path.read_text(encoding="utf-8-sig")) for path in files]
+    names = [class_lines(read_text(path)) for path in files]
     for path, others in zip(files[1:], names[1:], strict=True):
         if said := changed_names(names[0], others):
             raise ValueError(
@@ -220,7 +221,7 @@ def _names_beside(sources: list[Source]) -> list[str] | None:
 
 def class_lines(text: str) -> list[str]:
     """The names of classes in a text, one a line."""
-    return [line.strip() for line in text.splitlines() if line.strip()]
+    return [line.strip() for line in text.split("\n") if line.strip()]
 
 
 def _has_label(files: Mapping[str, bytes]) -> bool:
@@ -241,12 +242,11 @@ def _settings_beside(sources: list[Source]) -> list[dict[str, Any]]:
 
 def first_usable(source: Source, decode: Decoder) -> tuple[Item, dict[str, bytes]]:
     """The first usable item of a source and its files; a ValueError says what is wrong with the samples of none."""
-    skipped, example = SkipCounts(quiet=True), ""
+    skipped = SkipCounts(quiet=True)
     for sample in islice(source.samples(skipped), PROBED):
         try:
             return decode(sample), sample.files
         except Unusable as verdict:
-            skipped.add(verdict.reason, "")
-            example = example or f"; {sample.key} in {sample.shard}: {verdict.detail}"
-    found = ", ".join(f"{count} × {reason}" for reason, count in skipped.counts.items()) or "they are empty"
-    raise ValueError(without_login(f"nothing in the shards {source.name} can be used: {found}{example}"))
+            skipped.add(verdict.reason, f"{sample.key} in {sample.shard}: {verdict.detail}")
+    found = ", ".join(f"{count} × {reason} ({skipped.first[reason]})" for reason, count in skipped.counts.items())
+    raise ValueError(plain(f"nothing in the shards {source.name} can be used: {found or 'they are empty'}"))

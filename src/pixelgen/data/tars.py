@@ -17,11 +17,12 @@ from typing import Any
 
 from lightning.pytorch.utilities import rank_zero_warn
 from webdataset.gopen import gopen, rewrite_url
-from webdataset.shardlists import expand_urls
 from webdataset.tariterators import base_plus_ext
 
 from pixelgen.data.layout import LEFTOVERS, find_layout, list_files
-from pixelgen.data.remote import RemoteFile, without_login
+from pixelgen.data.remote import RemoteFile
+from pixelgen.files import what_is
+from pixelgen.text import expand_pattern, plain
 
 IMAGES = ("jpg", "jpeg", "png", "webp", "jpe", "jfif", "bmp", "gif", "tif", "tiff", "avif", "ppm", "pgm", "pnm", "jp2")
 TARS = (".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz")
@@ -74,15 +75,18 @@ class SkipCounts:
 
     def __init__(self, quiet: bool = False) -> None:
         self.counts: Counter[str] = Counter()
+        self.first: dict[str, str] = {}  # where the first of each kind was found, and why
         self._taken: Counter[str] = Counter()
         self.quiet = quiet
 
     def add(self, reason: str, place: str) -> None:
         """Count one, found at `place`."""
         assert reason in self.REASONS
-        if not self.counts[reason] and not self.quiet:
-            place = without_login(place)
-            warnings.warn(f"skipped, {reason}: {place} (others of the kind are only counted)", stacklevel=2)
+        if not self.counts[reason]:
+            self.first[reason] = plain(place)
+            if not self.quiet:
+                said = f"skipped, {reason}: {self.first[reason]} (others of the kind are only counted)"
+                warnings.warn(said, stacklevel=2)
         self.counts[reason] += 1
 
     def listed(self) -> list[int]:
@@ -107,11 +111,7 @@ def expand_shards(pattern: str) -> list[str]:
     folder, which stands for the tars in it. Several are joined by `::`, `${name}` is the environment variable WDS_name,
     as in webdataset. URLs: http, https, `pipe:command`, and what else webdataset opens.
     """
-    try:
-        parts = expand_urls(pattern)
-    except AssertionError as error:
-        raise ValueError(f"the shards {pattern!r}: {error}") from error
-    return [shard for part in parts for shard in ([part] if is_remote(part) else _local(part))]
+    return [shard for part in expand_pattern(pattern) for shard in ([part] if is_remote(part) else _local(part))]
 
 
 def is_remote(shard: str) -> bool:
@@ -171,10 +171,12 @@ def read_shard(shard: str, skipped: SkipCounts, epoch: int = 0) -> Iterator[Samp
     try:
         stream = _open(shard)
     except Exception as error:  # each scheme has errors of its own
-        skipped.add("unreadable shard", f"{shard} ({error})")
+        skipped.add("unreadable shard", f"{shard} ({getattr(error, 'strerror', None) or error})")
         return
-    key = None
+    key, head = None, b"\0"
     try:
+        if isinstance(stream, BufferedReader):
+            head = stream.peek(1024)[:1024]
         for key, members in groupby(_files(stream), lambda member: member[0]):
             files: dict[str, bytes] = {}
             within = True
@@ -190,7 +192,7 @@ def read_shard(shard: str, skipped: SkipCounts, epoch: int = 0) -> Iterator[Samp
     except (OSError, EOFError, tarfile.TarError, ValueError) as error:
         # the files of the last sample may be incomplete, so it is left out
         reason, after = ("broken shard", f" after {key}") if key is not None else ("unreadable shard", "")
-        skipped.add(reason, f"{shard} ({error}){after}")
+        skipped.add(reason, f"{shard} ({error}{what_is(head, 'gzip') if key is None else ''}){after}")
     finally:
         with suppress(Exception):  # a command whose output nobody reads to the end may complain
             if hasattr(stream, "proc"):  # webdataset would wait for it, for hours where a server has stalled
@@ -199,12 +201,11 @@ def read_shard(shard: str, skipped: SkipCounts, epoch: int = 0) -> Iterator[Samp
 
 
 def _open(shard: str) -> Any:
-    """A binary stream: webdataset's own of paths, of commands, and of URLs for which fsspec lacks a package."""
+    """A binary stream of a path, of a URL that fsspec can open, or of the output of a command."""
     url = rewrite_url(shard)
-    if is_remote(url) and not url.startswith("pipe:"):
-        with suppress(ImportError, ValueError):
-            return BufferedReader(RemoteFile(url), 1 << 20)
-    return gopen(shard)  # which rewrites by itself
+    if url.startswith("pipe:"):
+        return gopen(shard)  # which rewrites by itself
+    return BufferedReader(RemoteFile(url), 1 << 20) if is_remote(url) else open(url, "rb")
 
 
 def _files(stream: Any) -> Iterator[tuple[str, str, bytes | None]]:

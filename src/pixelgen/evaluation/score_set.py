@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.utilities import rank_zero_warn
-from rich.console import Console
 from rich.table import Table
 
 from pixelgen.encoders.frozen import FeatureExtractor
@@ -20,6 +19,7 @@ from pixelgen.evaluation.scores import warn_of_few
 from pixelgen.files import write_text
 from pixelgen.samples.generate import file_name
 from pixelgen.samples.settings import SETTINGS
+from pixelgen.text import plain, say
 
 SCORES = "evaluation.json"
 UNKNOWN = "unknown"
@@ -123,14 +123,12 @@ def _versions() -> dict[str, str]:
 
 def print_scores(scores: Scores) -> None:
     """Print scores as a table, and their protocol below."""
-    made = Table(title=str(scores.protocol["source"]), title_justify="left")
+    made = Table(title=plain(scores.protocol["source"]), title_justify="left")
     made.add_column("metric")
     made.add_column("value", justify="right")
     for name, value in scores.items():
-        made.add_row(name, f"{value:.{DIGITS.get(name.partition('/')[0], 3)}f}")
-    console = Console()
-    console.print(made)
-    console.print("\n".join(_in_words(scores.protocol)), soft_wrap=True, highlight=False, markup=False)
+        made.add_row(plain(name), f"{value:.{DIGITS.get(name.partition('/')[0], 3)}f}")
+    say(made, *_in_words(scores.protocol))
 
 
 def _in_words(protocol: Mapping[str, Any]) -> list[str]:

@@ -13,9 +13,10 @@ from lightning.pytorch.utilities import rank_zero_warn
 from rich.table import Table
 
 from pixelgen.config import build
-from pixelgen.files import write_text
+from pixelgen.files import atomic, write_text
 from pixelgen.flow import Sampler
 from pixelgen.samples.sampling import Average
+from pixelgen.text import plain
 
 MENTIONED = 5  # combinations that a message about many names
 UNGUIDED: dict[str, Any] = {"guidance": 1.0, "guidance_min": 0.0, "guidance_max": 1.0}
@@ -148,7 +149,7 @@ def table_of(results: Sequence[Result]) -> Table:
     for result in results:
         columns = result.row.columns()
         scores = [f"{value:.4g}" for value in result.scores.values()]
-        table.add_row(*(str(columns[name]) for name in names), *scores, "best" if result is best else "")
+        table.add_row(*(plain(columns[name]) for name in names), *scores, "best" if result is best else "")
     return table
 
 
@@ -173,8 +174,8 @@ def plot(results: Sequence[Result], path: Path) -> bool:
     axes.set(xlabel="guidance", ylabel="FID" if name == "fid" else name)
     if len(lines) > 1:
         axes.legend(fontsize="small")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150)
+    with atomic(path) as temporary:
+        figure.savefig(temporary, dpi=150, format="png")
     return True
 
 

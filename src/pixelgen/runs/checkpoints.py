@@ -3,7 +3,6 @@
 import json
 import re
 import shutil
-import warnings
 from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,12 +12,11 @@ from zipfile import is_zipfile
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch.distributed.checkpoint.filesystem import FileSystemReader
-from torch.distributed.checkpoint.metadata import TensorStorageMetadata
-from torch.distributed.checkpoint.state_dict_loader import load
+from torch import Tensor
 
-from pixelgen.files import atomic
-from pixelgen.runs.published import Contents, Weights, below, convert_keys
+from pixelgen.files import atomic, load_tensors, what_is
+from pixelgen.runs.published import Contents, Weights, below, convert_keys, plain_keys
+from pixelgen.runs.shards import is_sharded, read_shards
 
 EXPORT = "model.safetensors"
 EXPORT_FORMAT = "pixelgen-1"  # the file's metadata has it beside the name of its `average` and the `step`
@@ -34,7 +32,9 @@ def find_checkpoint(source: str | Path) -> Path:
 
 def find_weights(source: str | Path) -> Path:
     """The checkpoint or export that a path stands for: the file itself, or the one in a run or export folder."""
-    path = Path(source)
+    if not isinstance(source, str | Path) or not str(source).strip():
+        raise ValueError(f"{source!r} is no path: give a run folder, a checkpoint file, or an export")
+    path = Path(source).expanduser()
     if path.is_file() or is_sharded(path):
         return path
     for file in (path / "checkpoints" / "last.ckpt", path / EXPORT):
@@ -44,9 +44,13 @@ def find_weights(source: str | Path) -> Path:
     raise ValueError(f"{path} {what}: give a run folder with a saved checkpoint, a checkpoint file, or an export")
 
 
-def is_sharded(path: Path) -> bool:
-    """Whether a checkpoint is a folder with the shards of each process."""
-    return (path / "meta.pt").is_file()
+def holds_weights(path: str | Path) -> bool:
+    """Whether `find_weights` finds something at a path."""
+    try:
+        find_weights(path)
+    except ValueError:
+        return False
+    return True
 
 
 def run_folder(path: Path) -> Path:
@@ -65,35 +69,58 @@ def _is_export(path: Path) -> bool:
 def read_contents(path: Path) -> Contents:
     """Contents of a checkpoint or export, on the CPU; tensors and primitives only, nothing in it is executed.
 
-    Tensors are mapped from the file where its format allows it: what nobody uses is never read.
+    Tensors are mapped from the file where its format allows it: what nobody uses is never read. The prefixes `module.`
+    and `_orig_mod.`, which DDP and torch.compile add to names, are left out.
 
     Raises:
         ValueError: if the file is not a complete checkpoint or export, or needs Python objects.
     """
+    if path.suffix in (".yaml", ".yml"):
+        raise ValueError(f"{path} is a config: give the folder of a run, a checkpoint or an export")
     try:
         if _is_export(path):
-            return _read_export(path)
+            return _checked(_read_export(path), path)
         if is_sharded(path):
             checkpoint: Any = read_shards(path)
         else:
             with torch.serialization.safe_globals([Namespace]):  # JiT keeps its arguments in one; it runs nothing
-                checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zipfile(path))
-    except Exception as error:  # torch.load raises many kinds for a damaged file
-        reason = f"is not a readable checkpoint or export ({type(error).__name__}: {error})"
-        if unsafe := re.search(r"GLOBAL ([\w.]+)", str(error)):
-            reason = (
-                f"holds Python objects that cannot be loaded safely ({unsafe[1]}, …): save its state dicts alone, "
-                "once and in a sandbox, as docs/published.md shows"
-            )
+                checkpoint = load_tensors(path, mmap=is_zipfile(path))
+    except (OSError, SafetensorError, KeyError, ValueError) as error:
+        reason = f"is not a readable checkpoint or export ({error}{what_is(path) if _is_export(path) else ''})"
+        if "Python objects" in str(error):
+            fix = "save its state dicts alone, once and in a sandbox, as docs/published.md shows"
+            reason = f"{str(error).removeprefix('it ')}: {fix}"
         raise ValueError(f"{path} {reason}") from error
-    if isinstance(checkpoint, dict) and (published := convert_keys(checkpoint)) is not None:
-        return published
-    if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
-        raise ValueError(f"{path} is not a checkpoint of pixelgen, nor a published one of PixelGen or JiT")
-    state, ema = checkpoint["state_dict"], checkpoint.get("callbacks", {}).get("EMA", {})
-    raw, objective = below("denoiser.", state), below("objective.", state)
-    step, names = checkpoint.get("global_step"), _names(checkpoint.get("class_names"))
-    return Contents(raw, ema.get("averages", {}), objective, step, ema.get("step"), class_names=names)
+    return _checked(_contents(checkpoint, path), path)
+
+
+def _contents(checkpoint: Any, path: Path) -> Contents:
+    """What a checkpoint holds; a ValueError if it is no checkpoint of ours nor a published one."""
+    try:
+        checkpoint = {key: plain_keys(part) for key, part in checkpoint.items()}
+        if (published := convert_keys(checkpoint)) is not None:
+            return published
+        state, ema = checkpoint["state_dict"], checkpoint.get("callbacks", {}).get("EMA", {})
+        averages = {name: plain_keys(weights) for name, weights in ema.get("averages", {}).items()}
+        raw, objective = below("denoiser.", state), below("objective.", state)
+        step, names = checkpoint.get("global_step"), _names(checkpoint.get("class_names"))
+        return Contents(raw, averages, objective, step, ema.get("step"), class_names=names)
+    except (AttributeError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is not a checkpoint of pixelgen, nor a published one of PixelGen or JiT") from error
+
+
+def _checked(contents: Contents, path: Path) -> Contents:
+    """Refuse weights that are none, and names that could lead out of a folder: results are called after them."""
+    for name, weights in {"raw": contents.raw, **contents.averages}.items():
+        if not isinstance(name, str) or not re.fullmatch(r"\w[\w.+-]*", name):
+            raise ValueError(f"{path} holds an EMA called {name!r}: a name has letters, digits and .+-_ alone")
+        if not isinstance(weights, dict) or not all(isinstance(value, Tensor) for value in weights.values()):
+            raise ValueError(
+                f"{path} is damaged, or made by something else: its weights {name} are not tensors by name"
+            )
+    if not all(isinstance(step, int | None) for step in (contents.step, contents.ema_step)):
+        raise ValueError(f"{path} is damaged, or made by something else: its step is {contents.step!r}")
+    return contents
 
 
 def _names(stored: Any) -> list[str] | None:
@@ -109,21 +136,6 @@ def _read_export(path: Path) -> Contents:
         weights = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118, no dict
     step, names = about["step"], _names(json.loads(about.get("class_names", "null")))
     return Contents({}, {about["average"]: weights}, step=int(step) if step.isdecimal() else None, class_names=names)
-
-
-def read_shards(path: Path) -> dict[str, Any]:
-    """A checkpoint in shards, put together in one process, without the states of the optimizer."""
-    checkpoint: dict[str, Any] = torch.load(path / "meta.pt", map_location="cpu", weights_only=True)
-    stored, prefix = FileSystemReader(path).read_metadata().state_dict_metadata, "state_dict."
-    weights: dict[str, Any] = {
-        key: torch.empty(found.size, dtype=found.properties.dtype)
-        for key, found in stored.items()
-        if key.startswith(prefix) and isinstance(found, TensorStorageMetadata)
-    }
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that nothing is distributed here
-        load(weights, checkpoint_id=path, no_dist=True)
-    return checkpoint | {"state_dict": {key[len(prefix) :]: value for key, value in weights.items()}}
 
 
 def refuse_used(folder: Path) -> None:

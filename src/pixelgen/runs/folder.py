@@ -1,6 +1,5 @@
 """The folder of a run: which one it is, and the config in it."""
 
-import shutil
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -8,8 +7,10 @@ from typing import Any
 from jsonargparse import Namespace
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, SaveConfigCallback
+from lightning.pytorch.utilities import rank_zero_warn
 
-from pixelgen.files import write_text
+from pixelgen.files import read_text, write_text
+from pixelgen.text import public
 
 CLAIM = ".claimed"
 
@@ -60,16 +61,19 @@ class SaveConfig(SaveConfigCallback):
         folder = Path(trainer.default_root_dir)
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / "config.yaml"
-        config = self.config.clone()
+        config = public(self.config)
+        if config != self.config:
+            rank_zero_warn("config.yaml gets the URLs without their credentials: give them again to resume")
         origin = config.init_from
         for key in ("run", "ckpt_path", "init_from"):  # whoever resumes this run says where from anew
             config[key] = None
+        config.pop("trust", None)  # nor does a config trust itself
         text = self.parser.dump(config, skip_unset=False, skip_validation=True)
         text = f"# started from the weights of {origin}\n{text}" if origin else text
-        former = path.read_text() if path.exists() else text
+        former = read_text(path) if path.exists() else text
         if _settings(former) != _settings(text):
             number = next(n for n in count(1) if not (folder / f"config-{n}.yaml").exists())
-            shutil.copyfile(path, folder / f"config-{number}.yaml")
+            write_text(folder / f"config-{number}.yaml", former)
         elif path.exists():
             return
         write_text(path, text)

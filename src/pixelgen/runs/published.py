@@ -66,6 +66,14 @@ def _convert_jit(checkpoint: dict[str, Any]) -> Contents | None:
     return Contents(raw, averages, recipe=Recipe(noise_scale=getattr(checkpoint.get("args"), "noise_scale", None)))
 
 
+def plain_keys(state: Any) -> Any:
+    """A state dict without the `module.` in front of all names and the `_orig_mod.` in them; the same if it is none."""
+    if not isinstance(state, dict) or not all(isinstance(key, str) for key in state):
+        return state
+    wrapped = "module." if state and all(key.startswith("module.") for key in state) else ""
+    return {key.removeprefix(wrapped).replace("_orig_mod.", ""): value for key, value in state.items()}
+
+
 def below(prefix: str, state: Weights) -> Weights:
     """The entries under a prefix, without it."""
     return {key[len(prefix) :]: value for key, value in state.items() if key.startswith(prefix)}

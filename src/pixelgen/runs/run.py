@@ -15,6 +15,7 @@ from pixelgen.module import PixelGen
 from pixelgen.runs.averages import PREFIX, Profile, mix, width_of
 from pixelgen.runs.checkpoints import find_weights, read_contents, run_folder
 from pixelgen.runs.published import TABLE, Weights, denoiser_of, load_weights, model_config
+from pixelgen.runs.trust import ForeignError, refuse_foreign
 from pixelgen.samples.sampling import Average
 
 POOR = 0.1  # relative error of a profile above which the EMA made of it is doubted
@@ -25,6 +26,7 @@ class Run:
 
     Args:
         source: its path.
+        trust: build what its config names, whatever it is; else only parts of pixelgen, torch and lightning.
 
     Raises:
         ValueError: if there is no readable checkpoint or export.
@@ -34,7 +36,8 @@ class Run:
         models = {name: run.model(name) for name in run.averages}
     """
 
-    def __init__(self, source: str | Path) -> None:
+    def __init__(self, source: str | Path, trust: bool = False) -> None:
+        self.trust = trust
         self.path = find_weights(source)
         self.contents = read_contents(self.path)
         self.published = self.contents.recipe is not None  # by the authors of PixelGen or JiT
@@ -60,18 +63,22 @@ class Run:
         """The config, with `model` and perhaps `data`."""
         if self.contents.recipe is not None:
             return {"model": model_config(self.weights(), self.contents.recipe)}
-        return read_yaml(self.folder / "config.yaml")
+        config = read_yaml(path := self.folder / "config.yaml")
+        model = config.get("model")
+        if not isinstance(model, dict) or not isinstance(model.get("init_args", model), dict):
+            raise ValueError(f"{path} has no section `model` with the class and the arguments of a model")
+        return config
 
     @property
     def arguments(self) -> dict[str, Any]:
         """The arguments of its model, as the config says them."""
-        model: dict[str, Any] = self.config.get("model", {})
+        model: dict[str, Any] = self.config["model"]
         return model.get("init_args", model)
 
     @property
     def sampler(self) -> dict[str, Any]:
         """Class and arguments of its sampler."""
-        return self.arguments.get("sampler") or {"class_path": "pixelgen.flow.Heun"}
+        return self._checked(self.arguments.get("sampler") or {"class_path": "pixelgen.flow.Heun"})
 
     @cached_property
     def class_names(self) -> list[str] | None:
@@ -156,7 +163,7 @@ class Run:
         weights = self.weights(ema)
         if self.published:
             return denoiser_of(self.config["model"], weights, self.path)
-        denoiser: Denoiser = self._build(Denoiser, self.arguments.get("denoiser"))
+        denoiser: Denoiser = self.build(Denoiser, self.arguments.get("denoiser"))
         load_weights(denoiser, weights, self.path)
         return denoiser
 
@@ -168,7 +175,7 @@ class Run:
         """
         parts = {"denoiser": self.denoiser(ema), "objective": None, "compile_blocks": False}
         class_path = self.config["model"].get("class_path", "pixelgen.PixelGen")
-        model: PixelGen = self._build(PixelGen, {"class_path": class_path, "init_args": self.arguments | parts})
+        model: PixelGen = self.build(PixelGen, {"class_path": class_path, "init_args": self.arguments | parts})
         model.origin = self._origin(ema)
         model.conditioner.take_names(self.class_names)
         return model.to(device or ("cuda" if torch.cuda.is_available() else "cpu")).eval()
@@ -183,19 +190,27 @@ class Run:
         step = "" if self.step is None else f" of step {self.step}"
         return f"{'raw weights' if name == 'raw' else f'EMA {name}'}{step}, {self}"
 
-    def _build(self, kind: type[Any], config: Any) -> Any:
+    def build(self, kind: type[Any], config: Any, what: str = "model") -> Any:
+        """Build a part of this run from its place in the config; what is foreign is refused without `trust`."""
         try:
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", message=r"\s*Unable to serialize instance")  # nothing of it is saved
-                return build(kind, config, "model")
+                return build(kind, self._checked(config), what)
         except ValueError as error:
-            if self.published:
+            if self.published or isinstance(error, ForeignError):
                 raise
             where = self.folder / "config.yaml"
-            raise ValueError(f"{where} does not describe a model of this version: {error}") from error
+            raise ValueError(f"{where} does not describe a {what} of this version: {error}") from error
+
+    def _checked(self, config: Any) -> Any:
+        if not self.trust and not self.published:
+            refuse_foreign(config, self.folder / "config.yaml")
+        return config
 
 
-def load(source: str | Path, ema: Average = True, device: str | torch.device | None = None) -> PixelGen:
+def load(
+    source: str | Path, ema: Average = True, device: str | torch.device | None = None, *, trust: bool = False
+) -> PixelGen:
     """A trained model, ready to `.sample(...)`: rebuilt from a run's config, without its losses.
 
     A published checkpoint needs no config: its weights tell the size of the network.
@@ -206,12 +221,15 @@ def load(source: str | Path, ema: Average = True, device: str | torch.device | N
             EMA; `width0.07` is computed from the EMAs by width that the checkpoints of a run hold. An export holds one:
             True is always that. PixelGen publishes `ema`, JiT `ema1` and `ema2`.
         device: where to put the model; None for a GPU if there is one, else the CPU.
+        trust: build what the config names, whatever it is: a run with classes of your own needs it. By default nothing
+            but parts of pixelgen, torch and lightning is imported, so that a run of somebody else executes nothing.
 
     Raises:
-        ValueError: if there is no readable checkpoint or export, or its weights do not fit its config.
+        ValueError: if there is no readable checkpoint or export, its weights do not fit its config, or that names
+            something foreign.
 
     Example:
         model = pixelgen.load("runs/demo")
         images = model.sample(["red circle", "green star"], seeds=24)
     """
-    return Run(source).model(ema, device)
+    return Run(source, trust).model(ema, device)

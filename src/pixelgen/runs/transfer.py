@@ -7,13 +7,12 @@ from lightning.pytorch.strategies import Strategy
 from lightning.pytorch.utilities import rank_zero_warn
 
 from pixelgen.classes import changed_names
-from pixelgen.config import build
 from pixelgen.distributed.fsdp import FSDP
 from pixelgen.models import Denoiser
 from pixelgen.module import PixelGen
-from pixelgen.runs.checkpoints import is_sharded
 from pixelgen.runs.published import TABLE, Weights, below, load_weights, refuse_other_weights
 from pixelgen.runs.run import Run
+from pixelgen.runs.shards import check_shards, is_sharded
 
 POSITIONS = "pos_embed"
 TOKENS = "in_context_posemb"
@@ -56,6 +55,7 @@ def check_resumable(model: PixelGen, path: Path, strategy: Strategy) -> None:
                 f"{path} is in shards, which FSDP2 alone resumes: add --config configs/overlay/fsdp.yaml, "
                 "or start from its weights with --init_from"
             )
+        check_shards(path)
     else:
         run = Run(path)
         refuse_other_weights(model.denoiser, run.contents.raw, path)
@@ -68,7 +68,7 @@ def refuse_other_start(denoiser: Denoiser, run: Run, stored: Weights) -> None:
         return
     try:
         with torch.device("meta"):
-            found = build(Denoiser, run.arguments["denoiser"], "denoiser").in_context_start
+            found = run.build(Denoiser, run.arguments.get("denoiser"), "denoiser").in_context_start
     except (ValueError, AttributeError):  # a network of one's own, or a size that was never published
         return
     if found != (own := getattr(denoiser, "in_context_start", found)):

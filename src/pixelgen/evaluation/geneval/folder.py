@@ -16,7 +16,7 @@ from torch import Tensor
 
 from pixelgen.evaluation.geneval.detectors import Detector
 from pixelgen.evaluation.geneval.prompts import Prompt
-from pixelgen.files import write_text
+from pixelgen.files import append_line, read_text, write_text
 
 LOG = ".verdicts-{}.jsonl"
 Record = dict[str, Any]  # a verdict on an image, as a line of the original's `results.jsonl`
@@ -78,7 +78,7 @@ def missing_images(folder: Path, images: Sequence[GeneratedImage], settings: Map
 
 def _read_metadata(path: Path) -> Prompt:
     try:
-        return Prompt.parse(json.loads(path.read_text()))
+        return Prompt.parse(json.loads(read_text(path)))
     except (OSError, ValueError) as error:
         raise ValueError(f"{path} is missing or damaged ({error}): every prompt's folder needs its metadata") from error
 
@@ -133,7 +133,7 @@ class VerdictLog:
         """Verdicts that earlier processes left."""
         known: dict[str, Record] = {}
         for path in sorted(self.folder.glob(LOG.format("*"))):
-            for line in path.read_text(errors="replace").splitlines():
+            for line in path.read_text(errors="replace").split("\n"):
                 with suppress(ValueError):  # an empty line, or the last one of a process that was killed
                     entry = json.loads(line)
                     known[entry["key"]] = entry["record"]
@@ -144,8 +144,7 @@ class VerdictLog:
         """Append a verdict; a ValueError tells that it cannot be written."""
         entry = {"key": self._key(record["filename"], record["metadata"]), "record": record}
         try:
-            with self.path.open("a") as file:  # after a new line: the last one may be half a line
-                file.write("\n" + json.dumps(entry))
+            append_line(self.path, "\n" + json.dumps(entry))  # the last line may be half a one
         except OSError as error:
             raise ValueError(f"could not write down the verdicts in {self.path} ({error})") from error
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from pixelgen.data.shapes import DEFAULT_COLORS, DEFAULT_SHAPES, ShapesData, plural, with_article
+from pixelgen.files import read_lines
 
 COLORS = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "brown", "black", "white")
 RELATIONS = ("left of", "right of", "above", "below")
@@ -110,9 +111,9 @@ def read_prompts(path: Path) -> list[Prompt]:
     if not path.is_file():
         raise ValueError(f"there is no file of prompts {path}: give one line of JSON for each prompt, or a set's name")
     prompts = []
-    for number, line in enumerate(path.read_text().splitlines(), start=1):
+    for number, line in enumerate(read_lines(path), start=1):
         try:
-            prompts += [Prompt.parse(json.loads(line))] if line.strip() else []
+            prompts += [Prompt.parse(json.loads(line))] if line else []
         except ValueError as error:
             raise ValueError(f"{path}, line {number}: {error}") from error
     if not prompts:

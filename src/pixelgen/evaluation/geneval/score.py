@@ -17,6 +17,7 @@ from pixelgen.evaluation.geneval.folder import VerdictLog, find_images, judge_im
 from pixelgen.evaluation.geneval.prompts import Prompt, geneval_prompts, prompts_sha256
 from pixelgen.files import write_text
 from pixelgen.samples.settings import SETTINGS
+from pixelgen.text import plain
 
 SCORES, RESULTS = "geneval.json", "results.jsonl"
 NOTE = (
@@ -117,7 +118,7 @@ def score_table(scores: dict[str, float]) -> Table:
     table.add_column("score", justify="right")
     for name, value in scores.items():
         if name.startswith("task/"):
-            table.add_row(name.removeprefix("task/"), f"{value:.4f}")
+            table.add_row(plain(name.removeprefix("task/")), f"{value:.4f}")
     table.add_section()
     for label, name in (("overall", "overall"), ("images right", "images"), ("prompts with a right image", "prompts")):
         table.add_row(label, f"{scores[name]:.4f}", style="bold" if name == "overall" else None)
