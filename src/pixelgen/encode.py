@@ -86,12 +86,12 @@ def encode(
     fabric = launch(devices, "32-true")
     text_encoder.to(fabric.device)
     unfinished = to.with_name(f"{to.name}.unfinished")
-    with agree(fabric):
+    with agree():
         check_unused(to)
         if fabric.global_rank == 0:
             _prepare(unfinished / ENCODER, {**text_encoder.settings, "captions": vars(captions), "seed": seed})
     numbers, kept, left_out = [], [], _LeftOut()
-    with agree(fabric):
+    with agree():
         share = list(sources)[fabric.global_rank :: fabric.world_size]
         for name in track(share, "shards", console=Console(stderr=True), disable=fabric.global_rank != 0):
             if (unfinished / name).exists():

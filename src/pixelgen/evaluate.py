@@ -16,15 +16,24 @@ from pixelgen.cli.command import command, stop_on_bad_input
 from pixelgen.config import read_yaml
 from pixelgen.data import ImageData
 from pixelgen.data.images import Item
-from pixelgen.distributed.processes import launch
+from pixelgen.distributed.processes import agree, launch
 from pixelgen.encoders import DINOv2Features, FeatureExtractor  # noqa: F401, the command line finds it by name
 from pixelgen.encoders.inception import Inception
 from pixelgen.evaluation.extract import EvaluationJob, evenly_spaced
 from pixelgen.evaluation.images import open_images
 from pixelgen.evaluation.reference import Reference
-from pixelgen.evaluation.score_set import UNKNOWN, Scores, add_scores, print_scores, score_set, scores_file
+from pixelgen.evaluation.score_set import (
+    UNKNOWN,
+    Scores,
+    add_scores,
+    check_scores_file,
+    print_scores,
+    score_set,
+    scores_file,
+)
 from pixelgen.evaluation.scores import ONLY_FRECHET, Metrics, warn_of_few
 from pixelgen.evaluation.statistics import Statistics
+from pixelgen.files import refuse_unwritable
 from pixelgen.runs.checkpoints import find_weights
 from pixelgen.runs.run import Run
 from pixelgen.sample import sample
@@ -86,6 +95,8 @@ def evaluate(
         pairs.append((dinov2, Reference(Path(dinov2_reference or reference))))
     for part, real in pairs:
         real.check(part, ONLY_FRECHET if images else metrics, num_images or PUBLISHED)
+    if images or to is not None:
+        check_scores_file(scores_file(Path(str(source))) if to is None else Path(to))
     fabric = launch(sampling.devices, sampling.precision, sampling.num_nodes)
     if not images:
         num_images = num_images or PUBLISHED
@@ -93,9 +104,9 @@ def evaluate(
     folder = Path(str(source))
     job = EvaluationJob(metrics, sampling.batch_size, num_workers, skip_corrupt, fabric)
     scores = score_set(folder, num_images, [(part.to(fabric.device), real) for part, real in pairs], job)
-    if fabric.global_rank == 0:
-        add_scores(scores_file(folder) if to is None else Path(to), scores)
-    fabric.barrier()
+    with agree():
+        if fabric.global_rank == 0:
+            add_scores(scores_file(folder) if to is None else Path(to), scores)
     return scores
 
 
@@ -159,6 +170,7 @@ def write_reference(
         raise ValueError("give either a folder or npz of images, or a data module with --data or --config")
     if data is not None:
         data.setup("fit")
+    refuse_unwritable(Path(to), "give another file as --to")
     images: Dataset[Item] = open_images(str(source), image_size) if data is None else data.train_dataset()
     count = len(evenly_spaced(images, num_images))
     fabric = launch(devices, "32-true", num_nodes)

@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryFile
 
 UNFINISHED = ".{}.unfinished"  # the name of a file or folder while it is written
 
@@ -47,6 +48,18 @@ def atomic(
         raise ValueError(f"could not write {path} ({error}): {fix}") from error
     finally:
         remove(temporary)
+
+
+def refuse_unwritable(path: Path, fix: str) -> None:
+    """Refuse a file, before the long work whose result goes there, that could not be written after it."""
+    try:
+        if path.is_dir():
+            raise IsADirectoryError(f"{path} is a folder")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise ValueError(f"could not write {path} ({error}): {fix}") from error
 
 
 def write_text(path: str | Path, text: str, fix: str = "free some space or choose another folder") -> None:

@@ -23,6 +23,7 @@ from pixelgen.evaluation.score_set import add_scores, score_set, scores_file
 from pixelgen.evaluation.scores import ONLY_FRECHET, Metrics
 from pixelgen.evaluation.statistics import Statistics
 from pixelgen.evaluation.sweep import Result, plot, ranked, rows, sample_command, table_of, write_csv
+from pixelgen.files import refuse_unwritable
 from pixelgen.flow import Sampler
 from pixelgen.runs.checkpoints import EXPORT
 from pixelgen.runs.run import Run
@@ -136,6 +137,7 @@ def sweep(
     real = Reference(path)
     real.check(features, metrics, num_images)
     folder = run.folder / "sweep" if to is None else Path(to)
+    refuse_unwritable(folder / "sweep.csv", "give another folder as --to")
     score = Scorer(EvaluationJob(metrics, sampling.batch_size, 0, False, fabric), features, real, folder)
     model, filled = open_model(run, fabric, replace(sampling, ema=plan[0].ema)), plan[0].ema
     wanted: dict[str, Any] = {"num_images": num_images, "classes": classes, "prompts": prompts}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,11 @@ from jsonargparse import Namespace
 from pixelgen.runs.checkpoints import find_checkpoint, run_folder
 
 POLYNOMIAL = "torch.optim.lr_scheduler.PolynomialLR"
+SCHEDULER = "model.init_args.scheduler.init_args"
+FOLLOWING = {  # what ends with training, and what is drawn from the common seed
+    **{f"{SCHEDULER}.{length}": "trainer.max_steps" for length in ("total_iters", "T_max", "total_steps")},
+    **{f"{part}.init_args.seed": "seed_everything" for part in ("model", "data")},
+}
 LAST = "last"  # the value of --ckpt_path for "wherever this run was stopped"
 
 
@@ -65,12 +71,30 @@ def fill_schedule(config: Namespace, given: Namespace) -> None:
     Raises:
         ValueError: if the number of training steps is not given either.
     """
-    key, scheduler = "model.init_args.scheduler.init_args.total_iters", config.model.init_args.get("scheduler")
+    key, scheduler = f"{SCHEDULER}.total_iters", config.model.init_args.get("scheduler")
     if not isinstance(scheduler, Namespace) or scheduler.class_path != POLYNOMIAL or key in given:
         return
     if config.trainer.max_steps < 1:
         raise ValueError("PolynomialLR must know when it ends: give trainer.max_steps, or model.scheduler.total_iters")
     config[key] = config.trainer.max_steps
+
+
+def follow(config: Namespace, former: Mapping[str, Any]) -> None:
+    """Let what a run has from another of its options, such as the end of its schedule, change with that one."""
+    for key, source in FOLLOWING.items():
+        if (
+            key in config
+            and config[key] == _at(former, key) == _at(former, source)
+            and config[source] not in (None, -1)
+        ):
+            config[key] = config[source]
+
+
+def _at(settings: Any, key: str) -> Any:
+    """A value in nested mappings by its dotted key; None if there is none."""
+    for name in key.split("."):
+        settings = settings.get(name) if isinstance(settings, Mapping) else None
+    return settings
 
 
 def run_name(config: Namespace) -> str:

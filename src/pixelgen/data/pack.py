@@ -74,6 +74,9 @@ def pack(
         raise ValueError(f"there are no images in {folder}: give a folder with jpg, jpeg, png, webp or bmp files")
     captioned = any(caption_files(Path(file)) for file in files)
     names = None if captioned else class_folders(folder)
+    for name in names or ():
+        if name.encode("utf-8", "ignore").decode().strip().splitlines() != [name]:
+            raise ValueError(f"the class {name!r} in {folder} cannot be a line of {CLASSES}: rename its folder")
 
     def sample(path: Path) -> dict[str, bytes]:
         beside = _readable_captions(path) if captioned else {}
@@ -90,7 +93,7 @@ def pack(
         if not packed.images:
             raise ValueError(f"none of the {len(files)} images in {folder} can be packed: {packed.left_out[0]}")
         if names is not None:
-            (unfinished / CLASSES).write_text("".join(f"{name}\n" for name in names))
+            (unfinished / CLASSES).write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
     return packed
 
 

@@ -50,13 +50,13 @@ def score_folder(folder: Path, detector: Detector | None, fabric: Fabric, batch_
     Returns `scores` and `protocol`, as in `geneval.json`. A ValueError tells that the folder or an image cannot be read
     or written, or that the detector does not know its objects.
     """
-    with agree(fabric):
+    with agree():
         images = find_images(folder)
         prompts = [image.prompt for image in images]
         detector = find_detector(detector, prompts).to(fabric.device)
         log = VerdictLog(folder, detector, fabric.global_rank)
         verdicts = {record["filename"]: record for record in log.known(images)}
-    with agree(fabric):  # by now all processes have read the same log, and begin to add to it
+    with agree():  # by now all processes have read the same log, and begin to add to it
         missing = [image for image in images if image.path not in verdicts]
         share = missing[fabric.global_rank :: fabric.world_size]
         records = judge_images(detector, folder, share, fabric.device, batch_size)
@@ -67,7 +67,7 @@ def score_folder(folder: Path, detector: Detector | None, fabric: Fabric, batch_
     verdicts |= {record["filename"]: record for record in gather(judged)}
     correct = [verdicts[image.path]["correct"] for image in images]
     report = {"scores": geneval_scores(prompts, correct), "protocol": geneval_protocol(folder, prompts, detector)}
-    with agree(fabric):
+    with agree():
         if fabric.global_rank == 0:
             write_text(folder / RESULTS, "".join(json.dumps(verdicts[image.path]) + "\n" for image in images))
             write_text(folder / SCORES, json.dumps(report, indent=2) + "\n")
