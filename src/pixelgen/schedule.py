@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from lightning import Trainer
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
@@ -107,6 +107,11 @@ class Resumption:
         if changes:
             said = ", ".join(dict.fromkeys(changes))
             rank_zero_info(f"the optimizer changes where the run is resumed, at step {trainer.global_step}: {said}")
+        if not any(float(group["lr"]) for optimizer in trainer.optimizers for group in optimizer.param_groups):
+            rank_zero_warn(
+                f"the learning rate is 0 at step {trainer.global_step}, where the run is resumed, and while it is, "
+                "nothing is learned: let the schedule end later (model.scheduler), or set model.scheduler to null"
+            )
 
 
 def groups_of(optimizer: Optimizer) -> list[Group]:

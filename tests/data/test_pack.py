@@ -108,3 +108,12 @@ def test_an_interrupted_pack_is_started_again_and_a_used_target_refused(tmp_path
     assert "out exists already: give another folder" in capsys.readouterr().err
     with pytest.raises(ValueError, match="no images in"):
         pack(tmp_path / "none", tmp_path / "other")
+
+
+@pytest.mark.parametrize("name", [" a", "a\nb", "a\udcff", "a\u2028b"])
+def test_names_that_cannot_be_written_are_refused_before_the_work(tmp_path, name, monkeypatch):
+    fill(tmp_path / "in", captions=False)
+    (tmp_path / "in" / "a").rename(tmp_path / "in" / name)
+    monkeypatch.setattr(module, "image_of", None)  # nothing may be decoded
+    with pytest.raises(ValueError, match=r"cannot be a line of classes.txt: rename its folder"):
+        pack(tmp_path / "in", tmp_path / "out")
