@@ -114,6 +114,6 @@ def test_an_interrupted_pack_is_started_again_and_a_used_target_refused(tmp_path
 def test_names_that_cannot_be_written_are_refused_before_the_work(tmp_path, name, monkeypatch):
     fill(tmp_path / "in", captions=False)
     (tmp_path / "in" / "a").rename(tmp_path / "in" / name)
-    monkeypatch.setattr(module, "image_of", None)  # nothing may be decoded
+    monkeypatch.setattr("pixelgen.data.pack.image_of", None)  # nothing may be decoded
     with pytest.raises(ValueError, match=r"cannot be a line of classes.txt: rename its folder"):
         pack(tmp_path / "in", tmp_path / "out")

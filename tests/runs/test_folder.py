@@ -53,7 +53,7 @@ def test_a_lock_dies_with_its_process_though_its_workers_live(tmp_path):
 
 def test_a_new_run_takes_no_folder_that_another_has_used_meanwhile(tmp_path):
     (tmp_path / "config.yaml").touch()
-    with pytest.raises(ValueError, match="another run has just taken .*: start again"):
+    with pytest.raises(ValueError, match=r"another run has just taken .*: start again"):
         lock_folder(tmp_path, new=True)
 
 
@@ -74,21 +74,22 @@ def test_changes_of_a_config_are_named_as_on_the_command_line():
 
 
 @pytest.mark.parametrize(
-    ("total_iters", "max_steps", "expected"),
+    ("total_iters", "max_steps", "arguments", "expected"),
     [
-        (2000, 2060, 2060),  # it had ended with training, and still does
-        (2000, 1500, 1500),
-        (1000, 2060, 1000),  # it was asked to end elsewhere
-        (2000, -1, 2000),  # no end is known
+        (2000, 2060, [], 2060),  # it had ended with training, and still does
+        (2000, 1500, [], 1500),
+        (1000, 2060, [], 1000),  # it was asked to end elsewhere
+        (2000, 2060, ["--model.scheduler.total_iters=2000"], 2000),
+        (2000, -1, [], 2000),  # no end is known
     ],
 )
-def test_what_ends_with_training_ends_with_longer_training(total_iters, max_steps, expected):
+def test_what_ends_with_training_ends_with_longer_training(total_iters, max_steps, arguments, expected):
     def config(end):
         scheduler = Namespace(init_args=Namespace(total_iters=total_iters))
         model = Namespace(init_args=Namespace(scheduler=scheduler, seed=0))
         return Namespace(model=model, trainer=Namespace(max_steps=end), seed_everything=0)
 
     now = config(max_steps)
-    follow(now, config(2000).as_dict())
+    follow(now, config(2000).as_dict(), arguments)
     assert now.model.init_args.scheduler.init_args.total_iters == expected
     assert now.model.init_args.seed == 0

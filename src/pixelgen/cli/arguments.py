@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -79,9 +79,15 @@ def fill_schedule(config: Namespace, given: Namespace) -> None:
     config[key] = config.trainer.max_steps
 
 
-def follow(config: Namespace, former: Mapping[str, Any]) -> None:
-    """Let what a run has from another of its options, such as the end of its schedule, change with that one."""
+def follow(config: Namespace, former: Mapping[str, Any], arguments: Sequence[str]) -> None:
+    """Let what a run has from another of its options, such as the end of its schedule, change with that one.
+
+    `former` is the config of the run; what the arguments name stays as they say.
+    """
+    flags = {argument.partition("=")[0].replace(".init_args", "") for argument in arguments}
     for key, source in FOLLOWING.items():
+        if "--" + key.replace(".init_args", "") in flags:
+            continue
         if (
             key in config
             and config[key] == _at(former, key) == _at(former, source)

@@ -143,7 +143,7 @@ class CLI(LightningCLI):
         fill_schedule(self.config, given)
         if self.config.ckpt_path:
             former = find_checkpoint(self.config.ckpt_path).resolve().parent.parent / "config.yaml"
-            follow(self.config, read_yaml(former) if former.is_file() else {})
+            follow(self.config, read_yaml(former) if former.is_file() else {}, self.arguments)
         data: ImageData = build(ImageData, self.config.data, "data")
         for side, value in (("input_size", data.image_size), ("num_classes", data.num_classes)):
             fill(self.config, given, f"model.init_args.denoiser.init_args.{side}", value)
