@@ -186,7 +186,7 @@ def begin_epoch(trainer: Trainer) -> None:
     Lightning would take this one for begun, and so count one epoch too few: after a second stop in it, the epoch would
     start over, and training end later.
     """
-    progress = trainer.fit_loop.epoch_progress.current
+    progress: Any = trainer.fit_loop.epoch_progress.current
     if trainer.fit_loop.restarted_mid_epoch and progress.ready == progress.processed:
         trainer.fit_loop.reset_restart_stage()
 
