@@ -74,7 +74,7 @@ def stop_somehow(folder, draw, processes):
     prepare = partial(moments.in_a_random_write, draw.random()) if in_a_write else None
     running, patience = begin_several(folder, 100_000, processes, *more, prepare=prepare), 30
     if not in_a_write:
-        time.sleep(draw.uniform(0.5, 5))
+        time.sleep(draw.uniform(0.5, 10))
         number = draw.choice((signal.SIGKILL, signal.SIGKILL, signal.SIGINT, signal.SIGHUP, signal.SIGTERM))
         for process in running:
             os.kill(process.pid, number)
