@@ -1,7 +1,5 @@
 """Being asked to stop: Ctrl-C, a terminal that closes, and the signals with which clusters announce a job's end."""
 
-from __future__ import annotations
-
 import os
 import signal
 import stat

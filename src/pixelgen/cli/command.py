@@ -1,7 +1,5 @@
 """One command line for every verb but `fit`, made of a function's signature and docstring."""
 
-from __future__ import annotations
-
 import sys
 from argparse import ArgumentError
 from collections.abc import Callable, Collection, Iterator, Sequence

@@ -1,7 +1,5 @@
 """What every denoiser offers to the trainer and the samplers."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from typing import Any
 
