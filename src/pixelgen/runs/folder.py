@@ -4,7 +4,6 @@ import os
 import shutil
 import socket
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from itertools import count
 from pathlib import Path
 from typing import IO, Any
@@ -15,7 +14,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, SaveConfigCallback
 from lightning.pytorch.utilities import rank_zero_info
 
-from pixelgen.files import write_text
+from pixelgen.files import locked, write_text
 
 LOCK = ".lock"
 NAMED = 8  # changed settings that are named
@@ -49,7 +48,7 @@ def lock_folder(folder: Path, new: bool) -> IO[str]:
     except OSError as error:
         raise ValueError(f"could not make {folder} ({error}): give another folder with --run") from error
     own = "give this run its own folder with --run"
-    if not _locked(file):
+    if not locked(file.fileno()):
         file.seek(0)
         raise ValueError(f"{file.read() or 'another process'} is training in {folder}: wait for its end, or {own}")
     if new and any(path.name != LOCK for path in folder.iterdir()):
@@ -59,18 +58,6 @@ def lock_folder(folder: Path, new: bool) -> IO[str]:
     file.write(f"process {os.getpid()} on {socket.gethostname()}")
     file.flush()
     return file
-
-
-def _locked(file: IO[str]) -> bool:
-    """Whether this process has the lock of a file now; also where the file system or the machine has no locks."""
-    with suppress(ImportError, OSError):
-        import fcntl
-
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (BlockingIOError, PermissionError):
-            return False
-    return True
 
 
 class SaveConfig(SaveConfigCallback):
