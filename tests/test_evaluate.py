@@ -60,12 +60,12 @@ def test_a_folder_against_a_folder(folders):
 @pytest.mark.parametrize("reference", [False, True])
 def test_a_file_that_cannot_be_written_is_refused_before_the_work(folders, tmp_path, capsys, reference):
     made, real = folders
-    (tmp_path / "scores").mkdir()
+    (tmp_path / "scores.npz").mkdir()
     command = ["reference", str(real)] if reference else [str(made), "--reference", str(real)]
     with pytest.raises(SystemExit):
-        main([*command, *TOY, "--to", str(tmp_path / "scores")])
+        main([*command, *TOY, "--to", str(tmp_path / "scores.npz")])
     said = capsys.readouterr()
-    assert "scores is a folder): give another file as --to" in said.err
+    assert "scores.npz is a folder): give another file as --to" in said.err
     assert "images" not in said.out  # no bar
 
 

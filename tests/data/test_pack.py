@@ -139,7 +139,7 @@ def test_an_interrupted_pack_is_started_again_and_a_used_target_refused(tmp_path
 def test_names_that_cannot_be_written_are_refused_before_the_work(tmp_path, name, monkeypatch):
     fill(tmp_path / "in", captions=False)
     (tmp_path / "in" / "a").rename(tmp_path / "in" / name)
-    monkeypatch.setattr("pixelgen.data.pack.image_of", None)  # nothing may be decoded
+    monkeypatch.setattr("pixelgen.data.pack._encoded", None)  # nothing may be decoded
     with pytest.raises(ValueError, match="a name that is not one line of text: rename it"):
         pack(tmp_path / "in", tmp_path / "out")
 
