@@ -4,6 +4,7 @@ import os
 import resource
 import signal
 from itertools import count
+from random import Random
 
 from lightning import Trainer
 from lightning.pytorch.loops.fit_loop import _FitLoop
@@ -53,6 +54,29 @@ def in_validation_with_the_average_in_place():
         return original(self, batch, batch_idx)
 
     PixelGen.validation_step = validate
+
+
+def in_a_random_write(seed):
+    """In one of the first checkpoints: half of it written, or at one of the moments between its names."""
+    draw, number = Random(seed), count(1)
+    place, last = draw.randrange(4), draw.randint(1, 4)
+    owner, name = [
+        (Trainer, "save_checkpoint"),
+        (checkpoint_io, "publish"),
+        (checkpoint_io, "link"),
+        (checkpoint.Checkpoint, "_drop_old"),
+    ][place]
+    original = getattr(owner, name)
+
+    def then_die(*args, **options):
+        if next(number) < last:
+            return original(*args, **options)
+        if place == 0:
+            original(*args, **options)
+            os.truncate(args[1], int(draw.random() * os.path.getsize(args[1])))
+        return die()
+
+    setattr(owner, name, then_die)
 
 
 def while_the_config_is_written():

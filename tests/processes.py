@@ -37,6 +37,7 @@ def _run(arguments, log, rank, world_size, port, prepare, main):
     for handler in logging.getLogger("lightning").handlers + logging.getLogger("lightning.pytorch").handlers:
         handler.setStream(sys.stderr)
     sys.path.insert(0, str(HERE))
+    multiprocessing.set_start_method("fork", force=True)  # workers see by their parent when a run is killed
     torch.set_num_threads(1)
     if prepare is not None:
         prepare()

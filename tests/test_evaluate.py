@@ -57,6 +57,28 @@ def test_a_folder_against_a_folder(folders):
     assert record["protocol"]["features"][0]["settings"]["kid_subset_size"] == 10
 
 
+@pytest.mark.parametrize("reference", [False, True])
+def test_a_file_that_cannot_be_written_is_refused_before_the_work(folders, tmp_path, capsys, reference):
+    made, real = folders
+    (tmp_path / "scores.npz").mkdir()
+    command = ["reference", str(real)] if reference else [str(made), "--reference", str(real)]
+    with pytest.raises(SystemExit):
+        main([*command, *TOY, "--to", str(tmp_path / "scores.npz")])
+    said = capsys.readouterr()
+    assert "scores.npz is a folder): give another file as --to" in said.err
+    assert "images" not in said.out  # no bar
+
+
+def test_scores_that_cannot_be_written_any_more_are_printed(folders, tmp_path, capsys, monkeypatch):
+    def full(*_):
+        raise ValueError("could not write scores.json: free some space")
+
+    monkeypatch.setattr("pixelgen.evaluation.score_set.write_text", full)
+    with pytest.raises(ValueError, match="free some space"):
+        score(*folders[:1], folders[1], to=tmp_path / "scores.json")
+    assert f"{expected_distance():.3f}" in capsys.readouterr().out
+
+
 def test_the_same_whatever_the_form_of_images_and_reference(folders, tmp_path):
     made, real = folders
     expected = score(made, real)

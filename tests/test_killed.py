@@ -4,13 +4,19 @@ import os
 import random
 import signal
 import time
+from collections import Counter
+from functools import partial
+from itertools import groupby
+from operator import itemgetter
 
 import pytest
 
 import moments
 from distributed.test_fsdp import contents
 from pixelgen.runs.run import Run
-from processes import HERE, finish, fit, start, status
+from processes import HERE, SEVERAL, finish, fit, free_port, start, status
+
+STOPS = int(os.environ.get("STOPS", "100"))
 
 RUN = [
     *("--config", str(HERE / "parallel.yaml"), "--data.batch_size", "8", "--ckpt_path", "last"),
@@ -52,21 +58,58 @@ def assert_bit_equal(folder, other):
     assert [key for key in found if not found[key].equal(others[key])] == []
 
 
-@pytest.mark.slow
-def test_killed_at_random_moments_nothing_is_lost(tmp_path):
-    """The same command again and again; whatever is there afterwards is complete, and further than before."""
-    folder, seconds, reached = tmp_path / "run", random.Random(0), [0]
-    for _ in range(25):
-        process = begin(folder, 100_000)
-        time.sleep(seconds.uniform(0.5, 3))
+def begin_several(folder, steps, processes, *more, prepare=None):
+    """The same run in one process, or in two with half of the batch each."""
+    if processes == 1:
+        return [begin(folder, steps, *more, prepare=prepare)]
+    half = [*SEVERAL["ddp"], "--data.batch_size", "4", "--trainer.devices", "2", "--run", str(folder)]
+    arguments, port = [*RUN, *half, "--trainer.max_steps", str(steps), *more], free_port()
+    return [start(arguments, folder.with_suffix(".log"), rank, 2, port, prepare) for rank in (0, 1)]
+
+
+def stop_somehow(folder, draw, processes):
+    """Start the run, or resume it, and end it: a third of the times in a write, else by a signal at any moment."""
+    more = ["--data.num_workers", str(draw.choice((0, 0, 2)))]
+    in_a_write = draw.random() < 1 / 3
+    prepare = partial(moments.in_a_random_write, draw.random()) if in_a_write else None
+    running, patience = begin_several(folder, 100_000, processes, *more, prepare=prepare), 30
+    if not in_a_write:
+        time.sleep(draw.uniform(0.5, 10))
+        number = draw.choice((signal.SIGKILL, signal.SIGKILL, signal.SIGINT, signal.SIGHUP, signal.SIGTERM))
+        for process in running:
+            os.kill(process.pid, number)
+    for process in running:
+        process.join(patience)  # in vain where the other one has died
         process.kill()
-        assert status(process) == -signal.SIGKILL, folder.with_suffix(".log").read_text()[-3000:]
-        reached.append(step_of(folder))  # reads the whole file
-    assert reached == sorted(reached)
-    assert len(set(reached)) > 10
-    complete(folder, reached[-1] + 5)
-    complete(tmp_path / "whole", reached[-1] + 5)
-    assert_bit_equal(folder, tmp_path / "whole")
+        process.join()
+    return "write" if in_a_write else number.name
+
+
+@pytest.mark.slow
+def test_a_hundred_stops_lose_nothing(tmp_path):
+    """The same command again and again; what is there afterwards can be read, and is further than before.
+
+    In the end all is bit-equal to a run that stopped only where the number of processes changed.
+    """
+    folder, draw, processes, ways = tmp_path / "run", random.Random(0), 1, Counter()
+    plan = [(1, 0)]  # numbers of processes, and the steps that they reached
+    for _ in range(STOPS):
+        processes = 3 - processes if draw.random() < 0.1 else processes
+        way = stop_somehow(folder, draw, processes)
+        ways[way] += 1
+        plan.append((processes, step_of(folder)))  # reads the whole file
+        print(way, *plan[-1], flush=True)
+    steps = [step for _, step in plan]
+    print(f"{dict(ways)}, {steps[-1]} steps, {sum(p == 2 for p, _ in plan)} times two processes")
+    assert steps == sorted(steps)
+    assert len(set(steps)) > STOPS / 3
+    finish(begin_several(folder, steps[-1] + 5, 1), folder.with_suffix(".log"))
+    whole = tmp_path / "whole"
+    for processes, group in groupby([*plan, (1, steps[-1] + 5)], key=itemgetter(0)):
+        step = max(step for _, step in group)
+        if step > step_of(whole):
+            finish(begin_several(whole, step, processes), whole.with_suffix(".log"), timeout=600)
+    assert_bit_equal(folder, whole)
 
 
 @pytest.fixture(scope="module")
@@ -97,14 +140,17 @@ def test_killed_at_the_worst_moments(whole, tmp_path, moment, saved):
     assert names == ["last.ckpt", "step_0000009.ckpt", "step_0000012.ckpt"]
 
 
-@pytest.mark.parametrize(("name", "num_workers"), [("SIGUSR1", 0), pytest.param("SIGTERM", 2, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("name", "num_workers"),
+    [("SIGINT", 2), *(pytest.param(name, 2, marks=pytest.mark.slow) for name in ("SIGTERM", "SIGHUP", "SIGUSR1"))],
+)
 def test_asked_to_stop_it_saves_at_once(tmp_path, name, num_workers):
     """The signal goes to every process of the job, data workers included, as a cluster sends it."""
     folder = tmp_path / "run"
     process = begin(folder, 100_000, "--data.num_workers", str(num_workers), prepare=os.setpgrp)
     wait_for_step(folder, 6, process)
     os.killpg(process.pid, getattr(signal, name))
-    finish([process], folder.with_suffix(".log"))  # status 0
+    assert status(process) == (130 if name == "SIGINT" else 0)
     stopped = step_of(folder)
     assert f"{name}: saved step {stopped} and stopped" in folder.with_suffix(".log").read_text()
     complete(folder, stopped + 5)

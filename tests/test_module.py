@@ -10,7 +10,7 @@ from pixelgen.encoders import PatchEncoder
 from pixelgen.flow import Euler, draw_noise
 from pixelgen.losses import REPA, AdaptiveWeight, Objective
 from pixelgen.models import Denoiser, JiT
-from pixelgen.module import WarmUp
+from pixelgen.schedule import WarmUp
 
 
 def tiny(num_classes=3, **options):

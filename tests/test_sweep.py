@@ -82,7 +82,7 @@ def test_a_sweep_goes_on_where_it_was_stopped(swept, tmp_path, monkeypatch):
 
     original = PixelGen.sample
     monkeypatch.setattr(PixelGen, "sample", twice)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(SystemExit, match="130"):
         main([str(copy), *SWEEP])
     assert len((copy / "sweep" / "sweep.csv").read_text().splitlines()) == 3
     again = main([str(copy), *SWEEP])

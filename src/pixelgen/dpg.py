@@ -50,7 +50,7 @@ def dpg(
         return f"images/{[*texts][number]}/{seed:04d}.png"
 
     folder = sample_prompts(run, fabric, [*texts.values()], path, IMAGES, sha256, to, "dpg", sampling)
-    with agree(fabric):
+    with agree():
         share = range(fabric.global_rank, len(texts), fabric.world_size)
         for number in track(share, "grids", disable=fabric.global_rank != 0):
             images = [folder / path(number, sampling.seed + i) for i in range(IMAGES)]

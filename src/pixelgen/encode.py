@@ -88,7 +88,7 @@ def encode(
     text_encoder.to(fabric.device)
     unfinished = to.with_name(f"{to.name}.unfinished")
     held = ExitStack()
-    with agree(fabric):
+    with agree():
         if fabric.global_rank == 0:
             held.enter_context(sole_writer(to))
         check_unused(to)
@@ -96,7 +96,7 @@ def encode(
             _prepare(unfinished / ENCODER, {**text_encoder.settings, "captions": vars(captions), "seed": seed})
     with held:
         numbers, kept, left_out = [], [], _LeftOut()
-        with agree(fabric):
+        with agree():
             share = list(sources)[fabric.global_rank :: fabric.world_size]
             for name in track(share, "shards", console=Console(stderr=True), disable=fabric.global_rank != 0):
                 if (unfinished / name).exists():

@@ -14,7 +14,7 @@ from pixelgen.config import read_yaml
 from pixelgen.data import ImageData
 from pixelgen.data.folder import EXTENSIONS
 from pixelgen.data.images import Item
-from pixelgen.distributed.processes import launch
+from pixelgen.distributed.processes import agree, launch
 from pixelgen.encoders import DINOv2Features, FeatureExtractor  # noqa: F401, the command line finds it by name
 from pixelgen.encoders.inception import Inception
 from pixelgen.evaluation.extract import EvaluationJob, choose
@@ -25,6 +25,7 @@ from pixelgen.evaluation.score_set import (
     UNKNOWN,
     Scores,
     add_scores,
+    check_scores_file,
     print_scores,
     score_set,
     scores_file,
@@ -32,6 +33,7 @@ from pixelgen.evaluation.score_set import (
 )
 from pixelgen.evaluation.scores import ONLY_FRECHET, Metrics, warn_of_few
 from pixelgen.evaluation.statistics import Statistics
+from pixelgen.files import refuse_unwritable
 from pixelgen.module import PixelGen
 from pixelgen.runs.checkpoints import find_weights, holds_weights
 from pixelgen.runs.run import Run
@@ -112,6 +114,8 @@ def evaluate(
         pairs.append((dinov2, Reference(Path(dinov2_reference or reference))))
     for part, real in pairs:
         real.check(part, ONLY_FRECHET if images else metrics, num_images or PUBLISHED)
+    if images or to is not None:
+        check_scores_file(scores_file(Path(str(source))) if to is None else Path(to))
     fabric, classes = launch(sampling.devices, sampling.precision, sampling.num_nodes), None
     if not images:
         run, num_images = Run.open(source), num_images or PUBLISHED
@@ -127,9 +131,9 @@ def evaluate(
     job = EvaluationJob(metrics, sampling.batch_size, num_workers, skip_corrupt, fabric, upright)
     scores = score_set(folder, num_images, [(part.to(fabric.device), real) for part, real in pairs], job, classes)
     scores.protocol |= {} if protocol is None else {"protocol": protocol}
-    if fabric.global_rank == 0:
-        add_scores(scores_file(folder) if to is None else Path(to).expanduser(), scores)
-    fabric.barrier()
+    with agree():
+        if fabric.global_rank == 0:
+            add_scores(scores_file(folder) if to is None else Path(to).expanduser(), scores)
     return scores
 
 
@@ -211,6 +215,7 @@ def write_reference(
         raise ValueError("give either a folder or npz of images, or a data module with --data or --config")
     if data is not None:
         data.setup("fit")
+    refuse_unwritable(Path(to), "give another file as --to")
     images: Dataset[Item] = open_images(str(source), image_size, upright) if data is None else data.train_dataset()
     count = len(choose(images, num_images))
     fabric = launch(devices, "32-true", num_nodes)

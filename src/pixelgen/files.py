@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import IO, Any
 
 import torch
@@ -134,6 +135,18 @@ def read_lines(path: str | Path) -> list[str]:
     return [line.strip() for line in read_text(path).split("\n")]
 
 
+def refuse_unwritable(path: Path, fix: str) -> None:
+    """Refuse a file, before the long work whose result goes there, that could not be written after it."""
+    try:
+        if path.is_dir():
+            raise IsADirectoryError(f"{path} is a folder")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise ValueError(f"could not write {path} ({error}): {fix}") from error
+
+
 @contextmanager
 def sole_writer(path: Path) -> Iterator[None]:
     """Keep other processes from making the same folder meanwhile, with a lock beside it that dies with the process.
@@ -146,7 +159,7 @@ def sole_writer(path: Path) -> Iterator[None]:
         path.parent.mkdir(parents=True, exist_ok=True)
         flags = os.O_CREAT | os.O_RDWR | getattr(os, "O_NOFOLLOW", 0)
         with os.fdopen(os.open(lock, flags, 0o666), "r+b") as file:
-            if not _locked(file.fileno()):
+            if not locked(file.fileno()):
                 raise ValueError(f"another process is writing {path}: wait for its end, or choose another folder")
             yield
             lock.unlink(missing_ok=True)
@@ -154,14 +167,14 @@ def sole_writer(path: Path) -> Iterator[None]:
         raise ValueError(f"could not write {path} ({error}): free some space or choose another folder") from error
 
 
-def _locked(file: int) -> bool:
+def locked(file: int) -> bool:
     """Whether this process has the lock of a file now; also where the file system or the machine has no locks."""
     with suppress(ImportError, OSError):
         import fcntl
 
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        except (BlockingIOError, PermissionError):
             return False
     return True
 

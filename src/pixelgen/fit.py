@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+
 from pixelgen.cli.command import stop_on_bad_input
 from pixelgen.cli.training import CLI
 
@@ -11,7 +13,13 @@ def main(args: Sequence[str] | None = None) -> CLI:
     with stop_on_bad_input():
         cli = CLI(args)
         cli.make_folder()
-    cli.fit()
+    try:
+        cli.fit()
+    except (ValueError, MisconfigurationException) as error:
+        if cli.begun:
+            raise
+        with stop_on_bad_input():
+            raise ValueError(error) from error
     return cli
 
 

@@ -62,14 +62,14 @@ def geneval(
         folder = Path(str(source))
         score_folder(folder, detector, fabric)
         return folder
-    with agree(fabric):
+    with agree():
         run = Run.open(source)
         chosen = subset_by_task(find_prompts(prompts, _shapes_data(run)), num_prompts)
         if not generate_only:
             detector = find_detector(detector, chosen)  # before hours of sampling, if it is missing
     texts, sha256 = [prompt.text for prompt in chosen], prompts_sha256(chosen)
     folder = sample_prompts(run, fabric, texts, image_path, images_per_prompt, sha256, to, "geneval", sampling)
-    with agree(fabric):
+    with agree():
         if fabric.global_rank == 0:
             write_metadata(folder, chosen)
     if not generate_only:

@@ -12,7 +12,7 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import ConstantLR, LRScheduler, ReduceLROnPlateau
+from torch.optim.lr_scheduler import ConstantLR, ReduceLROnPlateau
 
 from pixelgen.classes import refuse_other_classes
 from pixelgen.conditioner import Condition, Conditioner, Unconditional, conditioner_of
@@ -21,6 +21,7 @@ from pixelgen.encoders.text import TextEncoder
 from pixelgen.flow import Heun, LogitNormalTime, Sampler, TimeSampler, draw_noise, interpolate, noise_like, to_float
 from pixelgen.losses import Objective, Prediction, Terms
 from pixelgen.models import Denoiser
+from pixelgen.schedule import Resumption, WarmUp
 
 Batch = dict[str, Any]
 Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
@@ -30,47 +31,6 @@ def is_logging_step(trainer: Trainer, step: int) -> bool:
     """Whether what is logged at this optimizer step reaches the loggers; steps are counted from 1."""
     every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
     return every > 0 and step % every == 0
-
-
-class WarmUp(LRScheduler):
-    """Multiplies what another schedule says by a ramp from 0 to 1 over the first steps.
-
-    The rate that is set is the one that is stepped with, so that loggers see the ramp.
-
-    Args:
-        schedule: the other schedule, of the same optimizer.
-        steps: length of the ramp; the first step has the share 1/steps, the last the whole rate.
-    """
-
-    def __init__(self, schedule: LRScheduler, steps: int) -> None:
-        self.schedule, self.steps, self.optimizer, self.last_epoch = schedule, steps, schedule.optimizer, 0
-        self._ramp()
-
-    def _ramp(self) -> None:
-        share = min(1.0, (self.last_epoch + 1) / self.steps)
-        self._last_lr = [share * rate for rate in self.schedule.get_last_lr()]
-        self._set(self._last_lr)
-
-    def _set(self, rates: Sequence[Any]) -> None:
-        for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
-            group["lr"] = rate
-
-    def step(self, epoch: int | None = None) -> None:
-        """One optimizer step later; the other schedule sees the rates without the ramp."""
-        self._set(self.schedule.get_last_lr())
-        self.schedule.step()
-        self.last_epoch += 1
-        self._ramp()
-
-    def state_dict(self) -> dict[str, Any]:
-        """That of the other schedule, and the number of steps."""
-        return {"schedule": self.schedule.state_dict(), "steps": self.last_epoch}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continue from there."""
-        self.schedule.load_state_dict(state_dict["schedule"])
-        self.last_epoch = state_dict["steps"]
-        self._ramp()
 
 
 class PixelGen(LightningModule):
@@ -146,6 +106,7 @@ class PixelGen(LightningModule):
         self.condition_dropout = condition_dropout
         self.noise_scale = noise_scale
         self.seed = seed
+        self._resumption = Resumption()
         if checkpoint_blocks:
             self.denoiser.require("model.checkpoint_blocks", "blocks")
         self.denoiser.checkpoint_blocks = checkpoint_blocks
@@ -264,9 +225,10 @@ class PixelGen(LightningModule):
         checkpoint["class_names"] = self.class_names
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse data of other classes than those of the checkpoint."""
+        """Refuse data of other classes than those of the checkpoint, and keep its schedules from the present ones."""
         refuse_other_classes(checkpoint.get("class_names"), self.class_names)
         self.conditioner.take_names(checkpoint.get("class_names"))
+        self._resumption.take_schedules(checkpoint)
 
     def configure_model(self) -> None:
         """Under FSDP2, split what trains over the processes (once: Lightning calls this before each of its runs)."""
@@ -276,8 +238,13 @@ class PixelGen(LightningModule):
         others = [module for term in terms for module in term.children() if any(True for _ in module.parameters())]
         shard(self.denoiser, others, self.device_mesh["data_parallel"])
 
+    def on_fit_start(self) -> None:
+        """Note the settings of the optimizer, before those of a checkpoint take their place."""
+        self._resumption.note(self.trainer)
+
     def on_train_start(self) -> None:
-        """See to it that no parameter is left to drift apart between processes."""
+        """See to it that a resumed run has its own settings, and that no parameter drifts apart between processes."""
+        self._resumption.apply(self.trainer)
         check_synchronised(self, self.trainer.optimizers, self.trainer.strategy)
 
     def configure_optimizers(self) -> Any:

@@ -18,6 +18,7 @@ from pixelgen.evaluation.score_set import add_scores, score_set, scores_file
 from pixelgen.evaluation.scores import ONLY_FRECHET, Metrics
 from pixelgen.evaluation.statistics import Statistics
 from pixelgen.evaluation.sweep import Result, plot, ranked, rows, sample_command, table_of, write_csv
+from pixelgen.files import refuse_unwritable
 from pixelgen.flow import Sampler
 from pixelgen.runs.checkpoints import EXPORT
 from pixelgen.runs.run import Run
@@ -136,6 +137,7 @@ def sweep(
     features = (extractor or Inception()).to(fabric.device)
     real.check(features, metrics, num_images)
     folder = run.folder / "sweep" if to is None else Path(to).expanduser()
+    refuse_unwritable(folder / "sweep.csv", "give another folder as --to")
     model, filled = open_model(run, fabric, replace(sampling, ema=plan[0].ema)), plan[0].ema
     real.check(features, metrics, num_images, sampling.size or (model.denoiser.image_size,) * 2)
     shown = None if classes or sampling.random_classes else model.denoiser.num_classes

@@ -1,5 +1,7 @@
 import os
+import signal
 import tempfile
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -8,9 +10,10 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback
 from torch.distributed.checkpoint.api import CheckpointException
 
-from pixelgen.callbacks import checkpoint
+from pixelgen.callbacks import checkpoint, preemption
 from pixelgen.callbacks.checkpoint import Checkpoint
 from pixelgen.callbacks.checkpoint_io import link, write_error
+from pixelgen.callbacks.preemption import SIGNALS
 from tiny_run import TinyData, TinyModule, tiny_trainer
 
 
@@ -45,6 +48,32 @@ def test_names_and_retention(tmp_path):
     assert names(tmp_path) == ["last.ckpt", "step_0000006.ckpt", "step_0000007.ckpt"]
     assert step_of(tmp_path / "checkpoints/last.ckpt") == 7
     assert os.path.samefile(tmp_path / "checkpoints/last.ckpt", tmp_path / "checkpoints/step_0000007.ckpt")
+
+
+@pytest.mark.parametrize("stops", [(4,), (4, 5), (3, 4, 6), (8,)])
+@pytest.mark.parametrize("limit", [{"max_steps": -1, "max_epochs": 3}, {"max_steps": 12}])
+def test_epochs_are_counted_exactly_however_often_a_run_stops(tmp_path, stops, limit):
+    """Four batches an epoch; each stop is at a checkpoint, and the trainer does not know that it will come."""
+    batches, last = [], None
+
+    class Stop(Callback):
+        def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+            batches.append((trainer.current_epoch, batch_idx))
+
+        def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+            if trainer.global_step == self.step:
+                raise InterruptedError
+
+    for step in [*stops, None]:
+        stop = Stop()
+        stop.step = step
+        trainer = tiny_trainer(tmp_path, [stop, Checkpoint(every_n_steps=1)], **limit)
+        with pytest.raises(InterruptedError) if step else nullcontext():
+            trainer.fit(TinyModule(), TinyData(), ckpt_path=last)
+        last = tmp_path / "checkpoints/last.ckpt"
+    assert step_of(last) == 12
+    assert trainer.current_epoch == 3
+    assert batches == [(epoch, batch) for epoch in range(3) for batch in range(4)]
 
 
 def test_keep_all(tmp_path):
@@ -203,6 +232,69 @@ def test_last_is_a_copy_where_links_are_impossible(tmp_path, monkeypatch):
     fit(tmp_path, Checkpoint(every_n_steps=2), max_steps=4)
     assert names(tmp_path) == ["last.ckpt", "step_0000002.ckpt", "step_0000004.ckpt"]
     assert step_of(tmp_path / "checkpoints/last.ckpt") == 4
+
+
+@pytest.fixture
+def handlers():
+    """What pytest itself has for each signal."""
+    former = {number: signal.getsignal(number) for number in SIGNALS}
+    yield former
+    for number, handler in former.items():
+        signal.signal(number, handler)
+
+
+class Signals(Callback):
+    """Sends itself signals in a step."""
+
+    def __init__(self, *numbers, step=2):
+        self.numbers, self.step = numbers, step
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        if trainer.global_step == self.step:
+            for number in self.numbers:
+                os.kill(os.getpid(), number)
+
+
+@pytest.mark.parametrize(
+    ("numbers", "status"),
+    [([signal.SIGTERM], 0), ([signal.SIGHUP], 0), ([signal.SIGINT], 130), ([signal.SIGINT, signal.SIGINT], 130)],
+)
+def test_whatever_asks_to_stop_saves_the_present_step(tmp_path, handlers, numbers, status):
+    """A launcher may hand on the Ctrl-C that the terminal has sent already: two at once are one."""
+    with pytest.raises(SystemExit) as stop:
+        fit(tmp_path, Signals(*numbers), Checkpoint(every_n_steps=100))
+    assert stop.value.code == status
+    assert step_of(tmp_path / "checkpoints/last.ckpt") == 3
+    assert {number: signal.getsignal(number) for number in SIGNALS} == handlers
+
+
+def test_a_second_ctrl_c_ends_training_at_once(tmp_path, handlers, monkeypatch):
+    monkeypatch.setattr(preemption, "SAME", -1.0)
+    with pytest.raises(SystemExit) as stop:
+        fit(tmp_path, Signals(signal.SIGINT, signal.SIGINT), Checkpoint(every_n_steps=100))
+    assert stop.value.code == 1
+    assert not (tmp_path / "checkpoints").exists()
+
+
+def test_handlers_are_put_back_however_training_ends(tmp_path, handlers):
+    fit(tmp_path / "whole", Checkpoint(), max_steps=1)
+    assert {number: signal.getsignal(number) for number in SIGNALS} == handlers
+    with pytest.raises(ValueError, match="checkpoints of another run"):
+        fit(tmp_path / "whole", Checkpoint(), max_steps=1)
+    assert {number: signal.getsignal(number) for number in SIGNALS} == handlers
+
+
+def test_what_is_ignored_stays_ignored(tmp_path, handlers):
+    """As `nohup` does it."""
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    fit(tmp_path, Signals(signal.SIGHUP), Checkpoint(), max_steps=4)
+    assert step_of(tmp_path / "checkpoints/last.ckpt") == 4
+
+
+def test_the_best_one_by_another_measure_is_forgotten():
+    checkpoint = Checkpoint(monitor="fid", mode="max")
+    checkpoint.load_state_dict({"best": 3.0, "seen": 3.0, "monitor": "fid", "mode": "min"})
+    assert checkpoint.best_model_score is None
 
 
 @pytest.mark.parametrize(

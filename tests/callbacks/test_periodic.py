@@ -91,6 +91,32 @@ def test_a_resumed_run_does_not_run_twice_at_a_step(tmp_path):
     assert steps.steps == [6]
 
 
+class Broken(Steps):
+    """Fails at step 3."""
+
+    def run(self, trainer, pl_module):
+        super().run(trainer, pl_module)
+        if trainer.global_step == 3:
+            raise RuntimeError("no picture")
+
+
+def test_what_fails_costs_a_warning_and_no_training(tmp_path):
+    steps, sampled = Broken(), Steps()
+    with pytest.warns(UserWarning, match=r"Broken failed at step 3, and training goes on \(RuntimeError: no picture\)"):
+        tiny_trainer(tmp_path, [steps, sampled], 7).fit(TinyModule(), TinyData())
+    assert steps.steps == sampled.steps == [0, 3, 6, 7]
+
+
+class Interrupting(Steps):
+    def run(self, trainer, pl_module):
+        raise KeyboardInterrupt
+
+
+def test_an_interrupt_is_no_failure(tmp_path):
+    with pytest.raises(SystemExit):
+        tiny_trainer(tmp_path, [Interrupting()], 2).fit(TinyModule(), TinyData())
+
+
 def test_refusals():
     with pytest.raises(ValueError, match="at least 1, got 0: use null"):
         Steps(0)

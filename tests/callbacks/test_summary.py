@@ -6,7 +6,7 @@ from rich.console import Console
 from pixelgen.callbacks.checkpoint import Checkpoint
 from pixelgen.callbacks.preview import Preview
 from pixelgen.callbacks.scores import FID
-from pixelgen.callbacks.summary import Summary
+from pixelgen.callbacks.summary import Summary, scores
 from pixelgen.callbacks.throughput import Throughput
 from tiny_run import Means, TinyData, TinyModule, tiny_trainer
 
@@ -31,6 +31,15 @@ def test_table(tmp_path, monkeypatch, capsys):
     files = ("run/previews", "run/checkpoints", "run/evaluations.jsonl", "run/logs")
     for text in ("images/s", "6 (6 in 0.0 min)", *files):
         assert printed.count(text) == 1
+
+
+def test_an_old_score_is_not_the_last_one_of_a_resumed_run(tmp_path):
+    trainer = fit(tmp_path, FID(Means(), num_samples=4))
+    trainer.callbacks[0].history.append({"step": 6, "fid": 2.0})
+    assert [row[1:] for row in scores(trainer, since=0)][-1] == ("2 (step 6)", "2 (step 6)")
+    assert [row[1:] for row in scores(trainer, since=6)][-1] == ("2 (step 6)", "2 (step 6)")  # nothing was trained
+    trainer.fit_loop.epoch_loop.automatic_optimization.optim_progress.optimizer.step.total.completed = 8
+    assert [row[1:] for row in scores(trainer, since=6)][-1] == ("2 (step 6)", "")
 
 
 def test_bare_run(tmp_path):

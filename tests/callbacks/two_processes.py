@@ -64,6 +64,22 @@ class Bright(Detector):
         return ["red"]
 
 
+class Failing(Toy):
+    """Cannot look at the images of the second process."""
+
+    def forward(self, images):
+        if torch.distributed.is_initialized() and torch.distributed.get_rank() == 1:
+            raise RuntimeError("out of memory")
+        return super().forward(images)
+
+
+class Broken(FID):
+    """Has a state of its own."""
+
+    def __init__(self):
+        super().__init__(Failing(), num_samples=9, every_n_steps=2, batch_size=2)
+
+
 class Record(Callback):
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
         weight = pl_module.denoiser.final_layer.linear.weight.detach()
@@ -80,7 +96,17 @@ def main(strategy, folder, max_steps, ckpt_path=None):
     prompts = [Prompt("single_object", (ObjectSpec("circle"),), "circle" + i * "!") for i in range(9)]
     circles.write_text(to_lines(prompts))
     geneval = GenEval(Bright(), str(circles), images_per_prompt=3, at_start=True, batch_size=2)
-    callbacks = [ema, guard, Throughput(every_n_steps=2), Preview(num_images=2), fid, geneval, Summary(), record]
+    callbacks = [
+        ema,
+        guard,
+        Throughput(every_n_steps=2),
+        Preview(num_images=2),
+        fid,
+        geneval,
+        Broken(),
+        Summary(),
+        record,
+    ]
     options = {"devices": 1} if strategy == "one" else {"devices": 2, "strategy": _strategy(strategy)}
     trainer = tiny_trainer(
         folder, [*callbacks, Checkpoint(every_n_steps=3, monitor="frechet/toy")], max_steps=max_steps, **options

@@ -79,17 +79,21 @@ def test_resuming_is_bit_equal_to_not_stopping(finished_run, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("change", "error", "message"),
+    ("change", "message"),
     [
-        (["--model.denoiser.hidden_size", "32"], SystemExit, "are of another network: "),
-        (["--callbacks.ema.decays", "[0.7]"], ValueError, "0.7"),
+        (["--model.denoiser.hidden_size", "32"], "are of another network: "),
+        (["--callbacks.ema.decays", "[0.7]"], "holds the averages ['0.9', '0.5'], not ['0.7']: resume with the same"),
+        (["--model.optimizer", "torch.optim.SGD"], "another optimizer than SGD"),
+        (["--model.objective.adaptive", "AdaptiveWeight"], "weigh themselves (objective.adaptive.weight): resume with"),
     ],
 )
-def test_what_does_not_fit_its_checkpoint_leaves_the_run_as_it_was(finished_run, capsys, change, error, message):
+def test_what_does_not_fit_its_checkpoint_leaves_the_run_as_it_was(finished_run, capsys, change, message):
     config = (finished_run / "config.yaml").read_text()
-    with pytest.raises(error) as raised:
+    with pytest.raises(SystemExit) as stop:
         main(["--ckpt_path", str(finished_run), "--trainer.max_steps", "13", *change])
-    assert message in str(raised.value) + capsys.readouterr().err
+    (error,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert message in error
+    assert stop.value.code == 2
     assert (finished_run / "config.yaml").read_text() == config
     assert not (finished_run / "config-1.yaml").exists()
     pixelgen.load(finished_run)
@@ -136,8 +140,13 @@ def test_of_two_runs_started_together_one_gets_the_folder(tmp_path, monkeypatch)
     arguments = [*SHAPES, *TINY, "--run", str(tmp_path / "run")]
     first, late = CLI(arguments), CLI(arguments)  # both have chosen the same folder
     first.make_folder()
+    with pytest.raises(ValueError, match=r"process \d+ on .* is training in .*run: wait for its end, or give .* --run"):
+        late.make_folder()
+    (tmp_path / "run" / "config.yaml").touch()
+    first._lock.close()
     with pytest.raises(ValueError, match=r"another run has just taken .*run: start again, or give .* --run"):
-        late.fit()
+        late.make_folder()
+    (tmp_path / "run" / "config.yaml").unlink()
     assert CLI(arguments).folder == tmp_path / "run-2"
     monkeypatch.setattr(rank_zero_only, "rank", 1)
     assert CLI(arguments).folder == tmp_path / "run"  # the folder of its first process
@@ -150,7 +159,7 @@ def test_a_folder_that_cannot_be_made_is_said_in_one_sentence(tmp_path, capsys):
     assert "error: could not make" in capsys.readouterr().err
 
 
-def test_a_polynomial_schedule_ends_with_training_unless_told_otherwise(tmp_path):
+def test_a_polynomial_schedule_ends_with_training_unless_told_otherwise(tmp_path, caplog):
     arguments = ["--model.scheduler", "torch.optim.lr_scheduler.PolynomialLR", "--trainer.log_every_n_steps", "1"]
     with warnings.catch_warnings(record=True) as said:
         fit(tmp_path / "run", *arguments, "--trainer.max_steps", "2")
@@ -158,8 +167,17 @@ def test_a_polynomial_schedule_ends_with_training_unless_told_otherwise(tmp_path
     assert yaml.safe_load((tmp_path / "run/config.yaml").read_text())["model"]["init_args"]["scheduler"]["init_args"][
         "total_iters"
     ] == 2  # fmt: skip
-    with pytest.warns(UserWarning, match=r"falls to 0 at step 2, before the last one, 3: .*--init_from"):
-        main(["--ckpt_path", str(tmp_path / "run"), "--trainer.max_steps", "3"])
+    main(["--ckpt_path", str(tmp_path / "run"), "--trainer.max_steps", "3", "--seed_everything", "7"])
+    said = [record.getMessage() for record in caplog.records]
+    assert f"run folder: {tmp_path / 'run'} (resumed from {tmp_path / 'run'})" in said
+    assert "the optimizer changes where the run is resumed, at step 2: lr 0 -> 3.333e-05" in said
+    changes = ["trainer.max_steps 2 -> 3", "model.scheduler.total_iters 2 -> 3", "model.seed 0 -> 7"]
+    (line,) = [line for line in said if line.startswith("resumed with other settings than in config-1.yaml: ")]
+    assert all(change in line for change in changes)
+    model = yaml.safe_load((tmp_path / "run/config.yaml").read_text())["model"]["init_args"]
+    assert (model["scheduler"]["init_args"]["total_iters"], model["seed"]) == (3, 7)
+    with pytest.warns(UserWarning, match=r"falls to 0 at step 3, before the last one, 4: give model.*total_iters 4"):
+        main(["--ckpt_path", str(tmp_path / "run"), "--trainer.max_steps", "4", "--model.scheduler.total_iters", "3"])
     with pytest.raises(ValueError, match=r"PolynomialLR must know when it ends: give trainer\.max_steps"):
         CLI([*SHAPES, *TINY, *arguments, "--trainer.max_steps", "-1", "--trainer.max_epochs", "1"])
 

@@ -135,6 +135,15 @@ def test_an_interrupted_pack_is_started_again_and_a_used_target_refused(tmp_path
         pack(tmp_path / "none", tmp_path / "other")
 
 
+@pytest.mark.parametrize("name", [" a", "a\nb", "a\udcff", "a\u2028b"])
+def test_names_that_cannot_be_written_are_refused_before_the_work(tmp_path, name, monkeypatch):
+    fill(tmp_path / "in", captions=False)
+    (tmp_path / "in" / "a").rename(tmp_path / "in" / name)
+    monkeypatch.setattr("pixelgen.data.pack._encoded", None)  # nothing may be decoded
+    with pytest.raises(ValueError, match="a name that is not one line of text: rename it"):
+        pack(tmp_path / "in", tmp_path / "out")
+
+
 def test_the_training_part_is_packed_and_the_other_is_named(tmp_path, capsys):
     for part in ("train", "val"):
         fill(tmp_path / "in" / part, captions=False)

@@ -21,8 +21,9 @@ class Checkpoint(callbacks.Checkpoint):
     the numbered files where the file system has hard links. Everything is written under another name first, so that
     neither a crash nor a full disk damages a checkpoint.
 
-    On SIGTERM, SIGUSR1 or SIGUSR2 the present step is saved and training ends with exit status 0: at once in one
-    process, with several in the next logging step, in which they agree on it.
+    On Ctrl-C (SIGINT), SIGHUP, SIGTERM, SIGUSR1 or SIGUSR2 the present step is saved and training ends, with exit
+    status 130 after Ctrl-C and 0 else: at once in one process, with several in the next logging step, in which they
+    agree on it. A second Ctrl-C ends it without saving.
 
     Args:
         every_n_steps: optimizer steps between two checkpoints.
@@ -47,6 +48,7 @@ class Checkpoint(callbacks.Checkpoint):
         self.monitor, self.mode = monitor, mode
         self._seen: float | None = None  # the value monitored last
         self._step = self._saved = 0
+        self._stop = StopRequest()
 
     @property
     def best_model_path(self) -> str:
@@ -79,6 +81,15 @@ class Checkpoint(callbacks.Checkpoint):
         """The step that a run is resumed from is saved already: half of the next one must not take its place."""
         self._step = self._saved = trainer.global_step
         self._stop.listen(trainer)  # again: Lightning has put its own handlers in front since
+        begin_epoch(trainer)
+
+    def on_exception(self, trainer: Trainer, pl_module: PixelGen, exception: BaseException) -> None:
+        """Listen to no signals any more."""
+        self._stop.forget(trainer)
+
+    def teardown(self, trainer: Trainer, pl_module: PixelGen, stage: str) -> None:
+        """Listen to no signals any more."""
+        self._stop.forget(trainer)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: PixelGen, *args: Any) -> None:
         """Save every n-th and the last step, and whenever the monitored value has got better."""
@@ -92,7 +103,7 @@ class Checkpoint(callbacks.Checkpoint):
                 f"{self._stop.name or 'a signal'}: saved step {step} and stopped; "
                 "the same command with --ckpt_path last resumes from here"
             )
-            raise Stopped
+            raise Stopped(130 if self._stop.name == "SIGINT" and trainer.is_global_zero else 0)
 
     def on_validation_end(self, trainer: Trainer, pl_module: PixelGen) -> None:
         """Save if validation found the monitored value better, or ended the training."""
@@ -158,12 +169,24 @@ class Checkpoint(callbacks.Checkpoint):
 
     def state_dict(self) -> dict[str, Any]:
         """The best value so far, and the last one seen."""
-        return {"best": self.best_model_score, "seen": self._seen, "monitor": self.monitor}
+        return {"best": self.best_model_score, "seen": self._seen, "monitor": self.monitor, "mode": self.mode}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continue from the best value so far, if the same value is still monitored."""
-        if state_dict["monitor"] == self.monitor and state_dict["best"] is not None:
+        """Continue from the best value so far, if the same value is still monitored and means the same."""
+        same = (state_dict["monitor"], state_dict.get("mode", self.mode)) == (self.monitor, self.mode)
+        if same and state_dict["best"] is not None:
             self.best_model_score, self._seen = state_dict["best"], state_dict["seen"]
+
+
+def begin_epoch(trainer: Trainer) -> None:
+    """Let a run that is resumed after the last batch of an epoch begin the next one.
+
+    Lightning would take this one for begun, and so count one epoch too few: after a second stop in it, the epoch would
+    start over, and training end later.
+    """
+    progress: Any = trainer.fit_loop.epoch_progress.current
+    if trainer.fit_loop.restarted_mid_epoch and progress.ready == progress.processed:
+        trainer.fit_loop.reset_restart_stage()
 
 
 def _is_last(trainer: Trainer) -> bool:

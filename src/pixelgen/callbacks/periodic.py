@@ -9,9 +9,11 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.utilities import rank_zero_warn
 
 from pixelgen.callbacks.ema import EMA
 from pixelgen.data import ImageData
+from pixelgen.distributed.processes import agree
 from pixelgen.module import PixelGen
 from pixelgen.samples.sampling import Average
 
@@ -21,7 +23,8 @@ T = TypeVar("T")
 class Periodic(Callback):
     """Does something before training, every n optimizer steps and after training, never twice at one step.
 
-    Subclasses implement `run`, and `check` for what can be refused before training starts.
+    Subclasses implement `run`, and `check` for what can be refused before training starts. If `run` fails, on any
+    process, training goes on with a warning; where processes wait for each other in it, let them `agree` before.
 
     Args:
         every_n_steps: optimizer steps between two times, or None for none in between.
@@ -68,7 +71,14 @@ class Periodic(Callback):
     def _run_if(self, due: bool, trainer: Trainer, pl_module: PixelGen) -> None:
         if due and trainer.global_step != self._done_at:
             self._done_at = trainer.global_step
-            self.run(trainer, pl_module)
+            try:
+                with agree():
+                    self.run(trainer, pl_module)
+            except Exception as error:  # a picture or a score is not worth a training run
+                rank_zero_warn(
+                    f"{type(self).__name__} failed at step {trainer.global_step}, and training goes on "
+                    f"({type(error).__name__}: {error})"
+                )
 
 
 def callbacks_of(trainer: Trainer, kind: type[T]) -> list[T]:

@@ -88,7 +88,6 @@ class Preview(Periodic):
             images = to_uint8(pl_module.sample(condition, seeds)).cpu()
         if trainer.is_global_zero:
             self._write(trainer, images, requests if isinstance(requests[0], str) else None)
-        trainer.strategy.barrier("preview")
 
     def _write(self, trainer: Trainer, images: Tensor, prompts: Sequence[str] | None) -> None:
         picture = grid(images, self.columns, prompts)

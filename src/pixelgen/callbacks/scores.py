@@ -11,7 +11,7 @@ from torchmetrics import Metric
 from pixelgen.callbacks.periodic import Periodic, data_of, find_ema, log, sampling_mode
 from pixelgen.conditioner import Text
 from pixelgen.data import ImageData
-from pixelgen.distributed.processes import gather
+from pixelgen.distributed.processes import agree, gather
 from pixelgen.encoders.frozen import FeatureExtractor
 from pixelgen.evaluation.extract import Comparison, EvaluationJob, refuse_stream
 from pixelgen.evaluation.geneval import Detector, geneval_scores
@@ -33,9 +33,9 @@ class Evaluator(Periodic):
         self.history: list[dict[str, float]] = []
 
     def keep(self, trainer: Trainer, values: dict[str, float]) -> None:
-        """Log values and add them to the history."""
-        log(trainer, values)
+        """Add values to the history and log them."""
         self.history.append({"step": trainer.global_step, **values})
+        log(trainer, values)
 
     def record(self, trainer: Trainer, values: dict[str, Any]) -> None:
         """Append scores and all that they depend on to `<run>/evaluations.jsonl`, on rank 0."""
@@ -122,7 +122,9 @@ class FID(Evaluator):
                 self.reference.check(self.extractor, self.metrics, self.num_samples, size)
             except ValueError as error:
                 raise ValueError(f"fid.reference: {error}") from error
-        elif data is not None:
+        elif data is None:
+            raise ValueError("there is no data module to take real images from: pass `reference` to FID")
+        else:
             refuse_stream(data.train_dataset())
         names = getattr(data, "class_names", None)
         if isinstance(self.accuracy, ShapesAccuracy) and names is not None and names != self.accuracy.class_names:
@@ -137,13 +139,20 @@ class FID(Evaluator):
         names = [None] if ema is None else ema.names
         averages: list[str | None] = [*names] if self.decays == "all" else [names[0]]
         values: dict[str, float] = {}
+        protocols: list[dict[str, Any]] = []
         for i, average in enumerate(averages):
             with sampling_mode(trainer, pl_module, average or True, pl_module.device.type == "cpu"):
-                scores = self._score(trainer, pl_module, average)
+                scores, protocol = self._score(trainer, pl_module, average)
             values |= {name if i == 0 else f"{name}/{average}": value for name, value in scores.items()}
+            protocols.append(scores | protocol)
         self.keep(trainer, values)
+        for protocol in protocols:
+            self.record(trainer, protocol)
 
-    def _score(self, trainer: Trainer, pl_module: PixelGen, average: str | None) -> dict[str, float]:
+    def _score(
+        self, trainer: Trainer, pl_module: PixelGen, average: str | None
+    ) -> tuple[dict[str, float], dict[str, Any]]:
+        """Scores of an average, and all that they depend on."""
         real, accuracy = self._reference(trainer, pl_module), self.accuracy
         comparison = Comparison(self.extractor, real, self.num_samples, self.metrics)
         conditioner = pl_module.conditioner
@@ -155,10 +164,12 @@ class FID(Evaluator):
         if accuracy is not None:
             accuracy.to(pl_module.device).reset()
         share = self.batch_size, trainer.global_rank, trainer.world_size
-        for numbers, images in stream(pl_module, requests, None, *share):
-            comparison.update(images, numbers)
-            if accuracy is not None and examples[0] is not None:
-                accuracy.update(images, torch.tensor([examples[number] for number in numbers], device=images.device))
+        with agree():
+            for numbers, images in stream(pl_module, requests, None, *share):
+                comparison.update(images, numbers)
+                if accuracy is not None and examples[0] is not None:
+                    classes = torch.tensor([examples[number] for number in numbers], device=images.device)
+                    accuracy.update(images, classes)
         scores = comparison.scores()
         if accuracy is not None:
             computed = accuracy.compute()
@@ -176,8 +187,7 @@ class FID(Evaluator):
             "reference_samples": real.n,
             "reference_fingerprint": real.fingerprint,
         }
-        self.record(trainer, {**scores, **comparison.protocol["settings"], **about})
-        return scores
+        return scores, comparison.protocol["settings"] | about
 
     def _reference(self, trainer: Trainer, pl_module: PixelGen) -> Statistics:
         """Statistics of the real images, computed and written once a fit."""
@@ -189,12 +199,12 @@ class FID(Evaluator):
         job = EvaluationJob(self.metrics, self.batch_size, workers, skip_corrupt=True, upright=upright)
         if self.reference is not None:
             self._statistics = self.reference.statistics(self.extractor, job, (side, side))
-        elif data is not None:
-            self._statistics = job.measure(data.train_dataset(), self.extractor, self.reference_samples)
         else:
-            raise ValueError("there is no data module to take real images from: pass `reference` to FID")
-        if trainer.is_global_zero:
-            self._statistics.save(Path(trainer.default_root_dir) / reference_file(self.extractor.name))
+            assert data is not None
+            self._statistics = job.measure(data.train_dataset(), self.extractor, self.reference_samples)
+        with agree():
+            if trainer.is_global_zero:
+                self._statistics.save(Path(trainer.default_root_dir) / reference_file(self.extractor.name))
         return self._statistics
 
 
@@ -264,17 +274,18 @@ class GenEval(Evaluator):
             "sampler": pl_module.sampler.settings(),
             **self.detector.protocol,
         }
-        self.record(trainer, values | protocol)
         self.keep(trainer, values)
+        self.record(trainer, values | protocol)
 
     def _score(self, model: PixelGen, rank: int, world_size: int) -> dict[str, float]:
         images = [(prompt, seed) for prompt in self._chosen for seed in self.seeds]
         requests = [Request("", seed, prompt.text) for prompt, seed in images]
         verdicts: list[tuple[int, bool]] = []
         self.detector.to(model.device)
-        for numbers, pixels in stream(model, requests, None, self.batch_size, rank, world_size):
-            judged = self.detector.judge(pixels, [images[number][0] for number in numbers])
-            verdicts += [(number, verdict.correct) for number, verdict in zip(numbers, judged, strict=True)]
+        with agree():
+            for numbers, pixels in stream(model, requests, None, self.batch_size, rank, world_size):
+                judged = self.detector.judge(pixels, [images[number][0] for number in numbers])
+                verdicts += [(number, verdict.correct) for number, verdict in zip(numbers, judged, strict=True)]
         self.detector.to("cpu")  # Mask2Former and CLIP are 2 GB that training can use
         correct = dict(gather(verdicts))
         return geneval_scores([prompt for prompt, _ in images], [correct[i] for i in range(len(images))])

@@ -45,8 +45,7 @@ class SkipNonFinite(Callback):
             if isinstance(schedule, PolynomialLR) and schedule.total_iters < trainer.max_steps:
                 rank_zero_warn(
                     f"the learning rate falls to 0 at step {schedule.total_iters}, before the last one, "
-                    f"{trainer.max_steps}: leave total_iters out in a new run; a resumed one keeps its schedule, "
-                    "--init_from starts another one from its weights"
+                    f"{trainer.max_steps}: give model.scheduler.total_iters {trainer.max_steps}"
                 )
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: PixelGen, optimizer: Optimizer) -> None:

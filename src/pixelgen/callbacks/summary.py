@@ -34,7 +34,7 @@ class Summary(Callback):
         table = Table(title="Summary", show_header=True, header_style="bold")
         for column in ("", "first", "last"):
             table.add_column(column, overflow="fold")
-        for row in scores(trainer):
+        for row in scores(trainer, self._steps_before):
             table.add_row(*map(plain, row))
         table.add_section()
         before, done = trainer.global_step, "nothing left to train: raise trainer.max_steps"
@@ -51,15 +51,19 @@ class Summary(Callback):
         return table
 
 
-def scores(trainer: Trainer) -> list[tuple[str, str, str]]:
-    """Name, first and last value (with its step) of all that callbacks with a `history` of values by step have."""
+def scores(trainer: Trainer, since: int | None = None) -> list[tuple[str, str, str]]:
+    """Name, first and last value (with its step) of all that callbacks with a `history` of values by step have.
+
+    A value from before step `since`, at which a run was resumed, is not its last one.
+    """
     rows = []
     for callback in callbacks_of(trainer, Callback):
         history: list[dict[str, float]] = getattr(callback, "history", [])
         for name in dict.fromkeys(name for entry in history for name in entry if name != "step"):
             entries = [entry for entry in history if name in entry]
             first, last = (f"{entry[name]:.4g} (step {entry['step']:.0f})" for entry in (entries[0], entries[-1]))
-            rows.append((name, first, last))
+            old = since is not None and since < trainer.global_step and entries[-1]["step"] <= since
+            rows.append((name, first, "" if old else last))
     return rows
 
 

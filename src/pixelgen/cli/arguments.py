@@ -1,6 +1,7 @@
 """What command-line arguments mean before and after they are parsed."""
 
 import json
+from collections.abc import Mapping, Sequence
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,11 @@ from pixelgen.runs.checkpoints import find_checkpoint, run_folder
 from pixelgen.runs.trust import refuse_foreign
 
 POLYNOMIAL = "torch.optim.lr_scheduler.PolynomialLR"
+SCHEDULER = "model.init_args.scheduler.init_args"
+FOLLOWING = {  # what ends with training, and what is drawn from the common seed
+    **{f"{SCHEDULER}.{length}": "trainer.max_steps" for length in ("total_iters", "T_max", "total_steps")},
+    **{f"{part}.init_args.seed": "seed_everything" for part in ("model", "data")},
+}
 LAST = "last"  # the value of --ckpt_path for "wherever this run was stopped"
 
 
@@ -75,12 +81,36 @@ def fill_schedule(config: Namespace, given: Namespace) -> None:
     Raises:
         ValueError: if the number of training steps is not given either.
     """
-    key, scheduler = "model.init_args.scheduler.init_args.total_iters", config.model.init_args.get("scheduler")
+    key, scheduler = f"{SCHEDULER}.total_iters", config.model.init_args.get("scheduler")
     if not isinstance(scheduler, Namespace) or scheduler.class_path != POLYNOMIAL or key in given:
         return
     if config.trainer.max_steps < 1:
         raise ValueError("PolynomialLR must know when it ends: give trainer.max_steps, or model.scheduler.total_iters")
     config[key] = config.trainer.max_steps
+
+
+def follow(config: Namespace, former: Mapping[str, Any], arguments: Sequence[str]) -> None:
+    """Let what a run has from another of its options, such as the end of its schedule, change with that one.
+
+    `former` is the config of the run; what the arguments name stays as they say.
+    """
+    flags = {argument.partition("=")[0].replace(".init_args", "") for argument in arguments}
+    for key, source in FOLLOWING.items():
+        if "--" + key.replace(".init_args", "") in flags:
+            continue
+        if (
+            key in config
+            and config[key] == _at(former, key) == _at(former, source)
+            and config[source] not in (None, -1)
+        ):
+            config[key] = config[source]
+
+
+def _at(settings: Any, key: str) -> Any:
+    """A value in nested mappings by its dotted key; None if there is none."""
+    for name in key.split("."):
+        settings = settings.get(name) if isinstance(settings, Mapping) else None
+    return settings
 
 
 def run_name(config: Namespace) -> str:

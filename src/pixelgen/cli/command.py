@@ -58,13 +58,16 @@ def command(
 
 @contextmanager
 def stop_on_bad_input() -> Iterator[None]:
-    """Turn an error about the user's input into one line and exit status 2."""
+    """Turn an error about the user's input into one line and exit status 2, and Ctrl-C into one word and 130."""
     guard_terminal()
     try:
         yield
     except ValueError as error:
         sys.stderr.write(f"error: {plain(error)}\n")
         raise SystemExit(2) from error
+    except KeyboardInterrupt as stop:
+        sys.stderr.write("interrupted\n")
+        raise SystemExit(130) from stop
 
 
 def _parse(

@@ -7,7 +7,7 @@ from argparse import ArgumentError
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import IO, Any, get_args, get_type_hints
 
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -23,6 +23,7 @@ from pixelgen.cli.arguments import (
     LAST,
     fill,
     fill_schedule,
+    follow,
     last_checkpoint,
     run_name,
     strategy_name,
@@ -31,13 +32,13 @@ from pixelgen.cli.arguments import (
 )
 from pixelgen.cli.command import TRUST
 from pixelgen.conditioner import Unconditional
-from pixelgen.config import build, one_sentence
+from pixelgen.config import build, one_sentence, read_yaml
 from pixelgen.data import ImageData
 from pixelgen.distributed.fsdp import refuse_unsupported
 from pixelgen.models import Denoiser
 from pixelgen.module import PixelGen
 from pixelgen.runs.checkpoints import find_checkpoint, read_contents, run_folder
-from pixelgen.runs.folder import SaveConfig, claim_folder, unused_folder
+from pixelgen.runs.folder import SaveConfig, lock_folder, unused_folder
 from pixelgen.runs.shards import is_sharded
 from pixelgen.runs.transfer import check_resumable, start_from
 from pixelgen.samples.sampling import default_precision
@@ -73,7 +74,8 @@ class CLI(LightningCLI):
         args: command-line arguments; None for those of the process.
     """
 
-    _claimed = True
+    _new = False  # whether the folder must be unused
+    _lock: IO[str] | None = None
 
     def __init__(self, args: Sequence[str] | None = None) -> None:
         self.arguments = with_nulls(with_config_of_run(list(sys.argv[1:] if args is None else args)))
@@ -144,6 +146,9 @@ class CLI(LightningCLI):
         fill(self.config, given, "data.init_args.seed", self.config.seed_everything)
         fill(self.config, given, "model.init_args.seed", self.config.seed_everything)
         fill_schedule(self.config, given)
+        if self.config.ckpt_path:
+            former = find_checkpoint(self.config.ckpt_path).resolve().parent.parent / "config.yaml"
+            follow(self.config, read_yaml(former) if former.is_file() else {}, self.arguments)
         data: ImageData = build(ImageData, self.config.data, "data")
         for key, value in ((SIZE, data.image_size), (CLASSES, data.num_classes)):
             fill(self.config, given, key, value)
@@ -197,14 +202,16 @@ class CLI(LightningCLI):
 
     def _folder(self) -> Path:
         """A resumed run stays in its own folder; a new one never writes into a used folder."""
-        if self.goes_on:
-            return self._wanted_folder()
+        folder, said = self._wanted_folder(), ""
         if self.config.ckpt_path:
-            return run_folder(find_checkpoint(self.config.ckpt_path))
-        wanted = self._wanted_folder()
-        folder = unused_folder(wanted, first_process=rank_zero_only.rank == 0)  # type: ignore[attr-defined]
-        rank_zero_info(f"run folder: {folder}" + (f" ({wanted} exists already)" if folder != wanted else ""))
-        self._claimed = False
+            said = f" (resumed from {self.config.ckpt_path})"
+        if self.config.ckpt_path and not self.goes_on:
+            folder = run_folder(find_checkpoint(self.config.ckpt_path))
+        elif not self.goes_on:
+            wanted, first = folder, rank_zero_only.rank == 0  # type: ignore[attr-defined]
+            folder, self._new = unused_folder(wanted, first_process=first), True
+            said = f" ({wanted} exists already)" if folder != wanted else ""
+        rank_zero_info(f"run folder: {folder}{said}")
         return folder
 
     def _wanted_folder(self) -> Path:
@@ -212,14 +219,19 @@ class CLI(LightningCLI):
 
     @rank_zero_only
     def make_folder(self) -> None:
-        """Make the folder of a new run, once.
+        """Make the folder, once, and lock it for this job.
 
         Raises:
-            ValueError: if it cannot be made, or a run that was started in the same moment has it.
+            ValueError: if it cannot be made, another job trains in it, or a run of the same moment has taken it.
         """
-        if not self._claimed:
-            claim_folder(self.folder)
-            self._claimed = True
+        if self._lock is None:
+            self._lock = lock_folder(self.folder, self._new)
+
+    @property
+    def begun(self) -> bool:
+        """Whether training has begun; before, what goes wrong is about the input."""
+        callbacks: list[Callback] = self.trainer.callbacks  # type: ignore[attr-defined]
+        return all(callback.begun for callback in callbacks if isinstance(callback, SaveConfig))
 
     def fit(self) -> None:
         """Train, from the start or from where a checkpoint stands.
@@ -229,7 +241,11 @@ class CLI(LightningCLI):
         """
         self.make_folder()
         checkpoint = find_checkpoint(self.config.ckpt_path) if self.config.ckpt_path else None
-        self.trainer.fit(self.model, datamodule=self.datamodule, ckpt_path=checkpoint, weights_only=True)
+        try:
+            self.trainer.fit(self.model, datamodule=self.datamodule, ckpt_path=checkpoint, weights_only=True)
+        finally:
+            if self._lock is not None:
+                self._lock.close()
 
 
 def check(model: PixelGen, data: ImageData) -> None:

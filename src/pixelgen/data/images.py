@@ -181,8 +181,8 @@ class ImageData(LightningDataModule):
 
 
 def _ignore_signals(worker: int) -> None:
-    """Clusters send SIGTERM and its like to every process of a job: workers must live until training has saved."""
-    for name in ("SIGTERM", "SIGUSR1", "SIGUSR2"):
+    """Clusters and terminals send signals to every process of a job: workers must live until training has saved."""
+    for name in ("SIGTERM", "SIGUSR1", "SIGUSR2", "SIGINT", "SIGHUP"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
 

@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Literal, TypeVar
 
-import torch
 from lightning import Fabric
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -35,20 +34,18 @@ def launch(devices: int, precision: Precision, num_nodes: int = 1) -> Fabric:
 
 
 @contextmanager
-def agree(fabric: Fabric) -> Iterator[None]:
+def agree() -> Iterator[None]:
     """If a process fails in here, all of them do: none waits for one that has left."""
     failure: Exception | None = None
     try:
         yield
     except Exception as error:
         failure = error
-    failed = torch.tensor(float(failure is not None), device=fabric.device)
-    if fabric.world_size > 1:
-        failed = fabric.all_reduce(failed, reduce_op="sum")  # type: ignore[assignment]
+    reasons = [reason for reason in gather(["" if failure is None else str(failure) or repr(failure)]) if reason]
     if failure is not None:
         raise failure
-    if failed > 0:
-        raise ValueError("another process has failed: see its message")
+    if reasons:
+        raise ValueError(f"another process has failed: {reasons[0]}")
 
 
 @contextmanager

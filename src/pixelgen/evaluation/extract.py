@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from pixelgen.data.images import Item
 from pixelgen.data.order import evenly_spaced
-from pixelgen.distributed.processes import first, gather, is_first, progress
+from pixelgen.distributed.processes import agree, first, gather, is_first, progress
 from pixelgen.encoders.frozen import FeatureExtractor
 from pixelgen.evaluation.scores import ONLY_FRECHET, Metrics, needs
 from pixelgen.evaluation.statistics import Moments, Statistics
@@ -123,8 +123,8 @@ class Comparison(Extraction):
             if reason := score.lacks(count, count, self.reference):
                 raise ValueError(f"metrics.{score.name} cannot be computed, since {reason}: leave it out")
         found: dict[str, float] = {}
-        if is_first():
-            with full_float32():
+        with agree(), full_float32():
+            if is_first():
                 parts = [part.to(self.device) for part in (generated, self.reference)]
                 for score in self.entries:
                     numbers = score.compute(*parts)
@@ -159,7 +159,7 @@ class EvaluationJob:
         loader: DataLoader[Any] = DataLoader(_Numbered(dataset, chosen), sampler=share, **options)
         bar = progress(self.fabric, len(chosen), max(1, len(loader)), what) if self.fabric else nullcontext(bool)
         problems: list[Item] = []
-        with bar as advance:
+        with agree(), bar as advance:
             for images, numbers, bad in loader:
                 problems += bad
                 if images is not None and all(self.skip_corrupt and item["corrupt"] for item in problems):

@@ -16,13 +16,14 @@ from pixelgen.evaluation.extract import Comparison, EvaluationJob, choose
 from pixelgen.evaluation.images import open_images
 from pixelgen.evaluation.reference import Reference
 from pixelgen.evaluation.scores import warn_of_few
-from pixelgen.files import write_text
+from pixelgen.files import refuse_unwritable, write_text
 from pixelgen.samples.generate import file_name
 from pixelgen.samples.settings import SETTINGS
 from pixelgen.text import plain, say
 
 SCORES = "evaluation.json"
 UNKNOWN = "unknown"
+OTHER = "give another file as --to"
 FROM_SETTINGS = ("average", "step", "weights", "sampler", "size", "seed", "precision", "negative")
 DIGITS = {"kid": 6, "kid_std": 6, "precision": 4, "recall": 4}
 
@@ -177,15 +178,35 @@ def scores_file(source: Path) -> Path:
     return source / SCORES if source.is_dir() else source.with_name(f"{source.stem}.{SCORES}")
 
 
+def check_scores_file(path: Path) -> None:
+    """Refuse a file that scores could not be added to, with a ValueError, before they are computed."""
+    refuse_unwritable(path, OTHER)
+    _records(path)
+
+
 def add_scores(path: Path, scores: Scores) -> None:
-    """Put scores into a JSON file of all scores of a set; those of the same protocol are replaced."""
+    """Put scores into a JSON file of all scores of a set; those of the same protocol are replaced.
+
+    If the file cannot be written any more, the scores are printed before the error tells of it.
+    """
+    same = json.loads(json.dumps(scores.protocol))
     try:
-        records: list[Any] = json.loads(path.read_text()) if path.is_file() else []
-        same = json.loads(json.dumps(scores.protocol))
-        records = [record for record in records if record["protocol"] != same]
+        records = [record for record in _records(path) if record["protocol"] != same]
+        records.append({"scores": scores, "protocol": scores.protocol})
+        write_text(path, json.dumps(records, indent=2) + "\n", OTHER)
+    except ValueError:
+        print_scores(scores)
+        raise
+
+
+def _records(path: Path) -> list[dict[str, Any]]:
+    """Scores in a file, with their protocols."""
+    try:
+        records: list[dict[str, Any]] = json.loads(path.read_text()) if path.is_file() else []
+        if not all("protocol" in record for record in records):
+            raise KeyError("protocol")
     except (json.JSONDecodeError, KeyError, TypeError) as error:
         raise ValueError(f"{path} holds no scores ({error}): remove it, or give another file as --to") from error
     except OSError as error:
-        raise ValueError(f"could not read {path} ({error}): give another file as --to") from error
-    records.append({"scores": scores, "protocol": scores.protocol})
-    write_text(path, json.dumps(records, indent=2) + "\n", "give another file as --to")
+        raise ValueError(f"could not read {path} ({error}): {OTHER}") from error
+    return records

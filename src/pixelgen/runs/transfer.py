@@ -60,6 +60,11 @@ def check_resumable(model: PixelGen, path: Path, strategy: Strategy) -> None:
         run = Run(path)
         refuse_other_weights(model.denoiser, run.contents.raw, path)
         refuse_other_start(model.denoiser, run, run.contents.raw)
+        if others := sorted(model.objective.state_dict().keys() ^ run.contents.objective.keys()):
+            raise ValueError(
+                f"{path} has other losses that train, or weigh themselves (objective.{others[0]}): resume with the "
+                "objective of the run, or start from its weights with --init_from"
+            )
 
 
 def refuse_other_start(denoiser: Denoiser, run: Run, stored: Weights) -> None:

@@ -137,7 +137,7 @@ def generate(
     settings = {**settings, "network_batch": together}
     rank, world_size, ahead = fabric.global_rank, fabric.world_size, ceil(sampling.batch_size / together) * together
     waiting: deque[Future[None]] = deque()  # for the disk; an error in a thread is raised some images later
-    with _claim(folder, requests, settings, fabric) as present, agree(fabric):
+    with _claim(folder, requests, settings, fabric) as present, agree():
         left, batches = len(requests) - len(present), missing_batches(len(requests), together, present)
         images = stream(model, requests, sampling, together, rank, world_size, present=present, pad=True)
         with progress(fabric, left, len(batches[rank::world_size])) as advance, ThreadPoolExecutor(WRITERS) as pool:
@@ -163,7 +163,7 @@ def _claim(
     lock = FileLock(folder / ".lock", timeout=0)
     present: set[int] = set()
     try:
-        with agree(fabric):
+        with agree():
             if fabric.global_rank == 0:
                 present = _open(folder, lock, requests, settings)
         yield fabric.broadcast(present)

@@ -50,7 +50,7 @@ def score_folder(folder: Path, detector: Detector | None, fabric: Fabric, batch_
     Returns `scores` and `protocol`, as in `geneval.json`. A ValueError tells that the folder or an image cannot be read
     or written, or that the detector does not know its objects.
     """
-    with agree(fabric):
+    with agree():
         images, settings = find_images(folder), _settings(folder)
         missing = missing_images(folder, images, settings)
         _tell_of_missing(folder, missing, settings is not None)
@@ -58,7 +58,7 @@ def score_folder(folder: Path, detector: Detector | None, fabric: Fabric, batch_
         detector = find_detector(detector, prompts).to(fabric.device)
         log = VerdictLog(folder, detector, fabric.global_rank)
         verdicts = {record["filename"]: record for record in log.known(images)}
-    with agree(fabric):  # by now all processes have read the same log, and begin to add to it
+    with agree():  # by now all processes have read the same log, and begin to add to it
         unjudged = [image for image in images if image.path not in verdicts]
         share = unjudged[fabric.global_rank :: fabric.world_size]
         records = judge_images(detector, folder, share, fabric.device, batch_size)
@@ -70,7 +70,7 @@ def score_folder(folder: Path, detector: Detector | None, fabric: Fabric, batch_
     correct = [verdicts[image.path]["correct"] for image in images]
     protocol = geneval_protocol(folder, prompts, detector) | ({"missing": missing} if missing else {})
     report = {"scores": geneval_scores(prompts, correct), "protocol": protocol}
-    with agree(fabric):
+    with agree():
         if fabric.global_rank == 0:
             write_text(folder / RESULTS, "".join(json.dumps(verdicts[image.path]) + "\n" for image in images))
             write_text(folder / SCORES, json.dumps(report, indent=2) + "\n")
