@@ -7,6 +7,7 @@ from pathlib import Path
 import yaml
 from rich.console import Console
 
+from pixelgen.checks import FROM_ZERO, checked
 from pixelgen.cli.command import command
 from pixelgen.runs.checkpoints import refuse_used, write_export
 from pixelgen.runs.published import denoiser_of, model_config
@@ -16,6 +17,7 @@ from pixelgen.samples.sampling import Average
 LICENCE = "Published weights are your own download and keep the licence that their authors gave them."
 
 
+@checked(in_context_start=FROM_ZERO)
 def convert(
     source: str | Path | Run,
     to: str | Path | None = None,

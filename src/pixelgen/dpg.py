@@ -11,6 +11,7 @@ from rich.progress import track
 from torchvision.transforms.functional import to_pil_image
 from torchvision.utils import make_grid
 
+from pixelgen.checks import checked
 from pixelgen.cli.command import command
 from pixelgen.distributed.processes import agree, launch
 from pixelgen.files import atomic
@@ -22,6 +23,7 @@ from pixelgen.samples.sampling import Sampling
 IMAGES = 4  # of each prompt, in two rows of two
 
 
+@checked()
 def dpg(
     source: str | Path | Run, prompts: Path, to: str | Path | None = None, *, sampling: Sampling = Sampling()
 ) -> Path:

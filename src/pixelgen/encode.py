@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.progress import track
 from safetensors.torch import save
 
+from pixelgen.checks import COUNT, FROM_ZERO, checked
 from pixelgen.cli.command import command
 from pixelgen.data import Captions
 from pixelgen.data.decoding import Unusable, caption_of, image_of, random_of
@@ -51,6 +52,7 @@ class _LeftOut(SkipCounts):
         self.places.append(f"{place}: {reason}")
 
 
+@checked(batch_size=COUNT, seed=FROM_ZERO, devices=COUNT)
 def encode(
     shards: Sequence[str],
     *,

@@ -6,12 +6,14 @@ from pathlib import Path
 
 from rich.console import Console
 
+from pixelgen.checks import checked
 from pixelgen.cli.command import command
 from pixelgen.runs.checkpoints import refuse_used, write_export
 from pixelgen.runs.run import Run
 from pixelgen.samples.sampling import Average
 
 
+@checked()
 def export(source: str | Path | Run, to: str | Path | None = None, ema: Average = True) -> Path:
     """Write one EMA of a run, float32, as `model.safetensors`, and the run's `config.yaml` beside it.
 

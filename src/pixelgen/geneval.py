@@ -7,6 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from pixelgen.checks import COUNT, checked
 from pixelgen.cli.command import command
 from pixelgen.config import build
 from pixelgen.data.shapes import ShapesData
@@ -20,6 +21,7 @@ from pixelgen.sample import sample_prompts
 from pixelgen.samples.sampling import Sampling
 
 
+@checked(images_per_prompt=COUNT, num_prompts=COUNT)
 def geneval(
     source: str | Path | Run,
     to: str | Path | None = None,
@@ -58,8 +60,6 @@ def geneval(
     """
     if generate_only and score_only:
         raise ValueError("generate_only and score_only leave nothing to do: give one of them")
-    if min(images_per_prompt, 1 if num_prompts is None else num_prompts) < 1:
-        raise ValueError(f"images_per_prompt is {images_per_prompt}, num_prompts {num_prompts}: give at least 1")
     fabric = launch(sampling.devices, sampling.precision, sampling.num_nodes)
     if score_only:
         folder = Path(str(source))

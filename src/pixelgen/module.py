@@ -16,6 +16,7 @@ from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ConstantLR, LRScheduler, ReduceLROnPlateau
 
+from pixelgen.checks import COUNT, FROM_ZERO, POSITIVE, SEED, SHARE, checked
 from pixelgen.conditioner import Condition, Conditioner, Unconditional, conditioner_of
 from pixelgen.distributed.fsdp import check_synchronised, refuse_unsupported, shard
 from pixelgen.encoders.text import TextEncoder
@@ -105,6 +106,7 @@ class PixelGen(LightningModule):
 
     origin = ""  # where the weights came from, for people
 
+    @checked(warmup_steps=FROM_ZERO, condition_dropout=SHARE, noise_scale=POSITIVE, seed=FROM_ZERO)
     def __init__(
         self,
         denoiser: Denoiser,
@@ -123,13 +125,6 @@ class PixelGen(LightningModule):
         conditioner: Conditioner | Literal["auto"] | None = "auto",
     ) -> None:
         super().__init__()
-        for name, part in (("denoiser", denoiser), ("sampler", sampler), ("time", time), ("optimizer", optimizer)):
-            if part is None:
-                raise ValueError(f"model.{name} cannot be null: leave it out for the default, or name another")
-        if not 0 <= condition_dropout <= 1:
-            raise ValueError(f"condition_dropout is {condition_dropout}: choose a share between 0 and 1")
-        if warmup_steps < 0:
-            raise ValueError(f"warmup_steps is {warmup_steps}: give at least 0")
         if text_encoder is not None and conditioner != "auto":
             raise ValueError("model.text_encoder and model.conditioner are both given: a conditioner holds its own")
         self.denoiser = denoiser
@@ -296,6 +291,7 @@ class PixelGen(LightningModule):
 
     # Sampling
 
+    @checked(seeds=SEED, batch_size=COUNT, size=COUNT)
     @torch.no_grad()
     def sample(
         self,

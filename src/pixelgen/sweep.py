@@ -11,6 +11,7 @@ from typing import Any
 from rich.console import Console
 
 from pixelgen.callbacks.scores import reference_file
+from pixelgen.checks import COUNT, FROM_ZERO, Range, checked
 from pixelgen.cli.command import command
 from pixelgen.config import build
 from pixelgen.distributed.processes import first, is_first, launch
@@ -79,6 +80,7 @@ class Scorer:
         return None
 
 
+@checked(num_images=Range(2), guidance=FROM_ZERO, num_steps=COUNT)
 def sweep(
     source: str | Path | Run,
     *,

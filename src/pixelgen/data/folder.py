@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 from torch.utils.data import Dataset
 
+from pixelgen.checks import checked
 from pixelgen.data.captions import Captions, caption_files
 from pixelgen.data.images import ImageData, Item, centre_crop, to_rgb, to_tensor
 
@@ -138,6 +139,7 @@ class ImageFolderData(ImageData):
             training images, an unreadable first image in some class, or images without the captions asked for.
     """
 
+    @checked()
     def __init__(
         self,
         root: str | Path,

@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
+from pixelgen.checks import COUNT, FROM_ZERO, Range, checked
 from pixelgen.data.order import ResumableOrder
 
 Item = dict[str, Any]
@@ -71,12 +72,10 @@ class ImageData(LightningDataModule):
     text_shape: tuple[int, ...] | None = None  # (L, E) of precomputed text embeddings, known after `setup`
     text_settings: Sequence[dict[str, Any]] = ()  # of the text encoders that made them, where known
 
+    @checked(image_size=COUNT, batch_size=COUNT, num_workers=Range(0, 1024), seed=FROM_ZERO)
     def __init__(self, image_size: int, batch_size: int = 32, num_workers: int = 0, seed: int = 0) -> None:
         super().__init__()
         self.image_size, self.batch_size, self.num_workers, self.seed = image_size, batch_size, num_workers, seed
-        for name, least in {"image_size": 1, "batch_size": 1, "num_workers": 0, "seed": 0}.items():
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} is {getattr(self, name)}: give at least {least}")
 
     @property
     def num_classes(self) -> int | None:

@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
+from pixelgen.checks import COUNT, FROM_ZERO, POSITIVE, checked
 from pixelgen.data.captions import Captions
 from pixelgen.data.decoding import Decoder, Unusable
 from pixelgen.data.images import ImageData, Item
@@ -68,6 +69,11 @@ class ShardData(ImageData):
         ValueError: if a pattern matches nothing, a source has no usable sample, or numbers do not fit.
     """
 
+    @checked(
+        **dict.fromkeys(("length", "num_classes", "val_length"), COUNT),
+        **dict.fromkeys(("weights", "buffer_mb"), POSITIVE),
+        min_side=FROM_ZERO,
+    )
     def __init__(
         self,
         shards: str | list[str],
@@ -194,7 +200,7 @@ def _sources(patterns: list[str], weights: list[float] | None) -> list[Source]:
         raise ValueError("shards is empty: give the paths or URLs of the tars")
     if weights is None:
         return [Source("::".join(patterns), tuple(shard for pattern in patterns for shard in expand_shards(pattern)))]
-    if len(weights) != len(patterns) or min(weights) <= 0:
+    if len(weights) != len(patterns):
         raise ValueError(
             f"there are {len(patterns)} entries in shards and the weights {weights}: give each a positive one"
         )

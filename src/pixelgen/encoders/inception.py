@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pixelgen.checks import checked
 from pixelgen.encoders.frozen import FeatureExtractor
 from pixelgen.encoders.hub import download, read_weights, verify_weights
 
@@ -31,6 +32,7 @@ class Inception(FeatureExtractor):
         sha256: refuse weights with another SHA-256.
     """
 
+    @checked()
     def __init__(self, weights: str | Path | None = None, sha256: str | None = None) -> None:
         from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3
 

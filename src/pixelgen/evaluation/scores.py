@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 from lightning.pytorch.utilities import rank_zero_warn
 
+from pixelgen.checks import COUNT, Range, check_fields
 from pixelgen.encoders.frozen import FeatureExtractor
 from pixelgen.evaluation.statistics import Statistics
 
@@ -204,9 +205,8 @@ class Metrics:
     more: list[Score] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        for name in ("splits", "neighbours", "kid_subsets", "kid_subset_size", "max_features"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"metrics.{name} is {getattr(self, name)}: give at least 1")
+        names = ("splits", "neighbours", "kid_subsets", "kid_subset_size", "max_features")
+        check_fields(self, "metrics.", **dict.fromkeys(names, COUNT), seed=Range(0, 2**32 - 1))
 
     def wanted(self) -> dict[str, tuple[Score, bool | None]]:
         """Every score that is not off, by the name of its flag, and whether it is required."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from pixelgen.checks import COUNT, FROM_ZERO, checked
 from pixelgen.encoders import PatchEncoder
 from pixelgen.losses.pdino import cosine_distance
 from pixelgen.losses.term import Prediction, Term
@@ -22,6 +23,7 @@ class REPA(nn.Module, Term):
     name = "repa"
     uses_encoder = True
 
+    @checked(layer=FROM_ZERO, projector_dim=COUNT)
     def __init__(self, layer: int = 8, weight: float = 0.5, projector_dim: int | None = None) -> None:
         super().__init__()
         self.layer: int = layer

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from pixelgen.checks import COUNT, checked
+
 _EXTRAS = {
     "blocks": "its blocks in order, an nn.ModuleList",
     "hidden_size": "the width of its tokens",
@@ -37,11 +39,12 @@ class Denoiser(nn.Module, ABC):
     mask_padding = False
     hidden_size = 0
 
+    @checked(image_size=COUNT, patch_size=COUNT, in_channels=COUNT, num_classes=COUNT)
     def __init__(
         self, image_size: int, patch_size: int = 1, in_channels: int = 3, num_classes: int | None = None
     ) -> None:
         super().__init__()
-        if image_size <= 0 or patch_size <= 0 or image_size % patch_size:
+        if image_size % patch_size:
             raise ValueError(
                 f"image size {image_size} is not divisible by patch size {patch_size}: "
                 f"choose an image size that is a multiple of {patch_size}, or another patch size"

@@ -11,6 +11,7 @@ import torch
 from lightning import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_warn
 
+from pixelgen.checks import checked
 from pixelgen.config import build, read_yaml
 from pixelgen.models import Denoiser
 from pixelgen.module import PixelGen
@@ -36,6 +37,7 @@ class Run:
         models = {name: run.model(name) for name in run.averages}
     """
 
+    @checked()
     def __init__(self, source: str | Path) -> None:
         self.path = find_weights(source)
         self.contents = read_contents(self.path)
@@ -188,6 +190,7 @@ class Run:
             raise ValueError(f"{where} does not describe a model of this version: {error}") from error
 
 
+@checked()
 def load(source: str | Path, ema: Average = True, device: str | torch.device | None = None) -> PixelGen:
     """A trained model, ready to `.sample(...)`: rebuilt from a run's config, without its losses.
 
