@@ -156,5 +156,5 @@ def _hints(described: Any) -> dict[str, Any]:
 
 
 def _shown(value: Any) -> str:
-    shown = repr(value)
+    shown = "null" if value is None else repr(value)
     return shown if len(shown) <= 60 else f"{shown[:60]}…"

@@ -6,7 +6,7 @@ import inspect
 import re
 import sys
 from argparse import ArgumentError
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from difflib import get_close_matches
 from importlib import import_module
 from inspect import isfunction
@@ -25,6 +25,8 @@ _FRAME = re.compile(
     r"(Does not validate against|Subtypes:|Errors:|Given value|Parser key|Problem with given class_path"
     r"|Expected a path but|Expected a <class 'NoneType'>|$)"
 )
+
+_KINDS = {"NoneType": "null", "collections.abc.Sequence": "a list"}
 
 
 def build(kind: Any, config: Any, what: str = "value") -> Any:
@@ -58,7 +60,7 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     return dict(content)
 
 
-def one_sentence(error: Exception, flags: Iterable[str] = ()) -> str:
+def one_sentence(error: Exception, flags: Collection[str] = ()) -> str:
     """What is wrong and where, with the nearest valid name where a name is wrong.
 
     Args:
@@ -71,7 +73,9 @@ def one_sentence(error: Exception, flags: Iterable[str] = ()) -> str:
     if "Requirement 'wandb" in report:
         return "W&B is not installed: pip install wandb (the extra `wandb` of this package)"
     if required := re.search(r"following arguments are required: (.+)", report):
-        start = "" if place else ", or start from a config, as in --config configs/demo.yaml"
+        start = (
+            ", or start from a config, as in --config configs/demo.yaml" if "--config" in flags and not place else ""
+        )
         flags = [f"--{place}.{name}" if place else f"--{name}" for name in required[1].split(", ")]
         return f"{' and '.join(flags)} must be given{start}"
     if unknown := re.search(r"unrecognized arguments: (\S+)", report):
@@ -79,12 +83,19 @@ def one_sentence(error: Exception, flags: Iterable[str] = ()) -> str:
     if option := re.search(r"Option '([\w.]+)' is not accepted", report):
         options = _arguments(classes[-1]) if classes else []
         return f"{place or 'the config'} has no option {option[1]!r}{_suggest(option[1], options)}"
-    if name := re.search(r"Expected a dot import path string: (\S+)", report):
-        return f"{place}: there is no class {name[1]!r}{_suggest(name[1], _class_names())}"
+    kinds = re.findall(r"Expected a (?:<class '([\w.]+)'>|typing\.Literal\[(.+?)\])", report)
+    name = re.search(r"Expected a dot import path string: (\S+)", report)
+    if name and not {kind for kind, _ in kinds} - {"", "NoneType"}:
+        if name[1] in (known := _class_names()):
+            return f"{place}: {name[1]} is of another kind than what belongs there: name another class"
+        return f"{place}: there is no class {name[1]!r}{_suggest(name[1], known)}"
     leaves = [line.strip().removeprefix("- ") for line in report.splitlines()]
     leaf = next((line for line in leaves if not _FRAME.match(line)), report.splitlines()[0])
     leaf = re.sub(r'^Parser key "([\w.]+)": ', r"\1: ", leaf)
-    leaf = re.sub(r"Expected a <class '(\w+)'>\. Got value: ", r"expected \1, got ", leaf)
+    if leaf.startswith("Expected a <") or leaf.startswith("Expected a typing.Literal"):
+        words = dict.fromkeys(choices or _KINDS.get(kind, kind) for kind, choices in kinds)
+        found = re.search(r"G(?:iven|ot) value: (.*?)(?:\. Got value|$)", report, re.MULTILINE)
+        leaf = f"expected {' or '.join(words)}, got {found[1] if found else 'something else'}"
     return f"{place}: {leaf}" if place and not leaf.startswith(place) else leaf
 
 

@@ -12,8 +12,7 @@ def main(args: Sequence[str] | None = None) -> CLI:
     """Train as the config says; see `python -m pixelgen.fit --help`."""
     with stop_on_bad_input():
         cli = CLI(args)
-        cli.make_folder()
-    cli.fit()
+        cli.fit()
     return cli
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -362,8 +362,6 @@ class PixelGen(LightningModule):
             return torch.autocast(device, kind)
         if precision is None:
             return nullcontext() if self._trainer is None else self._trainer.precision_plugin.forward_context()
-        if precision not in get_args(Precision):
-            raise ValueError(f"precision is {precision!r}: choose one of {', '.join(get_args(Precision))}")
         if precision == "32-true":
             return nullcontext()
         mixed: Any = "bf16-mixed" if device == "cpu" else precision  # as Lightning does: no float16 on CPUs

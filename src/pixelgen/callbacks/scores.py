@@ -123,8 +123,8 @@ class FID(Evaluator):
         names = getattr(data, "class_names", None)
         if isinstance(self.accuracy, ShapesAccuracy) and names is not None and names != self.accuracy.class_names:
             raise ValueError(
-                f"fid.accuracy judges the classes {self.accuracy.class_names[:2]} and so on, but those of the data are "
-                f"{names[:2]} and so on: give ShapesAccuracy the same class_names"
+                f"fid.accuracy judges {len(self.accuracy.class_names)} classes, {self.accuracy.class_names[:2]} and so "
+                f"on, but the data has {len(names)}, {names[:2]} and so on: give ShapesAccuracy the same class_names"
             )
 
     def run(self, trainer: Trainer, pl_module: PixelGen) -> None:

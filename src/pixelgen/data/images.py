@@ -97,8 +97,13 @@ class ImageData(LightningDataModule):
         return [captions[i % len(captions)] for i in range(count)]
 
     def train_dataloader(self) -> DataLoader[Item]:
-        """Shuffled full batches of this rank's share, resuming where the trainer's progress says."""
+        """Shuffled full batches of this rank's share, resuming where the trainer's progress says.
+
+        With the trainer's `overfit_batches`, the first ones in order, the same in each epoch and on each rank.
+        """
         dataset: Any = self.train_dataset()
+        if self._overfits:
+            return DataLoader(dataset, drop_last=True, batch_size=self.batch_size, **self._loading())
         order = ResumableOrder(dataset, self.batch_size, self.seed, *self._shard(), self._batches_consumed)
         return ResumableLoader(dataset, sampler=order, drop_last=True, batch_size=self.batch_size, **self._loading())
 
@@ -121,6 +126,11 @@ class ImageData(LightningDataModule):
             # a loader without its own generator draws from the global one, which would shift the training noise
             "generator": torch.Generator().manual_seed(self.seed),
         }
+
+    @property
+    def _overfits(self) -> bool:
+        """Whether the trainer wants to see the same few batches in each epoch."""
+        return self.trainer is not None and bool(self.trainer.overfit_batches)
 
     def _shard(self) -> tuple[int, int]:
         """World size and rank; (1, 0) without a trainer."""

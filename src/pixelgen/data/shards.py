@@ -165,8 +165,11 @@ class ShardData(ImageData):
         return self._stream(self.val_sources, self._decode_val, self.val_length) if self.val_sources else None
 
     def train_dataloader(self) -> ShardLoader:  # type: ignore[override]
-        """Batches of this process' share of the shards, going on where the trainer's progress says."""
-        self._loader = self._load(self.train_dataset(), "length", self._batches_consumed)
+        """Batches of this process' share of the shards, going on where the trainer's progress says.
+
+        With the trainer's `overfit_batches`, the first ones in each epoch.
+        """
+        self._loader = self._load(self.train_dataset(), "length", None if self._overfits else self._batches_consumed)
         return self._loader
 
     def val_dataloader(self) -> ShardLoader | list[Any]:  # type: ignore[override]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Literal, TypeVar
@@ -22,8 +23,9 @@ def launch(devices: int = 1, precision: Precision = "bf16-mixed", num_nodes: int
 
     `precision` is that of the networks' matrix products under `fabric.autocast()`.
     """
-    if devices < 1:
-        raise ValueError(f"devices is {devices}: give at least 1")
+    most = torch.cuda.device_count() or max(4, os.cpu_count() or 1)
+    if not 1 <= devices <= most:
+        raise ValueError(f"devices is {devices}: give a number from 1 to {most} on this machine")
     former = logging.root.manager.disable
     logging.disable(max(former, logging.INFO))  # Lightning would tell of each process and of the precision
     try:

@@ -76,7 +76,7 @@ class DINOv2Features(FeatureExtractor):
         patch = network.patch_embed.patch_size[0]
         if size % patch:
             raise ValueError(f"size {size} is no multiple of the patch size {patch}")
-        super().__init__(network, f"{model}-{size}px", network.embed_dim, found or tensors_sha256(network))
+        super().__init__(network, f"{model}-{size}px", network.embed_dim, found or tensors_sha256(network.state_dict()))
         self.size, self.standard = size, (model, size) == (VIT_L14, 224)
         network.pos_embed.data = resample_positions(network.pos_embed.data, size // patch, size // patch)
 

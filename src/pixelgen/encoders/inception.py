@@ -34,8 +34,10 @@ class Inception(FeatureExtractor):
 
     @checked()
     def __init__(self, weights: str | Path | None = None, sha256: str | None = None) -> None:
-        from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3
-
+        try:
+            from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3
+        except ModuleNotFoundError as error:
+            raise ValueError("Inception needs torch-fidelity: pip install torch-fidelity") from error
         path = Path(weights or download(URL_INCEPTION_V3, "Inception-v3"))
         found = verify_weights(path, sha256, "Inception-v3")
         super().__init__(_build(path), INCEPTION, 2048, found)

@@ -8,15 +8,17 @@ import warnings
 from argparse import Namespace
 from pathlib import Path
 from typing import Any
-from zipfile import is_zipfile
+from zipfile import ZipFile, is_zipfile
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from torch import Tensor
 from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.checkpoint.state_dict_loader import load
 
+from pixelgen.encoders.hub import tensors_sha256
 from pixelgen.files import atomic
 from pixelgen.runs.published import Contents, Weights, below, convert_keys
 
@@ -34,7 +36,9 @@ def find_checkpoint(source: str | Path) -> Path:
 
 def find_weights(source: str | Path) -> Path:
     """The checkpoint or export that a path stands for: the file itself, or the one in a run or export folder."""
-    path = Path(source)
+    if not str(source).strip():
+        raise ValueError("the path of the run is empty: give a run folder, a checkpoint file, or an export")
+    path = Path(source).expanduser()
     if path.is_file() or is_sharded(path):
         return path
     for file in (path / "checkpoints" / "last.ckpt", path / EXPORT):
@@ -76,6 +80,7 @@ def read_contents(path: Path) -> Contents:
         if is_sharded(path):
             checkpoint: Any = read_shards(path)
         else:
+            _refuse_damaged(path)
             with torch.serialization.safe_globals([Namespace]):  # JiT keeps its arguments in one; it runs nothing
                 checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zipfile(path))
     except Exception as error:  # torch.load raises many kinds for a damaged file
@@ -86,13 +91,24 @@ def read_contents(path: Path) -> Contents:
                 "once and in a sandbox, as docs/published.md shows"
             )
         raise ValueError(f"{path} {reason}") from error
-    if isinstance(checkpoint, dict) and (published := convert_keys(checkpoint)) is not None:
-        return published
-    if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
-        raise ValueError(f"{path} is not a checkpoint of pixelgen, nor a published one of PixelGen or JiT")
-    state, ema = checkpoint["state_dict"], checkpoint.get("callbacks", {}).get("EMA", {})
-    raw, objective = below("denoiser.", state), below("objective.", state)
-    return Contents(raw, ema.get("averages", {}), objective, checkpoint.get("global_step"), ema.get("step"))
+    try:
+        if (published := convert_keys(checkpoint)) is not None:
+            return published
+        state, ema = checkpoint["state_dict"], checkpoint.get("callbacks", {}).get("EMA", {})
+        raw, objective, averages = below("denoiser.", state), below("objective.", state), ema.get("averages", {})
+        if not all(isinstance(value, Tensor) for part in (raw, *averages.values()) for value in part.values()):
+            raise TypeError
+    except (AttributeError, KeyError, TypeError) as error:  # something else, or of other types
+        raise ValueError(f"{path} is not a checkpoint of pixelgen, nor a published one of PixelGen or JiT") from error
+    return Contents(raw, averages, objective, checkpoint.get("global_step"), ema.get("step"))
+
+
+def _refuse_damaged(path: Path) -> None:
+    """Compare what a file holds with its checksums, which torch writes but does not look at."""
+    if is_zipfile(path):
+        with ZipFile(path) as archive:
+            if damaged := archive.testzip():
+                raise ValueError(f"{damaged} in it is damaged, its checksum is wrong: copy it again, or take another")
 
 
 def _read_export(path: Path) -> Contents:
@@ -101,6 +117,8 @@ def _read_export(path: Path) -> Contents:
         if about.get("format") != EXPORT_FORMAT:
             raise ValueError(f"its format is {about.get('format')!r}, not {EXPORT_FORMAT!r}")
         weights = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118, no dict
+        if about.get("sha256", found := tensors_sha256(weights)) != found:
+            raise ValueError("its weights are damaged, their checksum is wrong: copy it again, or export anew")
     return Contents({}, {about["average"]: weights}, step=int(about["step"]) if about["step"].isdecimal() else None)
 
 
@@ -133,6 +151,7 @@ def write_export(folder: Path, weights: Weights, identity: dict[str, Any], confi
     about = {"format": EXPORT_FORMAT, **{key: str(value) for key, value in identity.items()}}
     # copies, since the format allows neither tied nor strided ones
     copies = {key: value.clone(memory_format=torch.contiguous_format) for key, value in weights.items()}
+    about["sha256"] = tensors_sha256(copies)
     fix = "free some space or give another --to"
     with atomic(folder / EXPORT, fix) as file, atomic(folder / "config.yaml", fix) as text:  # the config comes first
         text.write_text(config, encoding="utf-8")

@@ -64,12 +64,16 @@ class Run:
         """The config, with `model` and perhaps `data`."""
         if self.contents.recipe is not None:
             return {"model": model_config(self.weights(), self.contents.recipe)}
-        return read_yaml(self.folder / "config.yaml")
+        path = self.folder / "config.yaml"
+        model = (config := read_yaml(path)).get("model")
+        if not isinstance(model, dict) or not isinstance(model.get("init_args", model), dict):
+            raise ValueError(f"{path} has no section `model` with arguments: put the run's own config back")
+        return config
 
     @property
     def arguments(self) -> dict[str, Any]:
         """The arguments of its model, as the config says them."""
-        model: dict[str, Any] = self.config.get("model", {})
+        model: dict[str, Any] = self.config["model"]
         return model.get("init_args", model)
 
     @property
@@ -156,7 +160,7 @@ class Run:
         load_weights(denoiser, weights, self.path)
         return denoiser
 
-    def model(self, ema: Average = True, device: str | torch.device | None = None) -> PixelGen:
+    def model(self, ema: Average = True, device: str | int | torch.device | None = None) -> PixelGen:
         """The model, ready to `.sample(...)`, without its losses and compilation; arguments are those of `load`.
 
         The text encoder of a network that takes prompts is loaded from where the config says; of a published one, from
@@ -166,7 +170,13 @@ class Run:
         class_path = self.config["model"].get("class_path", "pixelgen.PixelGen")
         model: PixelGen = self._build(PixelGen, {"class_path": class_path, "init_args": self.arguments | parts})
         model.origin = self._origin(ema)
-        return model.to(device or ("cuda" if torch.cuda.is_available() else "cpu")).eval()
+        if device is None:
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        try:
+            return model.to(device).eval()
+        except (RuntimeError, AssertionError) as error:
+            reason = str(error).partition("\n")[0]
+            raise ValueError(f"device {device!r} cannot be used ({reason}): give cpu, or cuda with a GPU") from error
 
     def fill(self, model: PixelGen, ema: Average) -> None:
         """Put other weights of this run into a model of it."""
@@ -191,7 +201,7 @@ class Run:
 
 
 @checked()
-def load(source: str | Path, ema: Average = True, device: str | torch.device | None = None) -> PixelGen:
+def load(source: str | Path, ema: Average = True, device: str | int | torch.device | None = None) -> PixelGen:
     """A trained model, ready to `.sample(...)`: rebuilt from a run's config, without its losses.
 
     A published checkpoint needs no config: its weights tell the size of the network.

@@ -34,7 +34,7 @@ def settings_of(
         **identity,
         "precision": sampling.precision,
         "compiled": sampling.compile,
-        "weights": tensors_sha256(denoiser)[:16],
+        "weights": tensors_sha256(denoiser.state_dict())[:16],
         "sampler": sampler.settings(),
         "noise_scale": model.noise_scale,
         "size": sampling.size or (denoiser.image_size, denoiser.image_size),
@@ -60,7 +60,7 @@ def refuse_other_settings(path: Path, settings: Mapping[str, Any]) -> None:
     """Refuse to make images with other settings than those in a `settings.json`, naming the first that differ."""
     try:
         found = _flat(json.loads(path.read_text()))
-    except json.JSONDecodeError as error:
+    except (ValueError, AttributeError) as error:
         raise ValueError(f"{path} is damaged ({error}): give another folder") from error
     wanted = _flat(json.loads(json.dumps(settings)))
     differing = [
