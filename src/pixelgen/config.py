@@ -23,10 +23,10 @@ set_parsing_settings(subclasses_enabled=[Sampler])  # else a dataclass stands fo
 # lines of a report that only describe how the parser got to the fault
 _FRAME = re.compile(
     r"(Does not validate against|Subtypes:|Errors:|Given value|Parser key|Problem with given class_path"
-    r"|Expected a path but|Expected a <class 'NoneType'>|$)"
+    r"|Type typing|Expected a path but|Expected a <class 'NoneType'>|$)"
 )
 
-_KINDS = {"NoneType": "null", "collections.abc.Sequence": "a list"}
+_KINDS = {"collections.abc.Sequence": "a list"}
 
 
 def build(kind: Any, config: Any, what: str = "value") -> Any:
@@ -73,9 +73,8 @@ def one_sentence(error: Exception, flags: Collection[str] = ()) -> str:
     if "Requirement 'wandb" in report:
         return "W&B is not installed: pip install wandb (the extra `wandb` of this package)"
     if required := re.search(r"following arguments are required: (.+)", report):
-        start = (
-            ", or start from a config, as in --config configs/demo.yaml" if "--config" in flags and not place else ""
-        )
+        trains = "--config" in flags and not place
+        start = ", or start from a config, as in --config configs/demo.yaml" if trains else ""
         flags = [f"--{place}.{name}" if place else f"--{name}" for name in required[1].split(", ")]
         return f"{' and '.join(flags)} must be given{start}"
     if unknown := re.search(r"unrecognized arguments: (\S+)", report):
@@ -86,14 +85,16 @@ def one_sentence(error: Exception, flags: Collection[str] = ()) -> str:
     kinds = re.findall(r"Expected a (?:<class '([\w.]+)'>|typing\.Literal\[(.+?)\])", report)
     name = re.search(r"Expected a dot import path string: (\S+)", report)
     if name and not {kind for kind, _ in kinds} - {"", "NoneType"}:
-        if name[1] in (known := _class_names()):
-            return f"{place}: {name[1]} is of another kind than what belongs there: name another class"
-        return f"{place}: there is no class {name[1]!r}{_suggest(name[1], known)}"
+        known = _class_names()
+        other = f"{name[1]} is of another kind than what belongs there: name another class"
+        return f"{place}: " + (
+            other if name[1] in known else f"there is no class {name[1]!r}{_suggest(name[1], known)}"
+        )
     leaves = [line.strip().removeprefix("- ") for line in report.splitlines()]
     leaf = next((line for line in leaves if not _FRAME.match(line)), report.splitlines()[0])
-    leaf = re.sub(r'^Parser key "([\w.]+)": ', r"\1: ", leaf)
+    leaf = re.sub(r'^Parser key "([\w.]+)": (?!Expected)', r"\1: ", leaf)
     if leaf.startswith("Expected a <") or leaf.startswith("Expected a typing.Literal"):
-        words = dict.fromkeys(choices or _KINDS.get(kind, kind) for kind, choices in kinds)
+        words = dict.fromkeys(choices or _KINDS.get(kind, kind) for kind, choices in kinds if kind != "NoneType")
         found = re.search(r"G(?:iven|ot) value: (.*?)(?:\. Got value|$)", report, re.MULTILINE)
         leaf = f"expected {' or '.join(words)}, got {found[1] if found else 'something else'}"
     return f"{place}: {leaf}" if place and not leaf.startswith(place) else leaf

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 import traceback
@@ -103,7 +104,7 @@ def _parse(
             elif get_origin(kind[0]) is tuple and options[name] is not None:
                 options[name] = tuple(options[name])
             elif Path in kind and options[name] is not None:
-                options[name] = Path(options[name]).expanduser() if str(options[name]).strip() else ""
+                options[name] = type(options[name])(os.path.expanduser(options[name]))
         own = signature(function).parameters
         if "sampling" in own:
             names = [field.name for field in fields(Sampling) if field.name not in own]
