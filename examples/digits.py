@@ -10,7 +10,10 @@ import numpy as np
 from jsonargparse import ArgumentParser
 from PIL import Image
 
+from pixelgen.checks import COUNT, checked
 
+
+@checked(size=COUNT)
 def write_digits(folder: Path, size: int = 32) -> int:
     """Write 1797 handwritten digits (Alpaydin and Kaynak, UCI, 1998) as `folder/<digit>/<index>.png`.
 
@@ -44,8 +47,9 @@ def main(args: Sequence[str] | None = None) -> int:
     options = parser.parse_args(args)
     try:
         count = write_digits(**options)
-    except ValueError as error:
-        raise SystemExit(f"error: {error}") from error
+    except (ValueError, OSError) as error:
+        sys.stderr.write(f"error: could not write into {options.folder} ({error}): choose other arguments\n")
+        raise SystemExit(2) from error
     sys.stdout.write(f"{count} images in {options.folder}\n")
     return count
 
