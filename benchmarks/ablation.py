@@ -3,8 +3,6 @@
 python benchmarks/ablation.py --help
 """
 
-from __future__ import annotations
-
 import csv
 import json
 import statistics

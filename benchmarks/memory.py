@@ -4,8 +4,6 @@
 L/16 with 32 images per GPU and no perceptual losses, 33.9 GB with them; the estimate without them is 30.3 GB.
 """
 
-from __future__ import annotations
-
 import copy
 import math
 from collections.abc import Callable, Iterable
@@ -255,7 +253,7 @@ def _dropout(x: Tensor, p: float = 0.5, training: bool = True, inplace: bool = F
     return torch.native_dropout(x, p, True)[0] if training and p else x
 
 
-def table(batch_size: int = 32, world_size: int = 8, averages: int = 1) -> Table:
+def table(batch_size: int = 32, world_size: int = 8, averages: int = 1) -> "Table":
     """GPU memory of training the published sizes at 256 pixels without losses, and the size of their checkpoints.
 
     Args:

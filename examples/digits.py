@@ -1,7 +1,5 @@
 """`python examples/digits.py FOLDER`: scikit-learn's handwritten digits as a folder of real images."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Sequence
 from pathlib import Path

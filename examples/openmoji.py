@@ -1,7 +1,5 @@
 """`python examples/openmoji.py FOLDER`: OpenMoji's pictures with their names, a small real text-image set."""
 
-from __future__ import annotations
-
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence

@@ -51,11 +51,10 @@ def show(images, columns=10):
 
 # %%
 model = pixelgen.load(RUN)
-data = ShapesData(image_size=model.denoiser.image_size)
-labels = [i % data.num_classes for i in range(NUM_IMAGES)]
+labels = [i % len(model.class_names) for i in range(NUM_IMAGES)]
 images = model.sample(labels, seeds=0)
 show(images)
-[data.class_names[label] for label in labels[:10]]
+[model.class_names[label] for label in labels[:10]]  # `model.sample` takes names as well
 
 # %% [markdown]
 # The same noise without guidance, and with more of it.
@@ -71,6 +70,7 @@ for guidance in (1.0, 3.0):
 # network predicts from it.
 
 # %%
+data = ShapesData(image_size=model.denoiser.image_size)
 item = data.val_dataset()[0]
 x = to_float(item["image"])[None].to(model.device)
 times = torch.linspace(0.05, 0.95, 10, device=model.device)

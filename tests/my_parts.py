@@ -54,7 +54,7 @@ class ShapeAndColor(Conditioner):
     def examples(self, number, data):
         return [[i % 4, i % 10] for i in range(number)]
 
-    def from_words(self, classes, prompts, names):
+    def from_words(self, classes, prompts):
         return [[int(word[0]), int(word[1])] for word in classes or ["00"]]
 
 

@@ -1,7 +1,5 @@
 """A stand-in for a model of prompts about shapes: paints what is asked for, or something else, by the seed."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Tars of small images for the tests, sound and damaged."""
 
-from __future__ import annotations
-
 import io
 import tarfile
 

@@ -90,7 +90,7 @@ def test_config_trains_a_step(name, digits, tmp_path, request):
         arguments += request.getfixturevalue("text_files")
     elif name not in WITHOUT_FILES:
         arguments += ["--data.root", str(digits), "--data.image_size", "32"]
-    if name.startswith("imagenet"):
+    if name.startswith(("folder", "imagenet")):
         arguments += TINY_DENOISER
     if name.startswith(("imagenet", "text")):
         arguments += request.getfixturevalue("perceptual_weights")

@@ -1,7 +1,5 @@
 """Text embeddings written into shards: those of encoding on the fly, trained on, and refused where they do not fit."""
 
-from __future__ import annotations
-
 import json
 
 import pytest

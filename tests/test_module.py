@@ -1,6 +1,6 @@
 import pytest
 import torch
-from lightning import Callback, Trainer
+from lightning import Callback, LightningDataModule, Trainer
 from lightning.pytorch.callbacks import LearningRateMonitor
 from torch.utils.data import DataLoader
 
@@ -48,7 +48,7 @@ def batches(count, labels=True):
     return DataLoader(items, batch_size=4)
 
 
-def train(model, steps, labels=True, **options):
+def train(model, steps, labels=True, data=None, ckpt_path=None, **options):
     trainer = Trainer(
         max_steps=steps,
         accelerator="cpu",
@@ -59,7 +59,7 @@ def train(model, steps, labels=True, **options):
         log_every_n_steps=1,
         **options,
     )
-    trainer.fit(model, batches(steps, labels))
+    trainer.fit(model, data or batches(steps, labels), ckpt_path=ckpt_path)
     return trainer
 
 
@@ -329,7 +329,8 @@ def test_progress_and_sizes():
         ([5], 0, "between 0 and 2"),
         ([-1], 0, "between 0 and 2"),
         ([0, 1], [0], "2 conditions but 1 seeds"),
-        (["red circle"], 0, "class numbers, 0 to 2"),
+        (["red circle"], 0, "have no known names: give numbers, 0 to 2, instead of 'red circle'"),
+        ([0.5], 0, "class numbers, 0 to 2"),
     ],
 )
 def test_wrong_requests_are_refused(condition, seeds, message):
@@ -361,3 +362,38 @@ def test_validation_is_the_same_each_time():
         torch.rand(3)
         model.validation_step(batch, 0)
     assert losses[0] == losses[1]
+
+
+class Named(LightningDataModule):
+    """Three classes with names."""
+
+    def __init__(self, *names):
+        super().__init__()
+        self.class_names = list(names)
+
+    def train_dataloader(self):
+        return batches(4)
+
+
+def test_names_of_classes_stay_with_the_checkpoint_of_any_trainer(tmp_path):
+    """Lightning's trainer alone, without the callbacks and the command line of this package."""
+    trainer = train(model := tiny(), 1, data=Named("ant", "bee", "cat"))
+    assert model.class_names == ["ant", "bee", "cat"]
+    trainer.save_checkpoint(tmp_path / "a.ckpt")
+    again = tiny()
+    train(again, 2, ckpt_path=tmp_path / "a.ckpt")
+    assert again.class_names == ["ant", "bee", "cat"]
+    assert torch.equal(again.sample(["cat", "ant"]), again.sample([2, 0]))
+    for names, said in {
+        ("bee", "cat", "zebra"): r"class 0 was 'ant' and is 'bee'; gone: 'ant'; new: 'zebra'",
+        ("bee", "ant", "cat"): r"class 0 was 'ant' and is 'bee'\)",
+    }.items():
+        with pytest.raises(ValueError, match=rf"not those of the checkpoint \({said}"):
+            train(tiny(), 2, data=Named(*names), ckpt_path=tmp_path / "a.ckpt")
+
+
+def test_networks_without_classes_have_no_names(tmp_path):
+    trainer = train(model := tiny(num_classes=None), 1, data=Named("ant", "bee", "cat"))
+    assert model.class_names is None
+    trainer.save_checkpoint(tmp_path / "a.ckpt")
+    train(tiny(num_classes=None), 2, data=Named("zebra"), ckpt_path=tmp_path / "a.ckpt")

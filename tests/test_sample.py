@@ -17,9 +17,10 @@ from pixelgen.export import export
 from pixelgen.flow import to_uint8
 from pixelgen.runs.run import Run
 from pixelgen.sample import main, sample
-from pixelgen.samples.sampling import Sampling
+from pixelgen.samples.sampling import Sampling, default_precision
+from pixelgen.samples.settings import settings_of
 from processes import finish, free_port, start, status
-from tiny_run import randomise_average
+from tiny_run import TinyModule, randomise_average
 
 EXACT = ["--precision", "32-true"]
 
@@ -106,9 +107,10 @@ def test_classes_by_number_range_and_name(run, tmp_path):
 
 
 def test_averages_and_sizes_are_other_sets(run):
+    other = "32-true" if default_precision() == "bf16-mixed" else "bf16-mixed"
     folders = [
         main([str(run), "--num_images", "2", *more])
-        for more in ([], ["--ema", "raw"], ["--size", "32", "64"], ["--seed", "1"], ["--precision", "32-true"])
+        for more in ([], ["--ema", "raw"], ["--size", "32", "64"], ["--seed", "1"], ["--precision", other])
     ]
     assert len(set(folders)) == 5
     assert settings(folders[1])["average"] == "raw"
@@ -200,14 +202,40 @@ def test_bad_sources_and_folders_are_refused(run, tmp_path, capsys):
     assert refusal(capsys, str(run), "--to", str(tmp_path / "file")).startswith("could not write into")
 
 
-def test_names_of_classes_come_from_the_data_that_is_there(run, tmp_path, capsys):
-    assert Run(run).class_names()[11] == "orange square"
+def test_names_of_classes_are_those_that_the_run_was_trained_with(run, tmp_path, capsys):
+    """Whatever has become of the data; they go along into an export."""
+    assert Run(run).class_names[11] == "orange square"
     copy = tmp_path / "run"
     shutil.copytree(run, copy, ignore=shutil.ignore_patterns("samples"))
     config = yaml.safe_load((copy / "config.yaml").read_text())
     config["data"] = {"class_path": "pixelgen.data.ImageFolderData", "init_args": {"root": str(tmp_path / "gone")}}
     (copy / "config.yaml").write_text(yaml.safe_dump(config))
-    sentence = refusal(capsys, str(copy), "--classes", "red circle")
-    assert sentence.startswith("the data of the run cannot tell class names (")
-    assert sentence.endswith(": give numbers, 0 to 39, instead of 'red circle'")
+    exported = export(copy, tmp_path / "export").parent
+    for source in (copy, exported):
+        assert conditions(main([str(source), "--classes", "orange square", "--to", str(source / "set")])) == [11]
+        assert pixelgen.load(source, device="cpu").class_names[11] == "orange square"
+    path = copy / "checkpoints" / "last.ckpt"
+    checkpoint = torch.load(path, weights_only=True)
+    del checkpoint["class_names"]  # as older runs have it
+    path.unlink()
+    torch.save(checkpoint, path)
+    sentence = "the classes have no known names: give numbers, 0 to 39, instead of 'red circle'"
+    assert refusal(capsys, str(copy), "--classes", "red circle") == sentence
     assert conditions(main([str(copy), "--classes", "3"])) == [3]
+
+
+def test_random_classes_are_drawn_by_the_seed_of_each_image(run, tmp_path):
+    folder = main([str(run), "--random_classes", "--num_images", "6", "--seed", "3", "--to", str(tmp_path / "six")])
+    found = conditions(folder)
+    assert settings(folder)["conditions"] == "random classes"
+    assert len(set(found)) > 2
+    assert found != list(range(6))
+    later = main([str(run), "--random_classes", "--num_images", "2", "--seed", "7", "--to", str(tmp_path / "two")])
+    assert conditions(later) == found[4:]
+    chosen = main(
+        [str(run), "--random_classes", "--classes", "3", "5", "--num_images", "6", "--to", str(tmp_path / "c")]
+    )
+    assert set(conditions(chosen)) == {3, 5}
+    assert settings(chosen)["conditions"] == {"random": [3, 5]}
+    with pytest.raises(ValueError, match="random_classes draws classes, and this network takes none: leave it out"):
+        settings_of(TinyModule(num_classes=None), Sampling(random_classes=True), {}, {}, 1)

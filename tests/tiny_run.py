@@ -1,7 +1,5 @@
 """A tiny PixelGen on tiny images, and a trainer for it."""
 
-from __future__ import annotations
-
 from types import MappingProxyType
 
 import torch

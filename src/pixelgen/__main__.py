@@ -1,7 +1,5 @@
 """`pixelgen sample runs/demo`: every verb of the package, as `python -m pixelgen.sample runs/demo` has it."""
 
-from __future__ import annotations
-
 import ast
 import sys
 from collections.abc import Sequence

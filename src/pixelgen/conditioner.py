@@ -1,17 +1,15 @@
 """Conditioners: what a batch, a request, a command line and "no condition" become for the denoiser."""
 
-from __future__ import annotations
-
 import os
-import re
-from collections.abc import Callable, Sequence
-from difflib import get_close_matches
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
+from pixelgen.classes import changed_names, numbers_of
 from pixelgen.encoders.text import TextEncoder
 from pixelgen.flow import Sampler
 from pixelgen.models import Denoiser
@@ -19,7 +17,6 @@ from pixelgen.models import Denoiser
 Batch = dict[str, Any]
 Condition = Tensor | Sequence[Any] | int | str | None  # one entry for each image, or a single one for all
 Words = Sequence[str | int] | None
-Names = Callable[[], list[str]]  # gives the names of the classes; its ValueError tells why there are none
 
 
 class Conditioner(nn.Module):
@@ -40,10 +37,18 @@ class Conditioner(nn.Module):
     """
 
     description = "conditions of the data"  # of `examples`, for protocols
-    takes_prompts = False
+    takes_prompts, takes_classes = False, True
+    class_names: Sequence[str] | None = None  # in the order of their numbers, once data or weights have told them
 
     def check(self, denoiser: Denoiser) -> None:
         """Refuse a denoiser that does not fit."""
+
+    def take_names(self, names: Sequence[str] | None) -> None:
+        """Take over the names of the classes of data or weights, if there are any."""
+        if self.takes_classes and names is not None:
+            if said := changed_names(self.class_names, names):
+                rank_zero_warn(f"from here on, classes have other names: {said}")
+            self.class_names = list(names)
 
     def check_data(self, denoiser: Denoiser, data: Any) -> None:
         """Refuse a data module, already set up, whose batches lack what `from_batch` needs."""
@@ -92,7 +97,7 @@ class Conditioner(nn.Module):
         """Conditions (B, …) on a device from the requests of a batch."""
         return None if requests is None else torch.as_tensor(requests, device=device)
 
-    def from_words(self, classes: Words, prompts: Sequence[str] | None, names: Names) -> list[Any]:
+    def from_words(self, classes: Words, prompts: Sequence[str] | None) -> list[Any]:
         """Requests from the command line's `--classes` and `--prompts`; images take them in turn."""
         raise ValueError(f"{type(self).__name__} reads no --classes or --prompts: sample from Python")
 
@@ -107,7 +112,7 @@ class Conditioner(nn.Module):
 class Unconditional(Conditioner):
     """Nothing but noise."""
 
-    description = "no classes"
+    description, takes_classes = "no classes", False
 
     def check(self, denoiser: Denoiser) -> None:
         """The denoiser must take no condition."""
@@ -122,7 +127,7 @@ class Unconditional(Conditioner):
         if given is not None:
             raise ValueError("this network is unconditional: give seeds alone, one for each image")
 
-    def from_words(self, classes: Words, prompts: Sequence[str] | None, names: Names) -> list[Any]:
+    def from_words(self, classes: Words, prompts: Sequence[str] | None) -> list[Any]:
         """A request without content."""
         if classes or prompts:
             raise ValueError("this network has neither classes nor text: leave out --classes and --prompts")
@@ -134,7 +139,7 @@ class Unconditional(Conditioner):
 
 
 class Labels(Conditioner):
-    """Classes by number, in the order of the data's `class_names`; the number after the last is the null class.
+    """Classes by number, in the order of `class_names`; the number after the last is the null class.
 
     Args:
         num_classes: without the null class.
@@ -153,13 +158,14 @@ class Labels(Conditioner):
             raise ValueError(f"the conditioner has {self.num_classes} classes, the denoiser {denoiser.num_classes}")
 
     def check_data(self, denoiser: Denoiser, data: Any) -> None:
-        """The data must have as many classes."""
+        """The data must have as many classes; their names are taken over."""
         if self.num_classes != data.num_classes:
             found = "no labels" if data.num_classes is None else f"{data.num_classes} classes"
             raise ValueError(
                 f"the data has {found}, but the denoiser is built for num_classes {self.num_classes}: leave "
                 "num_classes out to take the data's, or set it to null to train without labels"
             )
+        self.take_names(data.class_names)
 
     def from_batch(self, batch: Batch) -> Tensor | None:
         """Labels (B,)."""
@@ -170,41 +176,30 @@ class Labels(Conditioner):
         return torch.full_like(condition, self.num_classes)
 
     def parse(self, given: Condition, number: int) -> Tensor:
-        """Class numbers (N,)."""
+        """Class numbers (N,) of numbers, or of words as in `from_words`."""
         if given is None:
             raise ValueError(f"give the class of each image, {self.known} (or {self.num_classes} for no class)")
+        if isinstance(given, str) or (isinstance(given, Sequence) and any(isinstance(word, str) for word in given)):
+            numbers = self.from_words([given] if isinstance(given, str) else given, None)
+            given = numbers[0] if isinstance(given, str) and len(numbers) == 1 else numbers
         try:
-            labels = torch.as_tensor(given, dtype=torch.long)
-        except (TypeError, ValueError) as error:
+            labels = torch.as_tensor(given)
+        except (TypeError, ValueError, RuntimeError) as error:
             raise ValueError(f"conditions are class numbers, {self.known}, not {given!r}") from error
+        if labels.numel() and (labels.is_floating_point() or labels.dtype == torch.bool):
+            raise ValueError(f"conditions are class numbers, {self.known}, not {given!r}")
         if labels.numel() == 0 or int(labels.min()) < 0 or int(labels.max()) > self.num_classes:
             raise ValueError(
                 f"classes must lie between 0 and {self.num_classes - 1} (or be {self.num_classes} for no class)"
             )
-        return labels.expand(number) if labels.ndim == 0 else labels
+        return labels.long().expand(number) if labels.ndim == 0 else labels.long()
 
-    def from_words(self, classes: Words, prompts: Sequence[str] | None, names: Names) -> list[Any]:
-        """All class numbers, or those of `--classes`: numbers, ranges such as `10-19` (both ends count), or names."""
+    def from_words(self, classes: Words, prompts: Sequence[str] | None) -> list[Any]:
+        """All class numbers, or those of `--classes`: numbers, ranges and names, as `numbers_of` reads them."""
         if prompts:
             raise ValueError("this network knows no text: leave out --prompts and --negative, and give --classes")
-        return [number for word in classes or [f"0-{self.num_classes - 1}"] for number in self._numbers(word, names)]
-
-    def _numbers(self, word: str | int, names: Names) -> Sequence[int]:
-        if found := re.fullmatch(r"(\d+)(?:-(\d+))?", str(word)):
-            first, last = int(found[1]), int(found[2] or found[1])
-            if first <= last <= self.num_classes:
-                return range(first, last + 1)
-            raise ValueError(f"there is no class {word}: classes are {self.known} ({self.num_classes}: none)")
-        try:
-            known = [name.casefold() for name in names()]
-        except ValueError as error:
-            raise ValueError(f"{error}: give numbers, {self.known}, instead of {word!r}") from error
-        name = str(word).casefold()
-        if name in known:
-            return [known.index(name)]
-        near = get_close_matches(name, known, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"one is {known[0]!r}"
-        raise ValueError(f"there is no class {word!r}: {hint}")
+        words: Sequence[str | int] = classes or range(self.num_classes)
+        return [number for word in words for number in numbers_of(word, self.num_classes, self.class_names)]
 
     def examples(self, number: int, data: Any) -> list[Any]:
         """Image i gets class i mod their number; fewer images than classes are spaced evenly over them."""
@@ -221,7 +216,7 @@ class Text(Conditioner):
     """
 
     description = "captions of the data in order"
-    takes_prompts = True
+    takes_prompts, takes_classes = True, False
 
     def __init__(self, encoder: TextEncoder | None) -> None:
         super().__init__()
@@ -304,7 +299,7 @@ class Text(Conditioner):
         found: Tensor = self._encoder("prompts need a text encoder")(requests)
         return found.to(device)
 
-    def from_words(self, classes: Words, prompts: Sequence[str] | None, names: Names) -> list[Any]:
+    def from_words(self, classes: Words, prompts: Sequence[str] | None) -> list[Any]:
         """The prompts of `--prompts`, or the lines of a text file."""
         if classes or not prompts:
             raise ValueError("this model takes text: use --prompts, not --classes")

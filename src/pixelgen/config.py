@@ -1,7 +1,5 @@
 """Objects from configs, and the parser's nested reports about bad input told in one sentence."""
 
-from __future__ import annotations
-
 import inspect
 import re
 import sys

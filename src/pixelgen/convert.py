@@ -1,7 +1,5 @@
 """`python -m pixelgen.convert published.ckpt`: a published checkpoint as an export of this library."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import yaml
@@ -54,7 +52,8 @@ def convert(
     config = model_config(weights, recipe, in_context_start, text_encoder)
     comment = f"# {identity['average']} of {run.path.name}, converted. {LICENCE}\n"
     text = comment + yaml.safe_dump({"model": config}, sort_keys=False)
-    return write_export(folder, denoiser_of(config, weights, run.path).state_dict(), identity, text)
+    weights = denoiser_of(config, weights, run.path).state_dict()
+    return write_export(folder, weights, identity, text, run.class_names)
 
 
 def _report(path: Path) -> None:

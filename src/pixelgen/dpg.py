@@ -1,7 +1,5 @@
 """`python -m pixelgen.dpg runs/text prompts`: images for DPG-Bench (arXiv 2403.05135), which scores them elsewhere."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """`python -m pixelgen.encode SHARDS --to FOLDER --text_encoder ENCODER`: shards with precomputed text embeddings."""
 
-from __future__ import annotations
-
 import json
 import tarfile
 from collections.abc import Iterator, Mapping, Sequence

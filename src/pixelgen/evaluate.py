@@ -1,7 +1,5 @@
 """`python -m pixelgen.evaluate runs/demo --reference images`: FID and its relatives, with their protocol."""
 
-from __future__ import annotations
-
 import json
 import sys
 from argparse import ArgumentParser
@@ -79,8 +77,10 @@ def evaluate(
         ValueError: in a sentence, naming what is wrong with the arguments, the images or the reference.
     """
     images = not isinstance(source, Run) and is_images(source)
-    if images and (sampling.sampler is not None or prompts is not None or sampling.compile):
-        raise ValueError(f"the images in {source} are made already: leave out the sampler, prompts and compile")
+    if images and (sampling.sampler is not None or prompts is not None or sampling.compile or sampling.random_classes):
+        raise ValueError(
+            f"the images in {source} are made already: leave out the sampler, prompts, random_classes and compile"
+        )
     if extractor is None:
         Reference(Path(reference)).expect_inception()
     pairs = [(extractor or Inception(), Reference(Path(reference)))]

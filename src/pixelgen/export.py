@@ -1,7 +1,5 @@
 """`python -m pixelgen.export runs/demo`: one EMA of a run as a small file, with its config beside it."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from rich.console import Console
@@ -35,7 +33,7 @@ def export(source: str | Path | Run, to: str | Path | None = None, ema: Average 
     refuse_used(folder)
     weights = run.denoiser(ema).state_dict()
     config = (run.folder / "config.yaml").read_text(encoding="utf-8")
-    return write_export(folder, weights, run.identity(ema), config)
+    return write_export(folder, weights, run.identity(ema), config, run.class_names)
 
 
 def _report(path: Path) -> None:

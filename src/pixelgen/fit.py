@@ -1,7 +1,5 @@
 """`python -m pixelgen.fit --config …`: train a model, or resume a run."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from pixelgen.cli.command import stop_on_bad_input

@@ -1,7 +1,5 @@
 """`python -m pixelgen.geneval runs/text`: GenEval's images of a text model, their verdicts and the scores."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """PixelGen as a LightningModule: wires denoiser, conditioner, objective, sampler and optimizer; no mathematics."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal
@@ -17,6 +15,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ConstantLR, LRScheduler, ReduceLROnPlateau
 
 from pixelgen.checks import COUNT, FROM_ZERO, POSITIVE, SEED, SHARE, checked
+from pixelgen.classes import refuse_other_classes
 from pixelgen.conditioner import Condition, Conditioner, Unconditional, conditioner_of
 from pixelgen.distributed.fsdp import check_synchronised, refuse_unsupported, shard
 from pixelgen.encoders.text import TextEncoder
@@ -246,8 +245,23 @@ class PixelGen(LightningModule):
         return Prediction(x, x_t, t, x_hat, hidden)
 
     def setup(self, stage: str) -> None:
-        """Refuse strategies under which averages and checkpoints would be wrong."""
+        """Refuse strategies under which averages and checkpoints would be wrong; take over the names of classes."""
         refuse_unsupported(self.trainer.strategy)
+        self.conditioner.take_names(getattr(self.trainer.datamodule, "class_names", None))  # type: ignore[attr-defined]
+
+    @property
+    def class_names(self) -> Sequence[str] | None:
+        """Names of the classes in the order of their numbers; None if neither data nor weights have told them."""
+        return self.conditioner.class_names
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep what the numbers of classes mean."""
+        checkpoint["class_names"] = self.class_names
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse data of other classes than those of the checkpoint."""
+        refuse_other_classes(checkpoint.get("class_names"), self.class_names)
+        self.conditioner.take_names(checkpoint.get("class_names"))
 
     def configure_model(self) -> None:
         """Under FSDP2, split what trains over the processes (once: Lightning calls this before each of its runs)."""
@@ -309,9 +323,9 @@ class PixelGen(LightningModule):
         An image depends on its own seed, condition and the sampler only, never on the batch it is made in.
 
         Args:
-            condition: number of each image's class, in the order of the data's `class_names`; for a network that takes
-                text, prompts or their embeddings (N, L, E); a single one for one image per seed; None for an
-                unconditional network.
+            condition: number or name of each image's class, as `--classes` reads them; for a network that takes text,
+                prompts or their embeddings (N, L, E); a single one for one image per seed; None for an unconditional
+                network.
             seeds: seed of each image; a single number s stands for s, s+1, … one for each condition.
             sampler: other than the module's own.
             batch_size: images made at a time.
@@ -326,7 +340,7 @@ class PixelGen(LightningModule):
 
         Example:
             model = pixelgen.load("runs/demo")
-            images = model.sample([0, 11, 22, 33], seeds=24)
+            images = model.sample(["red circle", "green star"], seeds=24)
         """
         requests = self.conditioner.parse(condition, 1 if isinstance(seeds, int) else len(seeds))
         seeds = _seeds(seeds, requests)

@@ -1,7 +1,5 @@
 """`python -m pixelgen.sample runs/demo`: images of a trained model, in a folder."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Callable, Sequence
@@ -19,7 +17,7 @@ from pixelgen.distributed.processes import launch
 from pixelgen.files import atomic
 from pixelgen.module import PixelGen
 from pixelgen.runs.run import Run
-from pixelgen.samples.generate import Request, file_name, generate
+from pixelgen.samples.generate import RANDOM, Request, drawn, file_name, generate
 from pixelgen.samples.grid import grid
 from pixelgen.samples.npz import read_image, write_npz
 from pixelgen.samples.sampling import Sampling
@@ -42,15 +40,17 @@ def sample(
 ) -> Path:
     """Generate images with a trained model: PNGs, `settings.json`, and `grid.png` of the first ones.
 
-    Image i is generated from seed + i and the condition i mod their number; its bytes do not depend on batch size,
-    number of processes and interruptions. The same command resumes where it was stopped; with a larger num_images it
-    adds to the set. The settings stand in each PNG too.
+    Image i is generated from seed + i and the condition i mod their number, or a random one with `random_classes`; its
+    bytes do not depend on batch size, number of processes and interruptions. The same command resumes where it was
+    stopped; with a larger num_images it adds to the set. A set of up to 16 images goes through the network in a smaller
+    batch, which is one of its settings: it stands in a folder of its own. The settings stand in each PNG too.
 
     Args:
         source: run folder, checkpoint, export, or a published checkpoint.
         to: folder to write into; `samples/<EMA, step, sampler and a hash of all settings>` in the run if not given.
         num_images: how many; one of each class or prompt that is named, or 64, if not given.
-        classes: numbers, ranges such as 10-19, or names, where the data of the run tells them; all if not given.
+        classes: names, numbers, or ranges such as 10-19; all if not given. What is a name and the number of another
+            class is refused; `number:10` is a number alone.
         prompts: for a text model: one or more, or a text file with one a line.
         npz: also write samples.npz for the ADM evaluation suite (arr_0, uint8, N × H × W × 3).
         sampling: how images are generated.
@@ -84,11 +84,14 @@ def sample_with(
     sampling: Sampling = Sampling(),
 ) -> Path:
     """What `sample` does once the processes run and the model, with the EMA of `sampling`, is on its device."""
-    conditions = model.conditioner.from_words(classes, prompts, run.class_names)
+    conditions = model.conditioner.from_words(classes, prompts)
     chosen = bool(classes or prompts)
     number = num_images or (len(conditions) if chosen else 64)
-    asked = {"seed": sampling.seed, "conditions": _named(conditions, chosen, model.conditioner.description)}
-    settings = settings_of(model, sampling, run.identity(sampling.ema), asked)
+    named = _named(conditions, chosen, model.conditioner.description)
+    if sampling.random_classes:
+        named, conditions = {"random": named} if chosen else RANDOM, drawn(conditions, sampling.seed, number)
+    asked = {"seed": sampling.seed, "conditions": named}
+    settings = settings_of(model, sampling, run.identity(sampling.ema), asked, number)
     folder = to or run.folder / "samples" / folder_name(settings)
     requests = [Request(file_name(i), sampling.seed + i, conditions[i % len(conditions)]) for i in range(number)]
     generate(model, requests, folder, settings, fabric, sampling)
@@ -130,7 +133,7 @@ def sample_prompts(
         raise ValueError(f"the model of {run} takes no prompts: give a text model")
     seeds = range(sampling.seed, sampling.seed + number)
     about = {"seeds": list(seeds), "prompts": len(prompts), "prompts_sha256": sha256}
-    settings = settings_of(model, sampling, run.identity(sampling.ema), about)
+    settings = settings_of(model, sampling, run.identity(sampling.ema), about, len(prompts) * number)
     folder = run.folder / benchmark / folder_name(settings) if to is None else Path(to)
     requests = [Request(path(i, seed), seed, text) for i, text in enumerate(prompts) for seed in seeds]
     generate(model, requests, folder, settings, fabric, sampling)

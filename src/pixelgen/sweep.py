@@ -1,7 +1,5 @@
 """`python -m pixelgen.sweep runs/demo --guidance 1 2 3`: which guidance, interval, EMA and sampler score best."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from dataclasses import replace
@@ -29,6 +27,8 @@ from pixelgen.runs.checkpoints import EXPORT
 from pixelgen.runs.run import Run
 from pixelgen.sample import open_model, sample_with
 from pixelgen.samples.sampling import Sampling
+
+SAME = ("negative", "random_classes", "seed", "size", "precision", "compile")  # settings that no row changes
 
 
 class Scorer:
@@ -141,7 +141,7 @@ def sweep(
     score = Scorer(EvaluationJob(metrics, sampling.batch_size, 0, False, fabric), features, real, folder)
     model, filled = open_model(run, fabric, replace(sampling, ema=plan[0].ema)), plan[0].ema
     wanted: dict[str, Any] = {"num_images": num_images, "classes": classes, "prompts": prompts}
-    same = wanted | {name: getattr(sampling, name) for name in ("negative", "seed", "size", "precision", "compile")}
+    same = wanted | {name: getattr(sampling, name) for name in SAME}
     name = str(run) if run.path.name in ("last.ckpt", EXPORT) else run.path
     results: list[Result] = []
     for row in plan:

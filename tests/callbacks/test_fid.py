@@ -17,7 +17,7 @@ from pixelgen.conditioner import Unconditional
 from pixelgen.encoders.frozen import FeatureExtractor
 from pixelgen.evaluation import Comparison, Metrics, Statistics, frechet_distance
 from pixelgen.flow import to_uint8
-from pixelgen.samples.generate import Request, stream
+from pixelgen.samples.generate import Request, drawn, stream
 from tiny_run import Means, TinyData, TinyImages, TinyModule, tiny_trainer
 from toy_features import Toy, reference_of
 
@@ -83,6 +83,21 @@ def test_unlabelled(tmp_path):
     trainer, _ = fit(tmp_path, FID(Means(), num_samples=4), module=module)
     assert trainer.callback_metrics[NAME].isfinite()
     assert json.loads((tmp_path / "evaluations.jsonl").read_text())["conditions"] == "no classes"
+
+
+def test_random_classes(tmp_path):
+    fid = FID(Means(), num_samples=6, seed=3, random_classes=True)
+    trainer, module = fit(tmp_path, fid)
+    labels = drawn(range(3), 3, 6)
+    assert labels != [i % 3 for i in range(6)]
+    with torch.no_grad():
+        fake = Means()(to_uint8(module.sample(labels, range(3, 9)))).double()
+    real = Means()(TinyImages().images).double()
+    expected = frechet_distance(fake.mean(0), fake.T.cov(), real.mean(0), real.T.cov())
+    assert trainer.callback_metrics[NAME].item() == pytest.approx(expected, rel=1e-6)
+    assert json.loads((tmp_path / "evaluations.jsonl").read_text())["conditions"] == "random classes"
+    with pytest.raises(ValueError, match=r"fid\.random_classes draws classes, and this network takes none"):
+        fid.check(TinyModule(num_classes=None), None)
 
 
 def test_schedule_and_logs(tmp_path):

@@ -88,6 +88,15 @@ def test_labels(num_classes, labels, expected):
     assert Preview(num_images=4, labels=labels)._requests(TinyModule(num_classes), None) == expected
 
 
+def test_labels_by_name_are_those_of_the_data():
+    module = TinyModule(3)
+    module.conditioner.take_names(["ant", "2", "cat"])
+    assert Preview(num_images=4, labels=["cat", "ant", 2])._requests(module, None) == [2, 0, 2, 2]
+    for label, message in (("2", r"'2' may be number:2 \('cat'\) or number:1"), ("bea", "there is no class 'bea'")):
+        with pytest.raises(ValueError, match=f"preview.labels are .*{message}"):
+            Preview(labels=[label]).check(module, None)
+
+
 def test_loggers_that_take_images(tmp_path):
     class Images(Logger):
         name, version, seen = "images", 0, []

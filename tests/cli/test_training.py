@@ -1,6 +1,7 @@
 """Every config builds and runs a step; bad input is refused in one sentence; runs resume and reload exactly."""
 
 import logging
+import shutil
 import warnings
 from pathlib import Path
 
@@ -260,6 +261,21 @@ def test_a_folder_without_classes_trains_without_labels(flat_folder, tmp_path):
     )
     assert cli.model.denoiser.num_classes is None
     assert pixelgen.load(tmp_path / "run").sample(seeds=[0], sampler=Euler(num_steps=1)).shape == (1, 3, 32, 32)
+
+
+def test_a_run_is_not_resumed_with_other_classes(tmp_path, capsys):
+    write_digits(tmp_path / "digits")
+    folder = ["--data", "ImageFolderData", "--data.root", str(tmp_path / "digits"), "--data.image_size", "32"]
+    run = main([*TINY, *folder, "--data.batch_size", "4", "--run", str(tmp_path / "run"), "--trainer.max_steps", "1"])
+    assert pixelgen.load(run.folder).class_names == list("0123456789")
+    shutil.rmtree(tmp_path / "digits" / "9")
+    (tmp_path / "digits" / "0").rename(tmp_path / "digits" / "zero")
+    with pytest.raises(SystemExit):
+        main(["--ckpt_path", str(run.folder), "--trainer.max_steps", "2"])
+    said = (
+        "(class 0 was '0' and is '1'; gone: '0', '9'; new: 'zero'): give the data back its classes, or start a new run"
+    )
+    assert said in capsys.readouterr().err
 
 
 def test_labels_can_be_left_unused(tmp_path):

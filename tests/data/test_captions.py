@@ -1,7 +1,5 @@
 """Which caption is chosen how often, and the published recipe for short ones."""
 
-from __future__ import annotations
-
 import json
 from collections import Counter
 from random import Random

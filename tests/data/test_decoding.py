@@ -1,7 +1,5 @@
 """Bytes of a sample: what makes an item, and what is unusable for which reason. Nothing in a file ends a run."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 
@@ -24,11 +22,34 @@ def decode(files, **options):
         ({"json": b'{"cls": "dog"}'}, 0),
         ({"json": b'{"label": 0, "cls": 2}'}, 0),
         ({"cls": b"1", "json": b'{"label": 2}'}, 1),
+        ({"cls": b"1", "json": b'{"label": 2, "class_name": "bird"}'}, 2),
+        ({"cls": b"1", "json": b"{"}, 1),
+        ({"cls": b"\xef\xbb\xbfcat"}, 1),
     ],
 )
 def test_labels_are_numbers_or_names(files, label):
     assert label_of(files, 3, ["dog", "cat", "bird"]) == label
     assert decode({"png": picture(1), **files}, num_classes=3, class_names=["dog", "cat", "bird"])["label"] == label
+
+
+@pytest.mark.parametrize(
+    ("files", "detail"),
+    [
+        ({"cls": b"1"}, "'1' may be the number of a class or the name of another: pack the folder again"),
+        ({"cls": b"0"}, "'0' may be the number"),  # no name, but of the same writer
+        ({"cls": b"1", "json": b'{"class_name": "cow"}'}, "'cow' is not among the names"),
+    ],
+)
+def test_a_number_is_never_taken_for_the_name_of_another_class(files, detail):
+    with pytest.raises(Unusable, match=detail):
+        label_of(files, 3, ["1", "10", "2"])
+
+
+def test_a_number_beside_numbers_for_names():
+    assert label_of({"json": b'{"label": 1}'}, 3, ["1", "10", "2"]) == 1  # a number in json is no name
+    assert label_of({"cls": b"1", "json": b'{"class_name": "2"}'}, 3, ["1", "10", "2"]) == 2
+    assert label_of({"cls": b"1"}, 3) == 1
+    assert label_of({"cls": b"1"}, 3, ["00", "01", "02"]) == 1
 
 
 @pytest.mark.parametrize("content", ["5", "null", '"label"', '["label"]', '{"label": null}', "{}", "{", "[" * 10**5])

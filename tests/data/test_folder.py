@@ -1,7 +1,5 @@
 """Folders of images: layouts, modes of image files, flips, and what is said when something is wrong."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

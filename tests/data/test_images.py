@@ -1,7 +1,5 @@
 """The crop that every published number rests on, and what the base class does with a data set."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

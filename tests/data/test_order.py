@@ -1,7 +1,5 @@
 """The order of samples: a function of (seed, batches consumed), whatever happens to the run."""
 
-from __future__ import annotations
-
 import warnings
 
 import pytest

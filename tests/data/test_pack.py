@@ -1,6 +1,6 @@
 """A folder packed into shards and read back."""
 
-from __future__ import annotations
+import json
 
 import numpy as np
 import pytest
@@ -47,6 +47,30 @@ def test_class_folders_become_labels_that_the_data_module_knows(tmp_path):
     batch = next(iter(data.train_dataloader()))
     assert data.class_names == ["a", "b"]
     assert batch["label"].tolist() == [value // 10 % 2 for value in batch["image"][:, 0, 0, 0].tolist()]
+
+
+def test_numbers_as_names_of_classes_stay_names(tmp_path):
+    """Folders 1 to 12 in the order of texts: class 1 is folder 10."""
+    names = sorted(str(i) for i in range(1, 13))
+    for name in names:
+        (tmp_path / "in" / name).mkdir(parents=True)
+        Image.new("RGB", (8, 8), (20 * int(name), 0, 0)).save(tmp_path / "in" / name / "x.png")
+    pack(tmp_path / "in", tmp_path / "out")
+    files = [sample.files for sample in samples(tmp_path / "out")]
+    assert {(int(f["cls"]), json.loads(f["json"])["class_name"]) for f in files} == set(enumerate(names))
+    data = ShardData(str(tmp_path / "out"), image_size=8, batch_size=12, length=12)
+    batch = next(iter(data.train_dataloader()))
+    assert [int(data.class_names[i]) * 20 for i in batch["label"]] == batch["image"][:, 0, 0, 0].tolist()
+    renamed = ShardData(str(tmp_path / "out"), image_size=8, batch_size=12, length=12, class_names=names[::-1])
+    batch = next(iter(renamed.train_dataloader()))
+    assert [int(names[::-1][i]) * 20 for i in batch["label"]] == batch["image"][:, 0, 0, 0].tolist()
+
+
+def test_a_folder_whose_name_is_no_line_is_refused_before_anything_is_read(tmp_path):
+    (tmp_path / "in" / "two\nlines").mkdir(parents=True)
+    Image.new("RGB", (8, 8)).save(tmp_path / "in" / "two\nlines" / "x.png")
+    with pytest.raises(ValueError, match="has a name that is not one line of text: rename it"):
+        pack(tmp_path / "in", tmp_path / "out")
 
 
 def test_damaged_images_and_missing_captions_are_named(tmp_path, capsys):

@@ -1,7 +1,5 @@
 """Who reads what, in which order, and how much of it is held in memory."""
 
-from __future__ import annotations
-
 from itertools import islice
 
 import pytest

@@ -1,7 +1,5 @@
 """Remote files arrive whole from servers that stall, hang up, know no ranges or are busy, and fail where they must."""
 
-from __future__ import annotations
-
 import re
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer

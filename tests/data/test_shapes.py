@@ -1,7 +1,5 @@
 """Shapes drawn by code: deterministic, readable, and captioned truthfully."""
 
-from __future__ import annotations
-
 import math
 import re
 from collections import Counter

@@ -1,13 +1,12 @@
 """Shards as a data module: from disk and over HTTP, on the command line, resumed, on two processes."""
 
-from __future__ import annotations
-
 import json
 import threading
 import warnings
 from collections import Counter
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -177,6 +176,37 @@ def test_the_command_line_trains_on_labelled_shards_and_logs_what_was_skipped(tm
     assert "data/skipped/small_image" not in metrics
 
 
+def test_labels_that_nobody_counts_are_not_left_out_in_silence(tmp_path):
+    folder = write_shards(tmp_path / "s", [4])
+    with pytest.raises(ValueError, match="the data has labels, but nothing says how many classes there are: give"):
+        train(tmp_path, "--data.shards", folder)
+    captioned = write_shards(tmp_path / "t", [4], captions=True)
+    with pytest.raises(ValueError, match="the data has captions, but JiT takes none: choose TextJiT"):
+        train(tmp_path, "--data.shards", captioned, "--data.captions", "Captions")
+    assert not (tmp_path / "run").exists()
+    cli = train(tmp_path, "--data.shards", folder, "--model.denoiser.num_classes", "null")
+    assert cli.model.denoiser.num_classes is None
+
+
+def test_shards_of_other_classes_are_not_mixed(tmp_path):
+    folders = [write_shards(tmp_path / name, [4]) for name in "ab"]
+    for folder, names in zip(folders, ("ant\nbee\n", "bee\ncat\n"), strict=True):
+        (Path(folder) / "classes.txt").write_text(names)
+    message = (
+        r"b/classes.txt has other classes than .*a/classes.txt \(class 0 was 'ant' and is 'bee'; gone: 'ant'; new: "
+    )
+    for given in (
+        {"shards": folders},
+        {"shards": folders, "weights": [1, 1]},
+        {"shards": folders[0], "val_shards": folders[1]},
+    ):
+        with pytest.raises(ValueError, match=message):
+            ShardData(**given, image_size=8)
+    assert ShardData(folders, class_names=["ant", "bee", "cat"]).num_classes == 3
+    (Path(folders[1]) / "classes.txt").write_bytes(b"\xef\xbb\xbfant\r\nbee\r\n")
+    assert ShardData(folders).class_names == ["ant", "bee"]
+
+
 def test_the_command_line_takes_lists_weights_and_captions(tmp_path):
     folders = [write_shards(tmp_path / name, [4], captions=True) for name in "ab"]
     cli = train(
@@ -245,6 +275,7 @@ def test_a_source_without_anything_usable_is_named_with_the_reasons(tmp_path):
         ({"weights": [1, 2]}, "1 entries in shards and the weights"),
         ({"weights": [0]}, "a number above 0"),
         ({"num_classes": 3, "class_names": ["a", "b"]}, "num_classes is 3, but there are 2 names"),
+        ({"class_names": ["a", "b", "a"]}, "two classes have one name among"),
     ],
 )
 def test_what_does_not_fit_is_refused(tmp_path, options, message):

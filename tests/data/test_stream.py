@@ -1,7 +1,5 @@
 """Batches of several workers and processes: disjoint, complete, mixed by weight, and the same after a stop."""
 
-from __future__ import annotations
-
 import warnings
 from collections import Counter
 from itertools import islice

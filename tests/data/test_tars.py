@@ -1,7 +1,5 @@
 """Reading tars: every way in which one can be damaged is counted and ends nothing else."""
 
-from __future__ import annotations
-
 import gzip
 import warnings
 

@@ -1,7 +1,5 @@
 """The judge reads back what was drawn, and says nothing where nothing was."""
 
-from __future__ import annotations
-
 from collections import Counter
 from random import Random
 

@@ -571,3 +571,15 @@ def test_each_verb_names_the_other_for_files_of_the_other_kind(networks, files, 
             convert(source, tmp_path / "out")
     with pytest.raises(ValueError, match="does not exist"):
         convert(tmp_path / "nothing.ckpt", tmp_path / "out")
+
+
+def test_the_classes_of_published_imagenet_weights_are_imagenets(tmp_path):
+    """Also once they are converted; another number of classes is of nobody knows what."""
+    source = saved(from_jit(*(network(seed, num_classes=1000) for seed in range(3))), tmp_path)
+    for path in (source, convert(source, tmp_path / "out").parent):
+        model = pixelgen.load(path, device="cpu")
+        assert model.class_names[207] == "n02099601"
+        few = {"seeds": 0, "sampler": Euler(num_steps=1)}
+        assert torch.equal(model.sample(["golden retriever", "tench"], **few), model.sample([207, 0], **few))
+    few = saved(from_jit(*(network(seed) for seed in range(3))), tmp_path, "few.pth")
+    assert pixelgen.load(few, device="cpu").class_names is None

@@ -61,6 +61,21 @@ def test_as_many_classes_change_nothing():
     )
 
 
+def test_other_names_for_a_label_table_that_is_kept_are_said(tmp_path):
+    for names, file in ((list("abc"), "a.ckpt"), (list("bca"), "b.ckpt"), (list("abcd"), "c.ckpt")):
+        model = PixelGen(network(1, num_classes=len(names)))
+        state = {f"denoiser.{key}": value for key, value in model.denoiser.state_dict().items()}
+        torch.save({"state_dict": state, "class_names": names}, tmp_path / file)
+    model = PixelGen(network())
+    model.conditioner.take_names(list("abc"))
+    with pytest.warns(UserWarning, match="the label table is kept, but its classes .*: class 0 was 'b' and is 'a'$"):
+        start_from(model, tmp_path / "b.ckpt")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*other names")
+        for file in ("a.ckpt", "c.ckpt"):
+            start_from(model, tmp_path / file)
+
+
 def test_without_classes_the_network_is_its_null_class():
     source = network(0)
     target, said = moved(source, network(1, num_classes=None))

@@ -12,9 +12,9 @@ from PIL import Image
 from pixelgen import PixelGen
 from pixelgen.flow import Heun, to_uint8
 from pixelgen.models import JiT
-from pixelgen.samples import generate as generation
-from pixelgen.samples.generate import METADATA, Request, generate, network_batch, stream
+from pixelgen.samples.generate import METADATA, Request, generate, stream
 from pixelgen.samples.sampling import Sampling
+from pixelgen.samples.settings import network_batch
 
 SETTINGS = {"sampler": {"class": "Heun", "num_steps": 2}, "seed": 0}
 EXACT = Sampling(precision="32-true")
@@ -140,23 +140,35 @@ def test_errors_of_the_writing_threads_are_raised(model, fabric, tmp_path, monke
     assert len([*tmp_path.rglob("[0-9]*.png")]) == 40
 
 
-def test_the_network_batch_depends_on_the_size_of_the_images_alone(model, monkeypatch):
-    assert network_batch(JiT(depth=1, hidden_size=16, num_heads=2, in_context_len=0)) == 32
-    assert network_batch(model.denoiser) == 32
-    assert network_batch(model.denoiser, (512, 256)) == 4  # 2048 patches each
-    assert network_batch(model.denoiser, (2048, 2048)) == 1
-    assert generation.TOKENS == 8192
+def test_the_network_batch_depends_on_the_number_and_size_of_the_images_alone(model):
+    assert [network_batch(model.denoiser, n) for n in (1, 2, 3, 16, 17, 32, 50_000)] == [1, 2, 4, 16, 32, 32, 32]
+    assert network_batch(JiT(depth=1, hidden_size=16, num_heads=2, in_context_len=0), 64) == 32
+    assert network_batch(model.denoiser, 64, (512, 256)) == 4  # 2048 patches each
+    assert network_batch(model.denoiser, 64, (2048, 2048)) == 1
 
 
-def test_the_network_sees_whole_batches_whatever_is_left_to_make(model, fabric, tmp_path):
+def rows_of(model, number, fabric, folder):
+    """How many images the network sees at a time while a set is made."""
     rows = []
     hook = model.denoiser.register_forward_pre_hook(lambda _, inputs: rows.append(len(inputs[0])))
     try:
-        generate(model, requests(3), tmp_path / "set", SETTINGS, fabric, EXACT)
+        generate(model, requests(number), folder, SETTINGS, fabric, EXACT)
     finally:
         hook.remove()
-    together = network_batch(model.denoiser)
-    assert set(rows) == {together, 2 * together}  # unguided and guided steps
+    return set(rows)
+
+
+@pytest.mark.parametrize(("number", "together"), [(1, 1), (3, 4), (33, 32)])
+def test_the_network_sees_whole_batches(model, fabric, tmp_path, number, together):
+    assert rows_of(model, number, fabric, tmp_path) == {together, 2 * together}  # unguided and guided steps
+    assert json.loads((tmp_path / "settings.json").read_text())["network_batch"] == together
+
+
+def test_a_small_set_that_grows_keeps_its_network_batch(model, fabric, tmp_path):
+    generate(model, requests(3), tmp_path, SETTINGS, fabric, EXACT)
+    first = hashes(tmp_path)
+    assert rows_of(model, 9, fabric, tmp_path) == {4, 8}
+    assert hashes(tmp_path).items() >= first.items()
 
 
 def numbers_and_images(model, count, **options):

@@ -1,7 +1,5 @@
 """Checkpoints that are complete or not there, under names that never need a version number."""
 
-from __future__ import annotations
-
 import math
 from pathlib import Path
 from typing import Any, Literal

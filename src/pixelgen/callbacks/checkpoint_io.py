@@ -1,7 +1,5 @@
 """Writing checkpoints: complete or not there, straight to where they belong, and one message if the disk is full."""
 
-from __future__ import annotations
-
 import os
 import shutil
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Exponential moving averages of the denoiser's weights."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any

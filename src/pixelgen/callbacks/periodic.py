@@ -1,7 +1,5 @@
 """What is done every n steps: when, in which state of the model, and how its results are logged."""
 
-from __future__ import annotations
-
 import random
 import time
 from collections.abc import Iterator, Mapping

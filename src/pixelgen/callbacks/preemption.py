@@ -1,7 +1,5 @@
 """Being asked to stop: SIGTERM, and the signals with which clusters announce the end of a job."""
 
-from __future__ import annotations
-
 import signal
 import threading
 from types import FrameType

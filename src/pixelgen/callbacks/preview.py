@@ -1,7 +1,5 @@
 """Pictures of the same seeds throughout training."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -37,7 +35,8 @@ class Preview(Periodic):
         num_images: images in a preview.
         columns: images in a row of the grid.
         seed: image i is made from seed + i.
-        labels: class of each image, repeated if there are fewer than images; spread over all classes if not given.
+        labels: class of each image, number or name as in `--classes` of `sample`, repeated if there are fewer than
+            images; spread over all classes if not given.
         prompts: for a network that takes text, repeated if there are fewer than images; those of the first training
             images if not given.
         at_start: also before the first step.
@@ -51,7 +50,7 @@ class Preview(Periodic):
         num_images: int = 16,
         columns: int = 8,
         seed: int = 0,
-        labels: Sequence[int] | None = None,
+        labels: Sequence[str | int] | None = None,
         prompts: Sequence[str] | None = None,
         at_start: bool = False,
         at_end: bool = True,
@@ -78,7 +77,9 @@ class Preview(Periodic):
         given: Sequence[Any] | None = self.labels or self.prompts
         if given is None:
             return pl_module.conditioner.examples(self.num_images, data)
-        return [given[i % len(given)] for i in range(self.num_images)]
+        parsed: Any = pl_module.conditioner.parse(given, len(given))
+        requests = parsed.tolist() if isinstance(parsed, Tensor) else parsed
+        return [requests[i % len(requests)] for i in range(self.num_images)]
 
     def run(self, trainer: Trainer, pl_module: PixelGen) -> None:
         """Sample on every rank (sharded networks need all of them); write on rank 0."""

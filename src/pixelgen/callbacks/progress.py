@@ -1,7 +1,5 @@
 """The progress bar of a run that is counted in steps."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from lightning.pytorch import Trainer

@@ -1,7 +1,5 @@
 """Scores of generated images during training."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any, Literal
@@ -24,7 +22,7 @@ from pixelgen.evaluation.scores import ONLY_FRECHET, Metrics, warn_of_few
 from pixelgen.evaluation.shapes_judge import ShapesAccuracy
 from pixelgen.evaluation.statistics import Statistics
 from pixelgen.module import PixelGen
-from pixelgen.samples.generate import Request, stream
+from pixelgen.samples.generate import RANDOM, Request, drawn, stream
 
 
 class Evaluator(Periodic):
@@ -75,6 +73,7 @@ class FID(Evaluator):
         seed: image i is made from seed + i.
         decays: score the first average only, or all of them (the others as `fid/<average>`).
         metrics: what else to measure in the same pass, such as KID or precision and recall; null for nothing.
+        random_classes: draw the class of each image at random, by its seed, instead of taking all in turn.
         accuracy: a metric with `update(images, labels)`, given the same uint8 images (B, 3, H, W) and their classes;
             null for none.
     """
@@ -94,6 +93,7 @@ class FID(Evaluator):
         decays: Literal["first", "all"] = "first",
         metrics: Metrics | None = None,
         accuracy: Metric | None = None,
+        random_classes: bool = False,
     ) -> None:
         super().__init__(every_n_steps, at_start, at_end)
         self.extractor = extractor
@@ -102,7 +102,7 @@ class FID(Evaluator):
         self.batch_size, self.seed, self.decays = batch_size, seed, decays
         self.metrics = ONLY_FRECHET if metrics is None else metrics
         self.metrics.choose(extractor, num_samples)
-        self.accuracy = accuracy
+        self.accuracy, self.random_classes = accuracy, random_classes
         self._statistics: Statistics | None = None
         warn_of_few(num_samples, extractor)
 
@@ -113,6 +113,8 @@ class FID(Evaluator):
         accuracy knows other classes than the data.
         """
         self._statistics = None
+        if self.random_classes and not pl_module.conditioner.takes_classes:
+            raise ValueError("fid.random_classes draws classes, and this network takes none: leave it out")
         if self.reference is not None:
             try:
                 self.reference.check(self.extractor, self.metrics, self.num_samples)
@@ -142,7 +144,11 @@ class FID(Evaluator):
     def _score(self, trainer: Trainer, pl_module: PixelGen, average: str | None) -> dict[str, float]:
         real, accuracy = self._reference(trainer, pl_module), self.accuracy
         comparison = Comparison(self.extractor, real, self.num_samples, self.metrics)
-        examples = pl_module.conditioner.examples(self.num_samples, data_of(trainer))
+        conditioner = pl_module.conditioner
+        if self.random_classes:
+            examples = drawn(conditioner.from_words(None, None), self.seed, self.num_samples)
+        else:
+            examples = conditioner.examples(self.num_samples, data_of(trainer))
         requests = [Request("", self.seed + i, example) for i, example in enumerate(examples)]
         if accuracy is not None:
             accuracy.to(pl_module.device).reset()
@@ -158,7 +164,7 @@ class FID(Evaluator):
             scores |= {name: float(value) for name, value in named.items()}
         about = {
             "samples": self.num_samples,
-            "conditions": pl_module.conditioner.description,
+            "conditions": RANDOM if self.random_classes else conditioner.description,
             "seed": self.seed,
             "average": average,
             "sampler": pl_module.sampler.settings(),

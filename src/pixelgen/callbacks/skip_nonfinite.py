@@ -1,7 +1,5 @@
 """Keeps one bad batch from ruining a run."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

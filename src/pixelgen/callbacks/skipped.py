@@ -1,7 +1,5 @@
 """What streamed data has left out, in the logs."""
 
-from __future__ import annotations
-
 import torch
 from lightning.pytorch import Trainer
 

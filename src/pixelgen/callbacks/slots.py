@@ -1,7 +1,5 @@
 """The callbacks of a run in named slots, so that a config changes one without repeating the others."""
 
-from __future__ import annotations
-
 from lightning.pytorch import Callback
 
 from pixelgen.callbacks.checkpoint import Checkpoint

@@ -1,7 +1,5 @@
 """What a run has come to, on one screen."""
 
-from __future__ import annotations
-
 import os
 import time
 from pathlib import Path

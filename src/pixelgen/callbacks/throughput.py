@@ -1,7 +1,5 @@
 """How fast training runs, where its time goes, and at which learning rate."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager

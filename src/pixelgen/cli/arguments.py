@@ -1,7 +1,5 @@
 """What command-line arguments mean before and after they are parsed."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """One command line for every verb but `fit`, made of a function's signature and docstring."""
 
-from __future__ import annotations
-
 import os
 import re
 import sys

@@ -1,7 +1,5 @@
 """The command line: one flat parser for trainer, model, data and callbacks."""
 
-from __future__ import annotations
-
 import logging
 import os
 import sys
@@ -22,6 +20,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 
 from pixelgen.callbacks import Callbacks, Checkpoint, Periodic, Progress
 from pixelgen.checks import COUNT, FROM_ZERO, Range, check
+from pixelgen.classes import refuse_other_classes
 from pixelgen.cli.arguments import (
     LAST,
     fill,
@@ -32,17 +31,19 @@ from pixelgen.cli.arguments import (
     with_config_of_run,
     with_nulls,
 )
+from pixelgen.conditioner import Unconditional
 from pixelgen.config import build, one_sentence
 from pixelgen.data import ImageData
 from pixelgen.distributed.fsdp import refuse_unsupported
 from pixelgen.models import Denoiser
 from pixelgen.module import PixelGen
-from pixelgen.runs.checkpoints import find_checkpoint, run_folder
+from pixelgen.runs.checkpoints import find_checkpoint, is_sharded, read_contents, run_folder
 from pixelgen.runs.folder import SaveConfig, claim_folder, unused_folder
 from pixelgen.runs.transfer import check_resumable, start_from
+from pixelgen.samples.sampling import default_precision
 
 TRAINER_DEFAULTS = {
-    "precision": "bf16-mixed",
+    "precision": default_precision(),
     "max_epochs": -1,
     "max_steps": 400_000,
     "num_sanity_val_steps": 0,
@@ -61,6 +62,7 @@ RANGES = {
     **dict.fromkeys(("accumulate_grad_batches", "num_nodes", "check_val_every_n_epoch"), COUNT),
     **dict.fromkeys(("log_every_n_steps", "gradient_clip_val", "reload_dataloaders_every_n_epochs"), FROM_ZERO),
 }
+SIZE, CLASSES = (f"model.init_args.denoiser.init_args.{name}" for name in ("input_size", "num_classes"))
 ON_BY_DEFAULT = ("ema", "guard", "throughput", "skipped", "preview", "checkpoint", "summary")
 
 
@@ -154,8 +156,13 @@ class CLI(LightningCLI):
         fill(self.config, given, "model.init_args.seed", self.config.seed_everything)
         fill_schedule(self.config, given)
         data: ImageData = build(ImageData, self.config.data, "data")
-        for side, value in (("input_size", data.image_size), ("num_classes", data.num_classes)):
-            fill(self.config, given, f"model.init_args.denoiser.init_args.{side}", value)
+        for key, value in ((SIZE, data.image_size), (CLASSES, data.num_classes)):
+            fill(self.config, given, key, value)
+        self.unused = CLASSES in self.config and CLASSES not in given  # conditions of the data, by oversight
+
+    def _dump_config(self) -> None:
+        """Model and data are not given their hyperparameters: `config.yaml` has them."""
+        self.config_dump: dict[str, Any] = {}
 
     def instantiate_classes(self) -> None:
         """Under FSDP2 only rank 0 draws the weights of the denoiser; the other processes get their share from it."""
@@ -169,7 +176,11 @@ class CLI(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Check that model and data fit, and put everything that the run writes into its folder."""
+        if self.config.ckpt_path and not is_sharded(path := find_checkpoint(self.config.ckpt_path)):
+            refuse_other_classes(read_contents(path).class_names, self.datamodule.class_names)
         check_data(self.model, self.datamodule)
+        if self.unused and isinstance(self.model.conditioner, Unconditional):
+            refuse_unused(self.datamodule, type(self.model.denoiser).__name__)
         if self.config.init_from:
             start_from(self.model, self.config.init_from)
         self.folder = self._folder()
@@ -263,6 +274,17 @@ def check_data(model: PixelGen, data: ImageData) -> None:
     if denoiser.in_channels != 3:
         raise ValueError(f"the data has images of 3 channels, but the denoiser's in_channels is {denoiser.in_channels}")
     model.conditioner.check_data(denoiser, data)
+
+
+def refuse_unused(data: ImageData, denoiser: str) -> None:
+    """Refuse labels or captions that an unconditional network would leave unused."""
+    if data.captions:
+        found, fix = "captions", f"{denoiser} takes none: choose TextJiT with a text_encoder"
+    elif data.labelled:
+        found, fix = "labels", "nothing says how many classes there are: give data.num_classes or data.class_names"
+    else:
+        return
+    raise ValueError(f"the data has {found}, but {fix}, or --model.denoiser.num_classes null to train without {found}")
 
 
 def default_loggers(folder: Path) -> list[Logger]:

@@ -1,7 +1,5 @@
 """Which text stands for an image: captions from files, and the published recipe for short ones."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from pathlib import Path

@@ -1,7 +1,5 @@
 """From the bytes of a sample to an item of a batch, or the reason why there is none."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO
@@ -90,23 +88,22 @@ def image_of(
 
 
 def label_of(files: Mapping[str, bytes], num_classes: int, class_names: Sequence[str] | None = None) -> int:
-    """The class of a sample: a number or a name in its `cls` file, or the field `label` or `cls` of its json file.
+    """The class of a sample, by its name where there is one, else by the text of `label_in`, a name or a number.
 
-    `Unusable` if there is none, or no such class.
+    `Unusable` if there is no label, or no such class; or if names are numbers of other classes, and the text is one.
     """
-    text: object = None
-    if "cls" in files:
-        text = files["cls"].decode("utf-8", errors="replace").strip()
-    elif "json" in files:
-        try:
-            fields = json_fields(files["json"])
-        except ValueError as error:
-            raise Unusable("no label", f"its json: {error}") from error
-        text = fields.get("label", fields.get("cls"))
-    if text is None or text == "":
-        raise Unusable("no label", f"neither a cls file nor a field of that name among {', '.join(files)}")
-    if class_names is not None and text in class_names:
-        return list(class_names).index(str(text))
+    text, name = label_in(files)
+    names = class_names or ()
+    if names and name is not None and name not in names:
+        raise Unusable("wrong label", f"{name!r} is not among the names of the classes")
+    if name is None and isinstance(text, str) and text.isdecimal() and are_other_numbers(names):
+        raise Unusable(
+            "wrong label",
+            f"{text!r} may be the number of a class or the name of another: pack the folder again, or give num_classes "
+            "without class_names and classes.txt to read numbers",
+        )
+    if (known := text if name is None else name) in names:
+        return list(names).index(str(known))
     try:
         label = int(str(text))
     except ValueError as error:
@@ -114,6 +111,32 @@ def label_of(files: Mapping[str, bytes], num_classes: int, class_names: Sequence
     if not 0 <= label < num_classes:
         raise Unusable("wrong label", f"{label} is not below the number of classes, {num_classes}")
     return label
+
+
+def label_in(files: Mapping[str, bytes]) -> tuple[object, str | None]:
+    """What a sample says of its class; `Unusable` if nothing.
+
+    Returns:
+        The text of its `cls` file or the field `label` or `cls` of its json file; and the field `class_name`, if any.
+    """
+    try:
+        fields = json_fields(files["json"]) if "json" in files else {}
+    except ValueError as error:
+        if "cls" not in files:
+            raise Unusable("no label", f"its json: {error}") from error
+        fields = {}
+    text = fields.get("label", fields.get("cls"))
+    if "cls" in files:
+        text = files["cls"].decode("utf-8-sig", errors="replace").strip()
+    if text is None or text == "":
+        raise Unusable("no label", f"neither a cls file nor a field of that name among {', '.join(files)}")
+    name = fields.get("class_name")
+    return text, name if isinstance(name, str) else None
+
+
+def are_other_numbers(names: Sequence[str]) -> bool:
+    """Whether some name of a class is the number of another."""
+    return any(name.isdecimal() and int(name) != i for i, name in enumerate(names))
 
 
 def caption_of(files: Mapping[str, bytes], captions: Captions, random: Random) -> str:

@@ -3,8 +3,6 @@
 Coordinates are those of images: x to the right, y down, (0, 0) the upper left corner and (1, 1) the lower right.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from functools import lru_cache

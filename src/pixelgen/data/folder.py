@@ -1,7 +1,5 @@
 """Folders of image files: ImageNet's layout, and anyone's own pictures."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """The base class of image data: batches, workers, sharding by rank and exact resuming."""
 
-from __future__ import annotations
-
 import signal
 from abc import abstractmethod
 from collections.abc import Sequence
@@ -68,6 +66,7 @@ class ImageData(LightningDataModule):
     """
 
     class_names: list[str] | None = None
+    labelled: bool = False  # whether samples have labels though nobody has counted the classes, known after `setup`
     captions: bool = False  # whether batches carry `caption`, or text embeddings as `text`
     text_shape: tuple[int, ...] | None = None  # (L, E) of precomputed text embeddings, known after `setup`
     text_settings: Sequence[dict[str, Any]] = ()  # of the text encoders that made them, where known

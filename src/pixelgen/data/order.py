@@ -1,7 +1,5 @@
 """The order of training samples as a pure function of the seed and of how many samples were consumed."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping, Sized
 from typing import Any
 

@@ -1,8 +1,7 @@
 """`python -m pixelgen.data.pack FOLDER --to SHARDS`: a folder of images as tar shards for `ShardData`."""
 
-from __future__ import annotations
-
 import io
+import json
 import sys
 import tarfile
 from argparse import ArgumentError
@@ -23,7 +22,7 @@ from pixelgen.config import one_sentence
 from pixelgen.data.captions import caption_files, json_fields
 from pixelgen.data.decoding import Unusable, image_of
 from pixelgen.data.folder import class_folders, list_images
-from pixelgen.data.shards import CLASSES
+from pixelgen.data.shards import CLASSES, class_lines
 from pixelgen.data.tars import IMAGES, check_unused, write_sample
 from pixelgen.files import atomic
 
@@ -51,9 +50,9 @@ def pack(
     """Write the images of a folder into tar shards, in a random order.
 
     An image's caption is the txt or json file of the same name (`x.jpg`, `x.txt`). If no image has one, the folders in
-    `folder` are classes, and their sorted names go to `classes.txt` beside the shards. Every image is decoded once;
-    damaged ones, and those without a caption that can be read where others have one, are left out and named. The
-    folder gets its name when all is done: what was interrupted is started again.
+    `folder` are classes: samples have number and name, and the sorted names go to `classes.txt` beside the shards.
+    Every image is decoded once; damaged ones, and those without a caption that can be read where others have one, are
+    left out and named. The folder gets its name when all is done: what was interrupted is started again.
 
     Args:
         folder: where the images are: jpg, jpeg, png, webp, bmp, at any depth.
@@ -74,11 +73,16 @@ def pack(
         raise ValueError(f"there are no images in {folder}: give a folder with jpg, jpeg, png, webp or bmp files")
     captioned = any(caption_files(Path(file)) for file in files)
     names = None if captioned else class_folders(folder)
+    listed = "".join(f"{name}\n" for name in names or ()).encode(errors="replace").decode()
+    if class_lines(listed) != (names or []):
+        raise ValueError(f"a class folder in {folder} has a name that is not one line of text: rename it")
 
     def sample(path: Path) -> dict[str, bytes]:
         beside = _readable_captions(path) if captioned else {}
         if names is not None:
-            beside = {"cls": str(names.index(path.relative_to(folder).parts[0])).encode()}
+            name = path.relative_to(folder).parts[0]
+            number = names.index(name)
+            beside = {"cls": str(number).encode(), "json": json.dumps({"label": number, "class_name": name}).encode()}
         return _encoded(path, size, encoding) | beside
 
     Random(seed).shuffle(files)
@@ -90,7 +94,7 @@ def pack(
         if not packed.images:
             raise ValueError(f"none of the {len(files)} images in {folder} can be packed: {packed.left_out[0]}")
         if names is not None:
-            (unfinished / CLASSES).write_text("".join(f"{name}\n" for name in names))
+            (unfinished / CLASSES).write_text(listed, encoding="utf-8")
     return packed
 
 

@@ -4,8 +4,6 @@ Everything here is a function of the seed and of a position, a few integers, so 
 one stopped.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property

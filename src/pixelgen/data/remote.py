@@ -1,7 +1,5 @@
 """A remote file, fetched by fsspec in blocks, as a stream that resumes where a connection broke or stalled."""
 
-from __future__ import annotations
-
 import io
 import re
 import time

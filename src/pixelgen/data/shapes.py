@@ -1,7 +1,5 @@
 """An unlimited labelled and captioned image set drawn by code: coloured shapes on calm backgrounds."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass

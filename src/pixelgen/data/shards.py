@@ -1,9 +1,7 @@
 """Webdataset tars as a data module: local or remote, labelled or captioned, any number of processes and workers."""
 
-from __future__ import annotations
-
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -12,8 +10,9 @@ from typing import Any
 from torch import Tensor
 
 from pixelgen.checks import COUNT, FROM_ZERO, POSITIVE, checked
+from pixelgen.classes import changed_names
 from pixelgen.data.captions import Captions
-from pixelgen.data.decoding import Decoder, Unusable
+from pixelgen.data.decoding import Decoder, Unusable, label_in
 from pixelgen.data.images import ImageData, Item
 from pixelgen.data.reader import Source
 from pixelgen.data.remote import without_login
@@ -29,8 +28,9 @@ class ShardData(ImageData):
     """Images streamed from webdataset tars, centre-cropped as in ADM.
 
     A sample is an image (`jpg`, `jpeg`, `png` or `webp`) and, of the same name, what stands for it: `cls` (a class
-    number or name), `txt` or `json` (captions), `safetensors` or `npy` (precomputed text embeddings). Batches have
-    `label` if the classes are known, `caption` with `captions`, `text` with `text_states`.
+    number or name; the field `class_name` of `json` decides), `txt` or `json` (captions), `safetensors` or `npy`
+    (precomputed text embeddings). Batches have `label` if the classes are known, `caption` with `captions`, `text` with
+    `text_states`.
 
     Each pass over the shards is one permutation, drawn from (seed, pass) and split across all workers of all processes:
     every sample is read once. Shards left over when each worker has equally many are split sample by sample, so each
@@ -55,7 +55,7 @@ class ShardData(ImageData):
         seed: decides orders, captions, flips.
         length: images of all processes that count as one epoch of the trainer.
         num_classes: number of classes; null to count `class_names`, or for unlabelled data.
-        class_names: names of the classes; null for the lines of `classes.txt` beside the first shard, if there is one.
+        class_names: names of the classes; null for the lines of `classes.txt` beside the shards, if there is one.
         captions: how captions are chosen and changed; null for none.
         text_states: whether batches have precomputed text embeddings.
         min_side: images with fewer pixels on their shorter side are skipped; the published text recipe takes
@@ -66,7 +66,8 @@ class ShardData(ImageData):
         val_length: how many of their images a validation takes, the same ones each time.
 
     Raises:
-        ValueError: if a pattern matches nothing, a source has no usable sample, or numbers do not fit.
+        ValueError: if a pattern matches nothing, a source has no usable sample, numbers do not fit, or names of classes
+            differ or are there twice.
     """
 
     @checked(
@@ -99,8 +100,10 @@ class ShardData(ImageData):
         patterns = [shards] if isinstance(shards, str) else list(shards)
         self.sources = _sources(patterns, weights)
         self.val_sources = [] if val_shards is None else _sources([val_shards], None)
-        self.class_names = class_names or _names_beside(self.sources[0].shards[0])
+        self.class_names = class_names or _names_beside([*self.sources, *self.val_sources])
         self.text_settings = _settings_beside([*self.sources, *self.val_sources]) if text_states else ()
+        if len(set(self.class_names or ())) < len(self.class_names or ()):
+            raise ValueError(f"two classes have one name among {self.class_names}: correct class_names or {CLASSES}")
         if num_classes is not None and self.class_names and num_classes != len(self.class_names):
             raise ValueError(
                 f"num_classes is {num_classes}, but there are {len(self.class_names)} names of classes: leave "
@@ -132,7 +135,8 @@ class ShardData(ImageData):
             return
         for decode, sources in ((self._decode, self.sources), (self._decode_val, self.val_sources)):
             for source in sources:
-                item = first_item(source, decode)
+                item, files = first_usable(source, decode)
+                self.labelled |= self._num_classes is None and not self.captions and _has_label(files)
                 if "text" in item:  # all sources must have the same
                     self.text_shape = self._decode.text_shape = self._decode_val.text_shape = tuple(item["text"].shape)
         self._probed = True
@@ -212,11 +216,29 @@ def _sources(patterns: list[str], weights: list[float] | None) -> list[Source]:
     return [Source(name, tuple(expand_shards(name)), weight) for name, weight in zip(patterns, weights, strict=True)]
 
 
-def _names_beside(shard: str) -> list[str] | None:
-    path = Path(shard).parent / CLASSES
-    if is_remote(shard) or not path.is_file():
-        return None
-    return [line.strip() for line in path.read_text().splitlines() if line.strip()]
+def _names_beside(sources: list[Source]) -> list[str] | None:
+    """The names of the classes beside local shards, which must be the same everywhere."""
+    folders = dict.fromkeys(Path(shard).parent for s in sources for shard in s.shards if not is_remote(shard))
+    files = [path for folder in folders if (path := folder / CLASSES).is_file()]
+    names = [class_lines(path.read_text(encoding="utf-8-sig")) for path in files]
+    for path, others in zip(files[1:], names[1:], strict=True):
+        if said := changed_names(names[0], others):
+            raise ValueError(
+                f"{path} has other classes than {files[0]} ({said}): give class_names, or pack them together"
+            )
+    return names[0] if names else None
+
+
+def class_lines(text: str) -> list[str]:
+    """The names of classes in a text, one a line."""
+    return [line.strip() for line in text.splitlines() if line.strip()]
+
+
+def _has_label(files: Mapping[str, bytes]) -> bool:
+    try:
+        return bool(label_in(files))
+    except Unusable:
+        return False
 
 
 def _settings_beside(sources: list[Source]) -> list[dict[str, Any]]:
@@ -228,12 +250,12 @@ def _settings_beside(sources: list[Source]) -> list[dict[str, Any]]:
         raise ValueError(f"{ENCODER} beside the shards is damaged ({error}): encode them anew") from error
 
 
-def first_item(source: Source, decode: Decoder) -> Item:
-    """The first usable item of a source; a ValueError says what was wrong with its samples if there is none."""
+def first_usable(source: Source, decode: Decoder) -> tuple[Item, dict[str, bytes]]:
+    """The first usable item of a source and its files; a ValueError says what is wrong with the samples of none."""
     skipped, example = SkipCounts(quiet=True), ""
     for sample in islice(source.samples(skipped), PROBED):
         try:
-            return decode(sample)
+            return decode(sample), sample.files
         except Unusable as verdict:
             skipped.add(verdict.reason, "")
             example = example or f"; {sample.key} in {sample.shard}: {verdict.detail}"

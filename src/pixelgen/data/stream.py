@@ -1,7 +1,5 @@
 """Batches from several sources of shards without end, as the workers of one process make them."""
 
-from __future__ import annotations
-
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """Tar shards in webdataset's convention: files of a sample share a name up to the first dot and stand together."""
 
-from __future__ import annotations
-
 import glob
 import io
 import os
@@ -115,7 +113,7 @@ class _Header(tarfile.TarInfo):
     """tarfile ends quietly at a header that is damaged or cut off; this raises, for all but the end mark."""
 
     @classmethod
-    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> _Header:
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> "_Header":
         try:
             return super().frombuf(buf, encoding, errors)
         except tarfile.HeaderError as error:

@@ -1,7 +1,5 @@
 """FSDP2: the networks that train, split over all processes."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Iterable
 from datetime import timedelta

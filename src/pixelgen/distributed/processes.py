@@ -1,7 +1,5 @@
 """The processes of a command or a run: how they start, and what they tell each other."""
 
-from __future__ import annotations
-
 import logging
 import os
 from collections.abc import Iterator
@@ -18,7 +16,7 @@ Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
 T = TypeVar("T")
 
 
-def launch(devices: int = 1, precision: Precision = "bf16-mixed", num_nodes: int = 1) -> Fabric:
+def launch(devices: int, precision: Precision, num_nodes: int = 1) -> Fabric:
     """One process for each of the `devices` of each machine, GPUs where there are any, or as torchrun or SLURM say.
 
     `precision` is that of the networks' matrix products under `fabric.autocast()`.

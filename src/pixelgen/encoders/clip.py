@@ -1,7 +1,5 @@
 """Images and sentences as vectors of one space: CLIP (arXiv 2103.00020)."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 

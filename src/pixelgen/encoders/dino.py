@@ -1,7 +1,5 @@
 """Tokens of a frozen vision transformer, DINOv2 above all, with the published pre-processing."""
 
-from __future__ import annotations
-
 import copy
 from pathlib import Path
 from typing import Any

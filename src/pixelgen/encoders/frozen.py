@@ -1,7 +1,5 @@
 """Frozen networks: moved with the model, but outside of its parameters, checkpoints and averages."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
@@ -28,7 +26,7 @@ class FrozenEncoder(nn.Module):
         """The frozen network."""
         return self._held[0]
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> FrozenEncoder:
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "FrozenEncoder":
         super()._apply(fn, recurse)
         self.network._apply(fn)
         return self

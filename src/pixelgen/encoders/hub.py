@@ -3,8 +3,6 @@
 Nothing in a file is executed, and a network gets all of its weights or none.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The Inception network that FIDs are computed with: torch-fidelity's port of the 2015 TensorFlow graph."""
 
-from __future__ import annotations
-
 import io
 from collections.abc import Collection
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Instances of objects in images: Mask2Former (arXiv 2112.01527), with mmdet's pre- and post-processing."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Prompts as text embeddings: a frozen language model's last hidden states."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Callable, Sequence
 from functools import cached_property
@@ -115,7 +113,7 @@ class TextEncoder(FrozenEncoder):
             )
         self.cut += len(long)
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> TextEncoder:
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "TextEncoder":
         """Move with the model, in the network's own precision."""
         if not self.on_cpu:
             self.network.to(fn(torch.empty(0, device=self.network.device)).device)

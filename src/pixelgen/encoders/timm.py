@@ -1,7 +1,5 @@
 """Any timm backbone as a frozen encoder: feature pyramid, patch tokens, or pooled features."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import torch

@@ -1,7 +1,5 @@
 """VGG-16 features at the five depths that LPIPS compares."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import torch

@@ -1,7 +1,5 @@
 """Images, from disk or as generated, to features, moments and scores: in one pass, on any number of processes."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Collection, Sequence
 from contextlib import nullcontext

@@ -1,7 +1,5 @@
 """Sets of images to be evaluated: the files of a folder, or the array of an npz."""
 
-from __future__ import annotations
-
 import os
 import struct
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """What generated images are compared with: statistics in a file, images in a file or folder, or training images."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 from pathlib import Path
 

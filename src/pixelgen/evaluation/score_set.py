@@ -1,7 +1,5 @@
 """A set of images on disk, scored against references, with all that the scores depend on: its protocol."""
 
-from __future__ import annotations
-
 import json
 import os
 import re

@@ -1,7 +1,5 @@
 """Scores: each says what it needs of generated and real images, and computes its numbers from that."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, is_dataclass
 from typing import Any, ClassVar

@@ -1,7 +1,5 @@
 """Reads shapes and colours back from images of `data.shapes`: a training-free judge of what a model drew."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace

@@ -1,7 +1,5 @@
 """What is kept of a set of images to compare it with others, in the files that the field shares; Fréchet distances."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -106,22 +104,22 @@ class Statistics:
     logits: Tensor | None = None
 
     @staticmethod
-    def of(features: Tensor) -> Statistics:
+    def of(features: Tensor) -> "Statistics":
         """Statistics of features (N, D), which it keeps."""
         moments = Moments(features.shape[1])
         moments.update(features.cpu())
         mu, sigma, n = moments.compute()
         return Statistics(mu, sigma, int(n), features=features.cpu())
 
-    def to(self, device: torch.device | str) -> Statistics:
+    def to(self, device: torch.device | str) -> "Statistics":
         """The same with the features on a device, where images are compared one by one."""
         return replace(self, features=None if self.features is None else self.features.to(device))
 
-    def distance(self, other: Statistics) -> float:
+    def distance(self, other: "Statistics") -> float:
         """Squared Fréchet distance to other statistics."""
         return frechet_distance(self.mu, self.sigma, other.mu, other.sigma)
 
-    def spatial_distance(self, other: Statistics) -> float:
+    def spatial_distance(self, other: "Statistics") -> float:
         """Squared Fréchet distance of the spatial features, which both must have."""
         return frechet_distance(self.mu_s, self.sigma_s, other.mu_s, other.sigma_s)  # type: ignore[arg-type]
 
@@ -141,7 +139,7 @@ class Statistics:
             np.savez(file, **kept)
 
     @staticmethod
-    def load(path: Path, extractor: FeatureExtractor | None = None) -> Statistics:
+    def load(path: Path, extractor: FeatureExtractor | None = None) -> "Statistics":
         """Read an npz of ours, ADM's (`mu`, `sigma`, `mu_s`, `sigma_s`, …) or JiT's (`mu`, `sigma`).
 
         A ValueError tells that the file holds no statistics, or that they come from another extractor.

@@ -1,7 +1,5 @@
 """What a sweep tries, and its results: a table, a CSV, a plot, and the command line of the best row."""
 
-from __future__ import annotations
-
 import csv
 import io
 import shlex

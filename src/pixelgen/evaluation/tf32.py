@@ -1,7 +1,5 @@
 """How a GPU rounds in float32, which numbers that are compared should not depend on."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any

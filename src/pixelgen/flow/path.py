@@ -1,7 +1,5 @@
 """The linear path between noise (t = 0) and image (t = 1), and the one conversion between x and v."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

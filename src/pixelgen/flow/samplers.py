@@ -1,7 +1,5 @@
 """Samplers: an ODE solver, its time grid and classifier-free guidance, as one frozen set of options."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass

@@ -1,7 +1,5 @@
 """How training times are drawn."""
 
-from __future__ import annotations
-
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass

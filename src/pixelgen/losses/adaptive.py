@@ -1,7 +1,5 @@
 """The adaptive weight of the perceptual terms."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 

@@ -1,7 +1,5 @@
 """The noise gate: perceptual losses look at samples with little noise only."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Literal

@@ -1,7 +1,5 @@
 """Distances between images in the features of a frozen network: LPIPS and its relatives, for local texture."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from importlib.resources import files
 from typing import cast

@@ -1,7 +1,5 @@
 """The training objective: a sum of weighted terms, some of which see only samples that pass the noise gate."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 from itertools import chain, count
 

@@ -1,7 +1,5 @@
 """P-DINO: global structure, in the patch tokens of a frozen encoder."""
 
-from __future__ import annotations
-
 from torch import Tensor
 from torch.nn import functional as F
 

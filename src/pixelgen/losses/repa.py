@@ -1,7 +1,5 @@
 """REPA: the denoiser's hidden states aligned with the patch tokens of a frozen encoder."""
 
-from __future__ import annotations
-
 from torch import Tensor, nn
 
 from pixelgen.checks import COUNT, FROM_ZERO, checked

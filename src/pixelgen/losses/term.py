@@ -1,7 +1,5 @@
 """What a loss term is: one class in one file, which the objective only loops over."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -50,7 +48,7 @@ class Prediction:
         found: Tensor = self.encoder(self.x_hat)
         return found
 
-    def select(self, index: Tensor, hidden: bool = False) -> Prediction:
+    def select(self, index: Tensor, hidden: bool = False) -> "Prediction":
         """The samples with these indices, which are on the CPU as `t` is; their hidden tokens only if asked for."""
         where = index.to(self.x.device)
         kept = None if self.hidden is None or not hidden else self.hidden[where]
@@ -82,5 +80,5 @@ class Term:
         """One value for each sample (B,), or their mean, unweighted."""
         raise NotImplementedError
 
-    def connect(self, denoiser: Denoiser, encoder: PatchEncoder | None) -> None:
+    def connect(self, denoiser: "Denoiser", encoder: PatchEncoder | None) -> None:
         """Fit the term to a denoiser and the shared encoder, before training; a ValueError says what does not fit."""

@@ -1,7 +1,5 @@
 """What every denoiser offers to the trainer and the samplers."""
 
-from __future__ import annotations
-
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """The class-conditional pixel diffusion transformer (JiT), which PixelGen trains on ImageNet."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 

@@ -1,7 +1,5 @@
 """Layers of the denoisers, with the parameter names of the published checkpoints; `dim` is the width D of a token."""
 
-from __future__ import annotations
-
 from collections import OrderedDict
 
 import torch

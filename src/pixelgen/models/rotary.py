@@ -1,7 +1,5 @@
 """Positions of patches: a fixed embedding that is added to tokens, and rotary tables for attention."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import lru_cache, wraps
 from typing import Any, ParamSpec

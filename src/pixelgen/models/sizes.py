@@ -1,7 +1,5 @@
 """The published sizes of the networks."""
 
-from __future__ import annotations
-
 from typing import Any, Literal
 
 from pixelgen.models.jit import JiT

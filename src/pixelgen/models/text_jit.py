@@ -1,7 +1,5 @@
 """The text-conditional pixel diffusion transformer of PixelGen."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F

@@ -1,7 +1,5 @@
 """What the two published networks share: patches, their positions, sizes and the initialisation."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from typing import Any
 

@@ -5,8 +5,6 @@ weights of step τ by `p(τ) = (γ+1) τ^γ / t^(γ+1)`. The profile of an EMA t
 by the profiles of those that were, and the same mixture of them is the EMA.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -44,7 +42,7 @@ class Profile:
     step: int
     width: float
 
-    def dot(self, other: Profile) -> float:
+    def dot(self, other: "Profile") -> float:
         """Integral of the product of two profiles over all steps."""
         early, late = sorted((self, other), key=lambda profile: profile.step)
         a, b = power_function_gamma(early.width), power_function_gamma(late.width)

@@ -1,11 +1,11 @@
 """Files of weights: where they lie, what they hold, and how exports are written."""
 
-from __future__ import annotations
-
+import json
 import re
 import shutil
 import warnings
 from argparse import Namespace
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from zipfile import ZipFile, is_zipfile
@@ -100,7 +100,8 @@ def read_contents(path: Path) -> Contents:
             raise TypeError
     except (AttributeError, KeyError, TypeError) as error:  # something else, or of other types
         raise ValueError(f"{path} is not a checkpoint of pixelgen, nor a published one of PixelGen or JiT") from error
-    return Contents(raw, averages, objective, checkpoint.get("global_step"), ema.get("step"))
+    step, names = checkpoint.get("global_step"), _names(checkpoint.get("class_names"))
+    return Contents(raw, averages, objective, step, ema.get("step"), class_names=names)
 
 
 def _refuse_damaged(path: Path) -> None:
@@ -111,6 +112,11 @@ def _refuse_damaged(path: Path) -> None:
                 raise ValueError(f"{damaged} in it is damaged, its checksum is wrong: copy it again, or take another")
 
 
+def _names(stored: Any) -> list[str] | None:
+    """Names of classes as a file holds them."""
+    return [str(name) for name in stored] if isinstance(stored, list) else None
+
+
 def _read_export(path: Path) -> Contents:
     with safe_open(path, framework="pt") as file:
         about = file.metadata() or {}
@@ -119,7 +125,8 @@ def _read_export(path: Path) -> Contents:
         weights = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118, no dict
         if about.get("sha256", found := tensors_sha256(weights)) != found:
             raise ValueError("its weights are damaged, their checksum is wrong: copy it again, or export anew")
-    return Contents({}, {about["average"]: weights}, step=int(about["step"]) if about["step"].isdecimal() else None)
+    step, names = about["step"], _names(json.loads(about.get("class_names", "null")))
+    return Contents({}, {about["average"]: weights}, step=int(step) if step.isdecimal() else None, class_names=names)
 
 
 def read_shards(path: Path) -> dict[str, Any]:
@@ -143,12 +150,15 @@ def refuse_used(folder: Path) -> None:
         raise ValueError(f"{folder} holds {' and '.join(taken)} already: give another folder as --to")
 
 
-def write_export(folder: Path, weights: Weights, identity: dict[str, Any], config: str) -> Path:
+def write_export(
+    folder: Path, weights: Weights, identity: dict[str, Any], config: str, class_names: Sequence[str] | None
+) -> Path:
     """Write weights of a denoiser as an export, and the text of a config beside them; both or nothing.
 
-    `identity` is the name of the EMA and the step, as `Run.identity` says it.
+    `identity` is the name of the EMA and the step, as `Run.identity` says it; names of classes are kept if known.
     """
     about = {"format": EXPORT_FORMAT, **{key: str(value) for key, value in identity.items()}}
+    about |= {"class_names": json.dumps(class_names)} if class_names else {}
     # copies, since the format allows neither tied nor strided ones
     copies = {key: value.clone(memory_format=torch.contiguous_format) for key, value in weights.items()}
     about["sha256"] = tensors_sha256(copies)

@@ -1,7 +1,5 @@
 """The folder of a run: which one it is, and the config in it."""
 
-from __future__ import annotations
-
 import shutil
 from itertools import count
 from pathlib import Path
@@ -66,7 +64,7 @@ class SaveConfig(SaveConfigCallback):
         origin = config.init_from
         for key in ("run", "ckpt_path", "init_from"):  # whoever resumes this run says where from anew
             config[key] = None
-        text = self.parser.dump(config, skip_none=False)
+        text = self.parser.dump(config, skip_unset=False, skip_validation=True)
         text = f"# started from the weights of {origin}\n{text}" if origin else text
         former = path.read_text() if path.exists() else text
         if _settings(former) != _settings(text):

@@ -1,7 +1,5 @@
 """Published checkpoints: PixelGen's and JiT's files, and the network's size, read from its weights."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from math import isqrt
 from pathlib import Path
@@ -15,6 +13,7 @@ from pixelgen.models import Denoiser
 from pixelgen.models.sizes import SIZES
 
 Weights = dict[str, Tensor]  # a state dict
+TABLE = "y_embedder.embedding_table.weight"  # a row for each class, and one for none
 QWEN = "Qwen/Qwen3-1.7B"  # the text encoder of the published text model
 
 
@@ -36,6 +35,7 @@ class Contents:
     step: int | None = None  # of the optimizer, if known
     ema_step: int | None = None  # step of the last update of the EMAs, if known
     recipe: Recipe | None = None  # of a published checkpoint, whose EMAs are whole; None for ours
+    class_names: list[str] | None = None  # in the order of their numbers, if known
 
 
 def convert_keys(checkpoint: dict[str, Any]) -> Contents | None:
@@ -100,11 +100,10 @@ def architecture(weights: Weights, in_context_start: int | None = None) -> dict[
             "text_length": _shape(weights, "y_pos_embedding", 3)[1],
             "bottleneck_dim": first,
         }
-    table = "y_embedder.embedding_table.weight"
     context = _shape(weights, "in_context_posemb", 3)[1] if "in_context_posemb" in weights else 0
     found |= {
         "mlp_ratio": _mlp_ratio(hidden_size, _shape(weights, "blocks.0.mlp.w3.weight", 2)[1]),
-        "num_classes": _shape(weights, table, 2)[0] - 1 if table in weights else None,
+        "num_classes": _shape(weights, TABLE, 2)[0] - 1 if TABLE in weights else None,
         "bottleneck_dim": first if "x_embedder.proj2.weight" in weights else None,
         "in_context_len": context,
     }

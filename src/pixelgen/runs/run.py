@@ -1,23 +1,21 @@
 """Runs, checkpoints, exports and published checkpoints: opened once, each by the same class."""
 
-from __future__ import annotations
-
 import warnings
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
-from lightning import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_warn
 
 from pixelgen.checks import checked
+from pixelgen.classes import imagenet_names
 from pixelgen.config import build, read_yaml
 from pixelgen.models import Denoiser
 from pixelgen.module import PixelGen
 from pixelgen.runs.averages import PREFIX, Profile, mix, width_of
 from pixelgen.runs.checkpoints import find_weights, read_contents, run_folder
-from pixelgen.runs.published import Weights, denoiser_of, load_weights, model_config
+from pixelgen.runs.published import TABLE, Weights, denoiser_of, load_weights, model_config
 from pixelgen.samples.sampling import Average
 
 POOR = 0.1  # relative error of a profile above which the EMA made of it is doubted
@@ -46,7 +44,7 @@ class Run:
         self.step = self.contents.step  # of the optimizer, None where the file does not say
 
     @staticmethod
-    def open(source: str | Path | Run) -> Run:
+    def open(source: "str | Path | Run") -> "Run":
         """The run at a path; a run that is open already stays as it is."""
         return source if isinstance(source, Run) else Run(source)
 
@@ -81,17 +79,12 @@ class Run:
         """Class and arguments of its sampler."""
         return self.arguments.get("sampler") or {"class_path": "pixelgen.flow.Heun"}
 
-    def class_names(self) -> list[str]:
-        """Names of the classes, from the data that the run was trained on, which must still be there."""
-        if "data" not in self.config:
-            raise ValueError(f"{self.path} does not tell the names of its classes")
-        try:
-            data: Any = build(LightningDataModule, self.config["data"], "data")
-        except ValueError as error:
-            raise ValueError(f"the data of the run cannot tell class names ({error})") from error
-        if (names := getattr(data, "class_names", None)) is None:
-            raise ValueError("the data of the run has no classes")
-        return list(names)
+    @cached_property
+    def class_names(self) -> list[str] | None:
+        """Names of the classes as stored with the weights, for published ones ImageNet's; None if not known."""
+        weights = self.contents.raw or next(iter(self.contents.averages.values()), {})
+        is_imagenet = self.published and TABLE in weights and len(weights[TABLE]) == 1001
+        return imagenet_names() if is_imagenet else self.contents.class_names
 
     def check(self, ema: Average = True) -> str:
         """Name of an EMA that is there or can be made, such as "0.9999" or "width0.10"; "raw" for the raw weights.
@@ -170,6 +163,7 @@ class Run:
         class_path = self.config["model"].get("class_path", "pixelgen.PixelGen")
         model: PixelGen = self._build(PixelGen, {"class_path": class_path, "init_args": self.arguments | parts})
         model.origin = self._origin(ema)
+        model.conditioner.take_names(self.class_names)
         if device is None:
             device = "cuda" if torch.cuda.is_available() else "cpu"
         try:
@@ -218,6 +212,6 @@ def load(source: str | Path, ema: Average = True, device: str | int | torch.devi
 
     Example:
         model = pixelgen.load("runs/demo")
-        images = model.sample([0, 11, 22, 33], seeds=24)
+        images = model.sample(["red circle", "green star"], seeds=24)
     """
     return Run(source).model(ema, device)

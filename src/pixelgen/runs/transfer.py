@@ -1,23 +1,21 @@
 """Weights of one network in another: a resumed run, or a new one of other classes, none, or another image size."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import torch
 from lightning.pytorch.strategies import Strategy
 from lightning.pytorch.utilities import rank_zero_warn
 
+from pixelgen.classes import changed_names
 from pixelgen.config import build
 from pixelgen.distributed.fsdp import FSDP
 from pixelgen.models import Denoiser
 from pixelgen.module import PixelGen
 from pixelgen.runs.checkpoints import is_sharded
-from pixelgen.runs.published import Weights, below, load_weights, refuse_other_weights
+from pixelgen.runs.published import TABLE, Weights, below, load_weights, refuse_other_weights
 from pixelgen.runs.run import Run
 
 POSITIONS = "pos_embed"
-TABLE = "y_embedder.embedding_table.weight"
 TOKENS = "in_context_posemb"
 TIME = "t_embedder.mlp.2.bias"
 
@@ -34,6 +32,9 @@ def start_from(model: PixelGen, source: str | Path) -> None:
     refuse_other_weights(model.denoiser, weights, run.path)
     refuse_other_start(model.denoiser, run, stored)
     load_weights(model.denoiser, weights, run.path)
+    same = len(run.class_names or ()) == len(model.class_names or ())
+    if same and (said := changed_names(run.class_names, model.class_names)):
+        changes.append(f"the label table is kept, but its classes have other names: {said}")
     for change in changes:
         rank_zero_warn(f"starting from {run.path}: {change}")
     own, theirs = model.objective.state_dict(), run.contents.objective

@@ -1,7 +1,5 @@
 """Generated images: one stream for every use, and sets on disk that are finished after an interruption."""
 
-from __future__ import annotations
-
 import json
 import os
 from collections import deque
@@ -11,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import torch
@@ -23,15 +22,18 @@ from torch import Tensor
 from pixelgen.distributed.processes import agree, progress
 from pixelgen.files import atomic, write_text
 from pixelgen.flow import to_uint8
-from pixelgen.models import Denoiser
 from pixelgen.module import PixelGen
 from pixelgen.samples.sampling import Sampling
-from pixelgen.samples.settings import SETTINGS, refuse_other_settings
+from pixelgen.samples.settings import SETTINGS, network_batch, network_batch_of, refuse_other_settings
 
+RANDOM = "random classes"  # how settings and protocols name what `drawn` gives
 METADATA = "pixelgen"  # key of the text in each PNG: JSON of the settings, the seed and the condition
-TOKENS = 8192  # patches in a network batch: enough to fill a GPU
-LARGEST = 32  # images in a network batch, since a small set is padded to one
 WRITERS = 4  # threads that write images
+
+
+def drawn(conditions: Sequence[Any], seed: int, number: int) -> list[Any]:
+    """Conditions of images `seed`, `seed` + 1, … drawn at random, each by the seed of its image alone."""
+    return [Random(f"condition/{own}").choice(conditions) for own in range(seed, seed + number)]
 
 
 def file_name(number: int) -> str:
@@ -104,7 +106,7 @@ def generate(
 
     The network always sees the same requests side by side, `network_batch` of them from the start of the list: so the
     files are the same to the byte whatever the batch size, the number of processes and interruptions. Batches that lack
-    an image are made again, images that are there are kept.
+    an image are made again, images that are there are kept. A set that grows keeps the network batch it began with.
 
     Args:
         model: on the device of `fabric`.
@@ -115,7 +117,8 @@ def generate(
         sampling: its sampler, size, negative prompt and precision make the images; its batch size, rounded up to whole
             network batches, is how many may wait for the disk.
     """
-    together = network_batch(model.denoiser, sampling.size)
+    together = network_batch(model.denoiser, len(requests), sampling.size)
+    together = fabric.broadcast(network_batch_of(folder) or together)
     settings = {**settings, "network_batch": together}
     rank, world_size, ahead = fabric.global_rank, fabric.world_size, ceil(sampling.batch_size / together) * together
     waiting: deque[Future[None]] = deque()  # for the disk; an error in a thread is raised some images later
@@ -135,15 +138,6 @@ def generate(
                 advance()
             for file in waiting:
                 file.result()
-
-
-def network_batch(denoiser: Denoiser, size: tuple[int, int] | None = None) -> int:
-    """How many images of a set go through the network at a time: it depends on their size alone.
-
-    Matrix products of another number of rows round otherwise, which shows in a byte of some hundred thousand.
-    """
-    height, width = size or (denoiser.image_size, denoiser.image_size)
-    return max(1, min(LARGEST, TOKENS * denoiser.patch_size**2 // (height * width)))
 
 
 @contextmanager

@@ -1,7 +1,5 @@
 """Grids of images, with what each was made from underneath."""
 
-from __future__ import annotations
-
 import textwrap
 from collections.abc import Sequence
 

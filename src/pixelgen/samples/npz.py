@@ -1,7 +1,5 @@
 """Images of a set in one file, as the ADM evaluation suite reads them."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path

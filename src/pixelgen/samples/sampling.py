@@ -1,8 +1,8 @@
 """How images are generated: one set of options for Python and every command."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
+
+import torch
 
 from pixelgen.checks import COUNT, SEED, check_fields
 from pixelgen.flow import Sampler
@@ -10,6 +10,12 @@ from pixelgen.module import Precision
 
 Average = bool | float | str
 """Which weights: True for the first EMA, False or `raw` for the raw weights, or the decay or name of an EMA."""
+
+
+def default_precision() -> Precision:
+    """`bf16-mixed`, or `32-true` where there is nothing but a CPU that only emulates bf16, which is far slower."""
+    on_cpu = torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return "bf16-mixed" if on_cpu or torch.cuda.device_count() or torch.backends.mps.is_available() else "32-true"
 
 
 @dataclass(frozen=True)
@@ -23,7 +29,8 @@ class Sampling:
         size: height and width in pixels; the training size if not given.
         seed: image i is generated from seed + i.
         negative: prompt that guidance leads away from.
-        precision: mixed precision of the network.
+        random_classes: draw the class of each image at random, by its seed, instead of taking all in turn.
+        precision: of the network; `bf16-mixed` by default, except on a CPU that only emulates bf16.
         batch_size: images between two progress updates and writes to disk; it does not change the images.
         devices: processes on this machine, one per GPU, or on the CPU.
         num_nodes: machines.
@@ -35,7 +42,8 @@ class Sampling:
     size: tuple[int, int] | None = None
     seed: int = 0
     negative: str = ""
-    precision: Precision = "bf16-mixed"
+    random_classes: bool = False
+    precision: Precision = default_precision()
     batch_size: int = 64
     devices: int = 1
     num_nodes: int = 1

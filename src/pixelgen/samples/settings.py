@@ -1,7 +1,5 @@
 """What a set of images depends on: `settings.json`, and the name of the folder."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Mapping
@@ -9,19 +7,23 @@ from pathlib import Path
 from typing import Any
 
 from pixelgen.encoders.hub import tensors_sha256
+from pixelgen.models import Denoiser
 from pixelgen.module import PixelGen
 from pixelgen.samples.sampling import Sampling
 
 SETTINGS = "settings.json"
+TOKENS = 8192  # patches in a network batch: enough to fill a GPU
+LARGEST = 32  # images in a network batch
 
 
 def settings_of(
-    model: PixelGen, sampling: Sampling, identity: Mapping[str, Any], requests: Mapping[str, Any]
+    model: PixelGen, sampling: Sampling, identity: Mapping[str, Any], requests: Mapping[str, Any], number: int
 ) -> dict[str, Any]:
     """All that the images of a set depend on (JSON): how they are generated, and with which weights.
 
     `identity` names the weights that `model` is filled with, as `Run.identity` does; `requests` tells seeds and
-    conditions. A size that does not divide into patches, or a negative prompt that could do nothing, is refused.
+    conditions of the `number` images. What does not fit the model is refused: a size that does not divide into patches,
+    a negative prompt that could do nothing, random classes where there are none.
     """
     denoiser, sampler = model.denoiser, sampling.sampler or model.sampler
     if sampling.size is not None and any(side < 1 or side % denoiser.patch_size for side in sampling.size):
@@ -30,6 +32,8 @@ def settings_of(
             f"{denoiser.patch_size}"
         )
     model.conditioner.check_negative(sampler, sampling.negative)
+    if sampling.random_classes and not model.conditioner.takes_classes:
+        raise ValueError("random_classes draws classes, and this network takes none: leave it out")
     return {
         **identity,
         "precision": sampling.precision,
@@ -41,7 +45,25 @@ def settings_of(
         **requests,
         "negative": sampling.negative,
         **model.conditioner.settings,
+        "network_batch": network_batch(denoiser, number, sampling.size),
     }
+
+
+def network_batch(denoiser: Denoiser, number: int, size: tuple[int, int] | None = None) -> int:
+    """How many images of a set go through the network at a time: the least power of two that holds a small set.
+
+    It depends on nothing but the number of images and their size (height, width), since matrix products of another
+    number of rows round otherwise, which shows in a byte of some hundred thousand.
+    """
+    height, width = size or (denoiser.image_size, denoiser.image_size)
+    most = max(1, min(LARGEST, TOKENS * denoiser.patch_size**2 // (height * width)))
+    return min(most, 1 << (number - 1).bit_length())
+
+
+def network_batch_of(folder: Path) -> int | None:
+    """The network batch of the set of images in a folder, if one has begun there."""
+    path = folder / SETTINGS
+    return _read(path).get("network_batch") if path.exists() else None
 
 
 def folder_name(settings: Mapping[str, Any]) -> str:
@@ -58,10 +80,7 @@ def folder_name(settings: Mapping[str, Any]) -> str:
 
 def refuse_other_settings(path: Path, settings: Mapping[str, Any]) -> None:
     """Refuse to make images with other settings than those in a `settings.json`, naming the first that differ."""
-    try:
-        found = _flat(json.loads(path.read_text()))
-    except (ValueError, AttributeError) as error:
-        raise ValueError(f"{path} is damaged ({error}): give another folder") from error
+    found = _flat(_read(path))
     wanted = _flat(json.loads(json.dumps(settings)))
     differing = [
         f"{key} is {found.get(key)!r}, not {wanted.get(key)!r}"
@@ -73,6 +92,13 @@ def refuse_other_settings(path: Path, settings: Mapping[str, Any]) -> None:
         raise ValueError(
             f"{path.parent} holds images of other settings ({'; '.join(differing[:3])}{more}): give another folder"
         )
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(path.read_text()))
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path} is damaged ({error}): give another folder") from error
 
 
 def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -1,7 +1,5 @@
 """What finds objects in images and tells their colours: Mask2Former and CLIP, or a rule for drawn shapes."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from functools import partial
 from typing import Any

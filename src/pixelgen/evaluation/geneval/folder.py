@@ -1,7 +1,5 @@
 """GenEval's folder of images: `<prompt>/metadata.jsonl` and `<prompt>/samples/<seed>.png`, both numbered."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Iterator, Sequence

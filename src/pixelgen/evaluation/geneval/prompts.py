@@ -1,7 +1,5 @@
 """GenEval's prompts: six tasks about objects, their number, colour and place, written by one seeded procedure."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Callable, Sequence
@@ -46,7 +44,7 @@ class ObjectSpec:
         return {name: value for name, value in known.items() if value is not None}
 
     @staticmethod
-    def parse(metadata: dict[str, Any]) -> ObjectSpec:
+    def parse(metadata: dict[str, Any]) -> "ObjectSpec":
         """The inverse of `metadata`."""
         position = metadata.get("position")
         relation = None if position is None else (str(position[0]), int(position[1]))
@@ -68,7 +66,7 @@ class Prompt:
         return {"tag": self.task, "include": [spec.metadata() for spec in self.include], **exclude, "prompt": self.text}
 
     @staticmethod
-    def parse(metadata: dict[str, Any]) -> Prompt:
+    def parse(metadata: dict[str, Any]) -> "Prompt":
         """The inverse of `metadata`; a ValueError tells that it lacks something."""
         try:
             include, exclude = (tuple(map(ObjectSpec.parse, metadata.get(key, ()))) for key in ("include", "exclude"))

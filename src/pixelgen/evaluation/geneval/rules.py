@@ -1,7 +1,5 @@
 """Whether an image shows what its prompt asks for: GenEval's rules (arXiv 2310.11513) as pure functions."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """GenEval's scores: from verdicts, of a folder of images, and in words."""
 
-from __future__ import annotations
-
 import json
 from collections import Counter
 from collections.abc import Sequence
