@@ -46,7 +46,8 @@ def main(args: Sequence[str] | None = None) -> int:
     try:
         count = write_digits(**options)
     except (ValueError, OSError) as error:
-        sys.stderr.write(f"error: could not write into {options.folder} ({error}): choose other arguments\n")
+        full = f"could not write into {options.folder} ({error}): give another folder"
+        sys.stderr.write(f"error: {full if isinstance(error, OSError) else error}\n")
         raise SystemExit(2) from error
     sys.stdout.write(f"{count} images in {options.folder}\n")
     return count

@@ -93,7 +93,8 @@ def main(args: Sequence[str] | None = None) -> dict[str, int]:
     try:
         written = write_openmoji(**options)
     except (ValueError, OSError) as error:
-        sys.stderr.write(f"error: could not write into {options.folder} ({error}): choose other arguments\n")
+        full = f"could not write into {options.folder} ({error}): give another folder"
+        sys.stderr.write(f"error: {full if isinstance(error, OSError) else error}\n")
         raise SystemExit(2) from error
     console = Console()
     for group, count in sorted(written.items()):

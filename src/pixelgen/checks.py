@@ -12,7 +12,15 @@ from types import MappingProxyType, NoneType, UnionType
 from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 F = TypeVar("F", bound=Callable[..., Any])
-WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text", Path: "a path", NoneType: "null"}
+WORDS = {
+    int: "a whole number",
+    float: "a number",
+    Any: "a number",
+    bool: "true or false",
+    str: "text",
+    Path: "a path",
+    NoneType: "null",
+}
 
 
 @dataclass(frozen=True)
@@ -144,7 +152,7 @@ def describe(hint: Any, within: Range | None = None) -> str:
     if _is_kind(origin, Mapping):
         return f"a mapping from {describe(inner[0])} to {describe(inner[1], within)}"
     words = WORDS.get(hint, f"an instance of {getattr(origin or hint, '__name__', hint)}")
-    return f"{words} {within}" if within is not None and hint in (int, float) else words
+    return f"{words} {within}" if within is not None and hint in (int, float, Any) else words
 
 
 def _hints(described: Any) -> dict[str, Any]:

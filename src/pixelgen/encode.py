@@ -54,7 +54,7 @@ class _LeftOut(SkipCounts):
 def encode(
     shards: Sequence[str],
     *,
-    to: Path,
+    to: str | Path,
     text_encoder: TextEncoder,
     captions: Captions | None = None,
     batch_size: int = 64,
@@ -81,7 +81,7 @@ def encode(
     Raises:
         ValueError: if the target is used, nothing can be encoded, or two tars have the same name.
     """
-    sources = _by_name(shards)
+    sources, to = _by_name(shards), Path(to)
     captions = captions or Captions(prefix_probability=0)
     fabric = launch(devices, "32-true")
     text_encoder.to(fabric.device)

@@ -277,7 +277,12 @@ class PixelGen(LightningModule):
 
     def configure_optimizers(self) -> Any:
         """Optimizer over everything that trains, and the scheduler, stepped after every step."""
-        optimizer = self.optimizer([(name, p) for name, p in self.named_parameters() if p.requires_grad])
+        try:
+            optimizer = self.optimizer([(name, p) for name, p in self.named_parameters() if p.requires_grad])
+        except ValueError as error:
+            raise ValueError(f"model.optimizer refuses its options ({error}): correct them") from error
+        if not any(group["lr"] for group in optimizer.param_groups):
+            raise ValueError("model.optimizer.lr is 0, and nothing would be learned: give a number above 0")
         if self.scheduler is None and not self.warmup_steps:
             return optimizer
         schedule: Any = ConstantLR(optimizer, factor=1.0) if self.scheduler is None else self.scheduler(optimizer)

@@ -19,7 +19,7 @@ from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 
 from pixelgen.callbacks import Callbacks, Checkpoint, Periodic, Progress
-from pixelgen.checks import COUNT, FROM_ZERO, Range, check
+from pixelgen.checks import COUNT, FROM_ZERO, POSITIVE, Range, check
 from pixelgen.classes import refuse_other_classes
 from pixelgen.cli.arguments import (
     LAST,
@@ -61,6 +61,7 @@ NOISE = (
 RANGES = {
     **dict.fromkeys(("accumulate_grad_batches", "num_nodes", "check_val_every_n_epoch"), COUNT),
     **dict.fromkeys(("log_every_n_steps", "gradient_clip_val", "reload_dataloaders_every_n_epochs"), FROM_ZERO),
+    "val_check_interval": POSITIVE,
 }
 SIZE, CLASSES = (f"model.init_args.denoiser.init_args.{name}" for name in ("input_size", "num_classes"))
 ON_BY_DEFAULT = ("ema", "guard", "throughput", "skipped", "preview", "checkpoint", "summary")
