@@ -7,6 +7,7 @@ from itertools import chain
 from pathlib import Path
 
 import pytest
+import torch
 from torch import nn
 
 import pixelgen
@@ -25,7 +26,7 @@ from pixelgen.runs.run import Run
 from pixelgen.sample import sample
 from pixelgen.samples.sampling import Sampling
 from pixelgen.sweep import sweep
-from tiny_run import Means, tiny_jit
+from tiny_run import Means, tiny_jit, tiny_trainer
 
 NETWORK = {"patch_size": 16, "hidden_size": 16, "depth": 2, "num_heads": 2, "in_context_len": 0}
 TINY = [
@@ -145,6 +146,12 @@ def test_a_bad_argument_is_named_with_its_value_and_what_to_give(call, arguments
     assert "\n" not in sentence
 
 
+def fit_in_python(images):
+    """Lightning's own trainer, without our command line."""
+    model = PixelGen(JiT(**JIT), optimizer=lambda params: torch.optim.SGD(params, lr=0.1))
+    tiny_trainer("unwritten", []).fit(model, images)
+
+
 CALLS = {
     "JiT(nothing=3)": "unexpected keyword argument 'nothing'",
     "PixelGen()": "missing a required argument: 'denoiser'",
@@ -200,6 +207,7 @@ CALLS = {
     "pixelgen.load('run').sample([99])": "classes must lie between 0 and 39",
     "pixelgen.load('run').sample('a red circle')": "there is no class 'a red circle'",
     "pixelgen.load('run').sample(None)": "give",
+    "fit_in_python(data.ShapesData(batch_size=2))": "the data has 40 classes, but the denoiser",
 }
 
 

@@ -108,11 +108,8 @@ def fits(value: Any, hint: Any) -> bool:
 
 def _is_plain(value: Any, kind: Any) -> bool:
     if kind in (int, float):
-        return (
-            isinstance(value, Integral if kind is int else Real)
-            and not isinstance(value, bool)
-            and math.isfinite(value)
-        )
+        number: Any = Integral if kind is int else Real
+        return not isinstance(value, bool) and isinstance(value, number) and bool(-math.inf < value < math.inf)
     if kind is Path:
         return isinstance(value, os.PathLike) or (isinstance(value, str) and bool(value.strip()))
     return kind is Any or not inspect.isclass(kind) or isinstance(value, kind)
@@ -135,7 +132,7 @@ def _within(value: Any, within: Range | None) -> bool:
     several = value.values() if isinstance(value, Mapping) else _entries(value)
     if several is not None:
         return all(_within(one, within) for one in several)
-    return not isinstance(value, Real) or value in within
+    return not isinstance(value, Real) or cast(float, value) in within
 
 
 def describe(hint: Any, within: Range | None = None) -> str:

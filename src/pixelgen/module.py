@@ -245,9 +245,12 @@ class PixelGen(LightningModule):
         return Prediction(x, x_t, t, x_hat, hidden)
 
     def setup(self, stage: str) -> None:
-        """Refuse strategies under which averages and checkpoints would be wrong; take over the names of classes."""
+        """Refuse data that does not fit, and strategies that would spoil checkpoints; take over the names of classes."""
         refuse_unsupported(self.trainer.strategy)
-        self.conditioner.take_names(getattr(self.trainer.datamodule, "class_names", None))  # type: ignore[attr-defined]
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        if stage == "fit" and hasattr(data, "num_classes"):
+            self.conditioner.check_data(self.denoiser, data)
+        self.conditioner.take_names(getattr(data, "class_names", None))
 
     @property
     def class_names(self) -> Sequence[str] | None:

@@ -102,7 +102,7 @@ def test_refusals(tmp_path):
         fit(
             tmp_path,
             GenEval(ShapesDetector(), "shapes"),
-            module=PixelGen(JiT(32, **SIZES)),
+            module=PixelGen(JiT(32, num_classes=None, **SIZES)),
         )
     with pytest.raises(ValueError, match="knows no object"):
         fit(tmp_path, GenEval(ShapesDetector()))

@@ -59,7 +59,16 @@ def folder_data(folder):
 
 
 def shard_data(folder):
-    return ["--data", "ShardData", "--data.shards", write_shards(folder / "s", [12]), "--data.length", "12", "--data.num_classes", "7"]
+    return [
+        "--data",
+        "ShardData",
+        "--data.shards",
+        write_shards(folder / "s", [12]),
+        "--data.length",
+        "12",
+        "--data.num_classes",
+        "7",
+    ]
 
 
 @pytest.mark.parametrize("data", [folder_data, shard_data])

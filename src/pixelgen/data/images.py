@@ -129,7 +129,7 @@ class ImageData(LightningDataModule):
     @property
     def _overfits(self) -> bool:
         """Whether the trainer wants to see the same few batches in each epoch."""
-        return self.trainer is not None and bool(self.trainer.overfit_batches)
+        return self.trainer is not None and bool(self.trainer.overfit_batches)  # type: ignore[attr-defined]
 
     def _shard(self) -> tuple[int, int]:
         """World size and rank; (1, 0) without a trainer."""
