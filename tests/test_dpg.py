@@ -43,7 +43,7 @@ def test_grid_of_each_prompt(letters, tmp_path, capsys):
         assert corners == pytest.approx([len(text.strip()) + 60 * seed for seed in range(4)], abs=1)
     settings = json.loads((folder.parent / "settings.json").read_text())
     assert (settings["prompts"], settings["seeds"], settings["size"]) == (3, [0, 1, 2, 3], [16, 32])
-    assert "to be scored by DPG-Bench's own script" in capsys.readouterr().out
+    assert "3 grids, to be scored by DPG-Bench's own script, which has 1065 prompts" in capsys.readouterr().out
 
 
 def test_other_prompts_are_another_set(letters, tmp_path):

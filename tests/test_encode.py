@@ -11,6 +11,7 @@ from pixelgen.data import Captions, ShardData
 from pixelgen.data.tars import SkipCounts, read_shard
 from pixelgen.encode import encode, main
 from pixelgen.encoders import TextEncoder
+from pixelgen.files import sole_writer
 from pixelgen.fit import main as fit
 from shard_files import picture, write_tar
 from test_text_runs import DENOISER, QUIET, SAMPLING, encoder
@@ -37,6 +38,22 @@ def qwen(**options):
 def command(shards, to, *options):
     flags = ["--text_encoder", "TextEncoder", "--text_encoder.model", str(tiny_qwen3())]
     return main([str(shards), "--to", str(to), *flags, "--text_encoder.max_length", "12", *options])
+
+
+def test_embeddings_that_overflowed_are_refused(shards, tmp_path, capsys, monkeypatch):
+    def overflow(self, prompts):
+        states = original(self, prompts)
+        states[[text == TEXTS[3] for text in prompts], 0, 0] = float("inf")
+        return states
+
+    original = TextEncoder.forward
+    monkeypatch.setattr(TextEncoder, "forward", overflow)
+    with pytest.raises(SystemExit):
+        command(shards, tmp_path / "encoded")
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert "text embeddings of 3 in" in said
+    assert "1.tar are not finite (NaN or infinite): give --text_encoder.dtype bfloat16 or float32" in said
+    assert not (tmp_path / "encoded").exists()
 
 
 def samples(folder):
@@ -190,3 +207,11 @@ def test_what_is_wrong_is_said_in_one_sentence(arguments, message, tmp_path, cap
         main(arguments)
     assert message in capsys.readouterr().err.splitlines()[-1]
     assert not (tmp_path / "x").exists()
+
+
+def test_two_processes_never_encode_into_one_set(shards, tmp_path):
+    waiting = pytest.raises(ValueError, match=r"another process is writing .*out: wait for its end")
+    with sole_writer(tmp_path / "out"), waiting:
+        encode([str(shards)], to=tmp_path / "out", text_encoder=qwen())
+    assert not (tmp_path / "out.unfinished").exists()
+    assert encode([str(shards)], to=tmp_path / "out", text_encoder=qwen()).samples == 5

@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -84,8 +85,37 @@ def test_scores_of_an_existing_folder(painter, tmp_path, capsys):
     report = read(folder)
     assert report["protocol"]["made_with"] is None
     assert report["protocol"]["images_per_prompt"] == [1, 2]
+    assert report["protocol"]["missing"] == ["00000/samples/0001.png"]
     assert report["scores"]["images"] == len(FEW) / (2 * len(FEW) - 1)
     assert "1 to 2 images; made elsewhere; detector shapes judge" in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_set_of_ours_that_lacks_images_is_refused(painter, tmp_path, capsys):
+    folder = geneval("runs/painter", prompts=str(tmp_path / "few.jsonl"), images_per_prompt=2, generate_only=True)
+    last = f"{len(FEW) - 1:05d}"
+    for lose, sentence in (
+        (lambda: (folder / "00001/samples/0000.png").unlink(), "lacks 1 images (00001/samples/0000.png first)"),
+        (lambda: shutil.rmtree(folder / last), "lacks 3 images (00001/samples/0000.png first)"),
+    ):
+        lose()
+        with pytest.raises(SystemExit):
+            main([str(folder), "--score_only"])
+        assert f"{sentence}: finish it by the command that makes it" in capsys.readouterr().err
+    assert not (folder / "geneval.json").exists()
+    (folder / "settings.json").write_text("{")
+    with pytest.raises(ValueError, match=r"settings\.json is damaged"):
+        geneval(folder, score_only=True)
+
+
+def test_a_prompt_without_images_is_named_in_the_protocol(painter, tmp_path):
+    folder = geneval("runs/painter", prompts=str(tmp_path / "few.jsonl"), images_per_prompt=2, generate_only=True)
+    (folder / "settings.json").unlink()
+    shutil.rmtree(folder / "00002/samples")
+    shutil.rmtree(folder / "00003")
+    with pytest.warns(UserWarning, match=r"lacks 4 images \(00002/samples/0000.png first\): its score is of the"):
+        geneval(folder, score_only=True)
+    assert read(folder)["protocol"]["missing"] == [f"0000{n}/samples/000{seed}.png" for n in (2, 3) for seed in (0, 1)]
+    assert protocol_sentence(read(folder)["protocol"]).endswith("; incomplete, 4 missing")
 
 
 def test_scoring_goes_on_where_it_was_stopped(painter, tmp_path, monkeypatch):

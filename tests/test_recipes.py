@@ -60,6 +60,16 @@ NETWORKS = {
 }
 
 
+def test_every_row_is_scored_by_the_whole_command_of_its_run():
+    scored = dict(re.findall(r"^\| (.+?) \| .*`(python -m pixelgen\.evaluate .+?)` \|", DOCUMENT, re.M))
+    assert {name.removesuffix(r" \*") for name in scored} == set(ROWS)
+    for name, (command, _) in ROWS.items():
+        words = shlex.split(command)
+        run = words[words.index("--run") + 1] if "--run" in words else f"runs/{Path(words[4]).stem}"
+        wanted = f"evaluate {run} --protocol adm --reference VIRTUAL_imagenet256_labeled.npz"
+        assert scored.get(name, scored.get(name + r" \*")) == f"python -m pixelgen.{wanted}"
+
+
 def on_meta(function):
     @functools.wraps(function)
     def build(*args, **kwargs):

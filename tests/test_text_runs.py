@@ -177,7 +177,7 @@ def test_a_folder_of_captioned_images_trains(tmp_path):
     denoiser = [*DENOISER, "--model.denoiser.patch_size", "4", *encoder(), *SAMPLING]
     run = ["--run", str(tmp_path / "run"), "--trainer.max_steps", "1", "--callbacks.preview.num_images", "2"]
     cli = main([*data, *QUIET, *denoiser, *run])
-    assert cli.datamodule.prompts(2) == ["a photo 0", "a photo 1"]
+    assert cli.datamodule.prompts(2) == ["a photo 0", "a photo 2"]
     assert (tmp_path / "run" / "previews" / "step_0000001.png").exists()
 
 

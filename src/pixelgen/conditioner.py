@@ -215,7 +215,7 @@ class Text(Conditioner):
         encoder: the text encoder; without one, a model takes embeddings alone, and no guidance.
     """
 
-    description = "captions of the data in order"
+    description = "captions of the data"
     takes_prompts, takes_classes = True, False
 
     def __init__(self, encoder: TextEncoder | None) -> None:
@@ -315,7 +315,7 @@ class Text(Conditioner):
         return [line for line in lines if line]
 
     def examples(self, number: int, data: Any) -> list[Any]:
-        """The captions of the first training images, from the first again where there are fewer."""
+        """Captions of training images, evenly spaced, from the first again where there are fewer."""
         if data is None or not getattr(data, "captions", False):
             raise ValueError("no data module has captions that could serve as prompts: give prompts to the callback")
         prompts: list[Any] = data.prompts(number)

@@ -19,6 +19,7 @@ from pixelgen.samples.npz import read_image
 from pixelgen.samples.sampling import Sampling
 
 IMAGES = 4  # of each prompt, in two rows of two
+DPG_PROMPTS = 1065  # prompts of the benchmark
 
 
 @checked()
@@ -83,7 +84,9 @@ def _write_grid(path: Path, images: Sequence[Path]) -> None:
 
 
 def _report(folder: Path) -> None:
-    Console().print(f"{folder}: to be scored by DPG-Bench's own script", soft_wrap=True)
+    number = len([*folder.glob("*.png")])
+    part = "" if number == DPG_PROMPTS else f", which has {DPG_PROMPTS} prompts: this is a part of it"
+    Console().print(f"{folder}: {number} grids, to be scored by DPG-Bench's own script{part}", soft_wrap=True)
 
 
 main = command(dpg, _report)

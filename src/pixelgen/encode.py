@@ -4,6 +4,7 @@ import json
 import tarfile
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
@@ -21,7 +22,7 @@ from pixelgen.data.shards import ENCODER
 from pixelgen.data.tars import Sample, SkipCounts, check_unused, expand_shards, read_shard, write_sample
 from pixelgen.distributed.processes import agree, gather, launch
 from pixelgen.encoders import TextEncoder
-from pixelgen.files import atomic, publish, remove, write_text
+from pixelgen.files import atomic, publish, remove, sole_writer, write_text
 
 EMBEDDINGS = ("safetensors", "npy")  # files of earlier embeddings, which are not copied
 NAMED = 10  # samples that the report names
@@ -79,33 +80,38 @@ def encode(
         devices: processes, each on a GPU if there are any; they share the tars.
 
     Raises:
-        ValueError: if the target is used, nothing can be encoded, or two tars have the same name.
+        ValueError: if the target is used or being written, nothing can be encoded, two tars have the same name, or
+            embeddings are not finite.
     """
     sources, to = _by_name(shards), Path(to)
     captions = captions or Captions(prefix_probability=0)
     fabric = launch(devices, "32-true")
     text_encoder.to(fabric.device)
     unfinished = to.with_name(f"{to.name}.unfinished")
+    held = ExitStack()
     with agree(fabric):
+        if fabric.global_rank == 0:
+            held.enter_context(sole_writer(to))
         check_unused(to)
         if fabric.global_rank == 0:
             _prepare(unfinished / ENCODER, {**text_encoder.settings, "captions": vars(captions), "seed": seed})
-    numbers, kept, left_out = [], [], _LeftOut()
-    with agree(fabric):
-        share = list(sources)[fabric.global_rank :: fabric.world_size]
-        for name in track(share, "shards", console=Console(stderr=True), disable=fabric.global_rank != 0):
-            if (unfinished / name).exists():
-                kept.append(name)
-            else:
-                batches = _batches(sources[name], captions, seed, batch_size, left_out)
-                numbers.append(_write_shard(unfinished / name, batches, text_encoder))
-    written, kept, places = [n for n in gather(numbers) if n], gather(kept), gather(left_out.places)
-    if not written and not kept:
-        raise ValueError(f"nothing in the shards can be encoded: {(places or ['they are empty'])[0]}")
-    if fabric.global_rank == 0:
-        check_unused(to)
-        publish(unfinished, to)
-    fabric.barrier()
+    with held:
+        numbers, kept, left_out = [], [], _LeftOut()
+        with agree(fabric):
+            share = list(sources)[fabric.global_rank :: fabric.world_size]
+            for name in track(share, "shards", console=Console(stderr=True), disable=fabric.global_rank != 0):
+                if (unfinished / name).exists():
+                    kept.append(name)
+                else:
+                    batches = _batches(sources[name], captions, seed, batch_size, left_out)
+                    numbers.append(_write_shard(unfinished / name, batches, text_encoder))
+        written, kept, places = [n for n in gather(numbers) if n], gather(kept), gather(left_out.places)
+        if not written and not kept:
+            raise ValueError(f"nothing in the shards can be encoded: {(places or ['they are empty'])[0]}")
+        if fabric.global_rank == 0:
+            check_unused(to)
+            publish(unfinished, to)
+        fabric.barrier()
     return Encoded(to, len(written), sum(written), len(kept), places)
 
 
@@ -160,6 +166,11 @@ def _write_shard(path: Path, batches: Iterator[list[tuple[Sample, str]]], encode
         for batch in chain([first], usable):
             embeddings = encoder([prompt for _, prompt in batch]).cpu()
             for (sample, prompt), embedding in zip(batch, embeddings, strict=True):
+                if not embedding.isfinite().all():
+                    raise ValueError(
+                        f"the text embeddings of {sample.key} in {sample.shard} are not finite (NaN or infinite): give "
+                        "--text_encoder.dtype bfloat16 or float32, which do not overflow"
+                    )
                 files = {name: content for name, content in sample.files.items() if name not in EMBEDDINGS}
                 write_sample(tar, sample.key, files | {"safetensors": save({"text": embedding}, {"caption": prompt})})
             number += len(batch)

@@ -5,7 +5,7 @@ import sys
 from argparse import ArgumentParser
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from rich.console import Console
 from torch.utils.data import Dataset
@@ -14,19 +14,30 @@ from pixelgen.checks import COUNT, FROM_ZERO, Range, checked
 from pixelgen.cli.command import command, stop_on_bad_input
 from pixelgen.config import read_yaml
 from pixelgen.data import ImageData
+from pixelgen.data.folder import EXTENSIONS
 from pixelgen.data.images import Item
 from pixelgen.distributed.processes import launch
 from pixelgen.encoders import DINOv2Features, FeatureExtractor  # noqa: F401, the command line finds it by name
 from pixelgen.encoders.inception import Inception
-from pixelgen.evaluation.extract import EvaluationJob, evenly_spaced
+from pixelgen.evaluation.extract import EvaluationJob, choose
 from pixelgen.evaluation.images import open_images
+from pixelgen.evaluation.protocol import PROTOCOLS, Protocol
 from pixelgen.evaluation.reference import Reference
-from pixelgen.evaluation.score_set import UNKNOWN, Scores, add_scores, print_scores, score_set, scores_file
+from pixelgen.evaluation.score_set import (
+    UNKNOWN,
+    Scores,
+    add_scores,
+    print_scores,
+    score_set,
+    scores_file,
+    settings_of_set,
+)
 from pixelgen.evaluation.scores import ONLY_FRECHET, Metrics, warn_of_few
 from pixelgen.evaluation.statistics import Statistics
+from pixelgen.module import PixelGen
 from pixelgen.runs.checkpoints import find_weights
 from pixelgen.runs.run import Run
-from pixelgen.sample import sample
+from pixelgen.sample import open_model, sample_with
 from pixelgen.samples.sampling import Sampling
 
 ALL_POSSIBLE = Metrics()
@@ -38,6 +49,7 @@ def evaluate(
     source: str | Path | Run,
     *,
     reference: str | Path,
+    protocol: Literal["adm", "jit"] | None = None,
     extractor: FeatureExtractor | None = None,
     metrics: Metrics = ALL_POSSIBLE,
     dinov2: FeatureExtractor | None = None,
@@ -46,6 +58,7 @@ def evaluate(
     prompts: Sequence[str] | None = None,
     num_workers: int = 4,
     skip_corrupt: bool = False,
+    upright: bool = True,
     to: str | Path | None = None,
     sampling: Sampling = Sampling(),
 ) -> Scores:
@@ -59,14 +72,18 @@ def evaluate(
         source: run folder, checkpoint or export; or a folder of images, or an npz with `arr_0`.
         reference: npz of ADM, of JiT, or of `evaluate reference`; an npz with `arr_0`; or a folder of images, which are
             centre-cropped to the size of the others.
+        protocol: of published numbers, which fixes all that they depend on and refuses anything else: `adm` for FID,
+            sFID, Inception Score, precision and recall with ADM's npz, `jit` for FID and Inception Score with JiT's.
         extractor: of the features; Inception, as FID means it, if not given.
         metrics: what to compute beside the Fréchet distance.
         dinov2: a second extractor, in the same pass over the images: `DINOv2Features` for FD-DINOv2.
         dinov2_reference: its reference, where `reference` is an npz without images.
-        num_images: how many to generate (50 000 if not given), or to take of those that are there (all).
+        num_images: how many to generate (50 000 if not given), or to take of those that are there (all): the first
+            ones of a set of `pixelgen.sample`, evenly spaced ones of others.
         prompts: for a text model, as `sample` takes them.
         num_workers: processes that read images, for each device; no more than there are cores.
         skip_corrupt: leave out unreadable images, which are refused otherwise.
+        upright: turn photographs as their EXIF orientation asks for, as training on one's own images does by default.
         to: the JSON file, if not beside the images.
         sampling: how images are generated; features are always computed in float32.
 
@@ -81,24 +98,54 @@ def evaluate(
         raise ValueError(
             f"the images in {source} are made already: leave out the sampler, prompts, random_classes and compile"
         )
-    if extractor is None:
-        Reference(Path(reference)).expect_inception()
-    pairs = [(extractor or Inception(), Reference(Path(reference)))]
+    fixed, given = PROTOCOLS.get(protocol or ""), Reference(Path(reference))
+    given.look(extractor)
+    if fixed is not None:
+        fixed.check_options(
+            sampling, num_images=num_images, metrics=metrics, skip_corrupt=skip_corrupt, dinov2=dinov2, prompts=prompts
+        )
+        fixed.check_reference(given)
+        num_images, metrics = fixed.images, fixed.metrics
+    pairs = [(extractor or Inception(), given)]
+    if fixed is not None:
+        fixed.check_extractor(pairs[0][0])
     if dinov2 is not None:
         pairs.append((dinov2, Reference(Path(dinov2_reference or reference))))
     for part, real in pairs:
         real.check(part, ONLY_FRECHET if images else metrics, num_images or PUBLISHED)
-    fabric = launch(sampling.devices, sampling.precision, sampling.num_nodes)
+    fabric, classes = launch(sampling.devices, sampling.precision, sampling.num_nodes), None
     if not images:
-        num_images = num_images or PUBLISHED
-        source = sample(source, num_images=num_images, prompts=prompts, sampling=sampling)
+        run, num_images = Run.open(source), num_images or PUBLISHED
+        model = open_model(run, fabric, sampling)
+        _check_model(model, pairs, fixed, metrics, num_images, sampling)
+        source = sample_with(model, run, fabric, num_images=num_images, prompts=prompts, sampling=sampling)
+        classes = None if sampling.random_classes else model.denoiser.num_classes
+        del model  # the extractor can use its memory
     folder = Path(str(source))
-    job = EvaluationJob(metrics, sampling.batch_size, num_workers, skip_corrupt, fabric)
-    scores = score_set(folder, num_images, [(part.to(fabric.device), real) for part, real in pairs], job)
+    if fixed is not None:
+        fixed.check_set(settings_of_set(folder), len(open_images(folder)))
+    job = EvaluationJob(metrics, sampling.batch_size, num_workers, skip_corrupt, fabric, upright)
+    scores = score_set(folder, num_images, [(part.to(fabric.device), real) for part, real in pairs], job, classes)
+    scores.protocol |= {} if protocol is None else {"protocol": protocol}
     if fabric.global_rank == 0:
         add_scores(scores_file(folder) if to is None else Path(to), scores)
     fabric.barrier()
     return scores
+
+
+def _check_model(
+    model: PixelGen,
+    pairs: Sequence[tuple[FeatureExtractor, Reference]],
+    fixed: Protocol | None,
+    metrics: Metrics,
+    number: int,
+    sampling: Sampling,
+) -> None:
+    """Refuse references of images of another size, and a model that is none of the protocol."""
+    for part, real in pairs:
+        real.check(part, metrics, number, sampling.size or (model.denoiser.image_size,) * 2)
+    if fixed is not None:
+        fixed.check_network(model.conditioner, sampling.sampler or model.sampler, sampling.precision)
 
 
 def is_images(source: str | Path) -> bool:
@@ -106,6 +153,8 @@ def is_images(source: str | Path) -> bool:
     path = Path(source)
     if not path.exists():
         raise ValueError(f"{path} does not exist: give a run, a checkpoint, an export, a folder of images or an npz")
+    if path.suffix.lower() in EXTENSIONS and path.is_file():
+        raise ValueError(f"{path} is a single image: give the folder that it lies in")
     if path.is_file():
         return path.suffix == ".npz"
     try:
@@ -130,6 +179,7 @@ def write_reference(
     batch_size: int = 64,
     num_workers: int = 4,
     skip_corrupt: bool = False,
+    upright: bool = True,
     devices: int = 1,
     num_nodes: int = 1,
 ) -> Path:
@@ -149,6 +199,7 @@ def write_reference(
         batch_size: images at a time.
         num_workers: processes that read images, for each device; no more than there are cores.
         skip_corrupt: leave out unreadable images, which are refused otherwise.
+        upright: turn photographs as their EXIF orientation asks for; ADM and the published statistics do not.
         devices: processes on this machine, one for each GPU, or on the CPU.
         num_nodes: machines.
 
@@ -158,14 +209,17 @@ def write_reference(
     Raises:
         ValueError: in a sentence, naming what is wrong with the images.
     """
+    if Path(to).suffix != ".npz":
+        raise ValueError(f"{to} is to be an npz of statistics: give a name that ends in .npz")
     if (source is None) == (data is None):
         raise ValueError("give either a folder or npz of images, or a data module with --data or --config")
     if data is not None:
         data.setup("fit")
-    images: Dataset[Item] = open_images(str(source), image_size) if data is None else data.train_dataset()
-    count = len(evenly_spaced(images, num_images))
+    images: Dataset[Item] = open_images(str(source), image_size, upright) if data is None else data.train_dataset()
+    count = len(choose(images, num_images))
     fabric = launch(devices, "32-true", num_nodes)
     features = (extractor or Inception()).to(fabric.device)
+    metrics.choose(features, count)
     warn_of_few(count, features)
     job = EvaluationJob(metrics, batch_size, num_workers, skip_corrupt, fabric)
     statistics = job.measure(images, features, num_images)
@@ -181,7 +235,8 @@ def write_reference(
 def _report(path: Path) -> None:
     found = Statistics.load(path)
     sha256 = (found.weights_sha256 or UNKNOWN)[:16]
-    text = f"{path}: {found.n} images, {found.extractor}, weights {sha256}, hash {found.fingerprint}"
+    part = "" if found.total is None else f" of {found.total}, evenly spaced"
+    text = f"{path}: {found.n} images{part}, {found.extractor}, weights {sha256}, hash {found.fingerprint}"
     Console().print(text, soft_wrap=True)
 
 

@@ -47,6 +47,38 @@ def atomic(
         remove(temporary)
 
 
+@contextmanager
+def sole_writer(path: Path) -> Iterator[None]:
+    """Keep other processes from making the same folder meanwhile, with a lock beside it that dies with the process.
+
+    Raises:
+        ValueError: if another process has it, or something cannot be written.
+    """
+    lock = path.with_name(f".{path.name}.lock")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        flags = os.O_CREAT | os.O_RDWR | getattr(os, "O_NOFOLLOW", 0)
+        with os.fdopen(os.open(lock, flags, 0o666), "r+b") as file:
+            if not _locked(file.fileno()):
+                raise ValueError(f"another process is writing {path}: wait for its end, or choose another folder")
+            yield
+            lock.unlink(missing_ok=True)
+    except OSError as error:
+        raise ValueError(f"could not write {path} ({error}): free some space or choose another folder") from error
+
+
+def _locked(file: int) -> bool:
+    """Whether this process has the lock of a file now; also where the file system or the machine has no locks."""
+    with suppress(ImportError, OSError):
+        import fcntl
+
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+    return True
+
+
 def write_text(path: str | Path, text: str, fix: str = "free some space or choose another folder") -> None:
     """Write a text file as `atomic` does."""
     with atomic(path, fix) as temporary:

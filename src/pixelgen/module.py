@@ -245,7 +245,7 @@ class PixelGen(LightningModule):
         return Prediction(x, x_t, t, x_hat, hidden)
 
     def setup(self, stage: str) -> None:
-        """Refuse data that does not fit, and strategies that would spoil checkpoints; take over the names of classes."""
+        """Refuse data that does not fit, and strategies that would spoil checkpoints; take names of classes."""
         refuse_unsupported(self.trainer.strategy)
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         if stage == "fit" and hasattr(data, "num_classes"):

@@ -21,7 +21,7 @@ from pixelgen.samples.generate import RANDOM, Request, drawn, file_name, generat
 from pixelgen.samples.grid import grid
 from pixelgen.samples.npz import read_image, write_npz
 from pixelgen.samples.sampling import Sampling
-from pixelgen.samples.settings import folder_name, settings_of
+from pixelgen.samples.settings import folder_name, is_guided, settings_of
 
 SHOWN, COLUMNS = 64, 8  # images in grid.png, and in a row of it
 LONGEST = 20  # conditions that stand in the settings themselves
@@ -92,7 +92,7 @@ def sample_with(
         named, conditions = {"random": named} if chosen else RANDOM, drawn(conditions, sampling.seed, number)
     asked = {"seed": sampling.seed, "conditions": named}
     settings = settings_of(model, sampling, run.identity(sampling.ema), asked, number)
-    folder = to or run.folder / "samples" / folder_name(settings)
+    folder = to or run.folder / "samples" / folder_name(settings, is_guided(model, sampling))
     requests = [Request(file_name(i), sampling.seed + i, conditions[i % len(conditions)]) for i in range(number)]
     generate(model, requests, folder, settings, fabric, sampling)
     if fabric.global_rank == 0:
@@ -134,7 +134,7 @@ def sample_prompts(
     seeds = range(sampling.seed, sampling.seed + number)
     about = {"seeds": list(seeds), "prompts": len(prompts), "prompts_sha256": sha256}
     settings = settings_of(model, sampling, run.identity(sampling.ema), about, len(prompts) * number)
-    folder = run.folder / benchmark / folder_name(settings) if to is None else Path(to)
+    folder = run.folder / benchmark / folder_name(settings, is_guided(model, sampling)) if to is None else Path(to)
     requests = [Request(path(i, seed), seed, text) for i, text in enumerate(prompts) for seed in seeds]
     generate(model, requests, folder, settings, fabric, sampling)
     return folder

@@ -14,7 +14,7 @@ from pixelgen.cli.command import command
 from pixelgen.config import build
 from pixelgen.distributed.processes import first, is_first, launch
 from pixelgen.encoders import FeatureExtractor
-from pixelgen.encoders.inception import Inception
+from pixelgen.encoders.inception import INCEPTION, Inception
 from pixelgen.evaluation.extract import EvaluationJob
 from pixelgen.evaluation.images import open_images
 from pixelgen.evaluation.reference import Reference
@@ -34,11 +34,14 @@ SAME = ("negative", "random_classes", "seed", "size", "precision", "compile")  #
 class Scorer:
     """Scores the first images of folders as `evaluate` does, once: their `evaluation.json` is looked into first.
 
+    `classes` is the number of those that come in turn, if they do.
     Statistics of a reference that is images are written into `folder`, so that they are computed once.
     """
 
-    def __init__(self, job: EvaluationJob, extractor: FeatureExtractor, reference: Reference, folder: Path) -> None:
-        self.job, self.extractor, self.reference, self.folder = job, extractor, reference, folder
+    def __init__(
+        self, job: EvaluationJob, extractor: FeatureExtractor, reference: Reference, folder: Path, classes: int | None
+    ) -> None:
+        self.job, self.extractor, self.reference, self.folder, self.classes = job, extractor, reference, folder, classes
         self._real: Statistics | None = None
 
     def __call__(self, images: Path, number: int) -> dict[str, float]:
@@ -47,7 +50,7 @@ class Scorer:
         known = first(self._find(scores_file(images), number, real))
         if known is not None:
             return known
-        found = score_set(images, number, [(self.extractor, self.reference)], self.job)
+        found = score_set(images, number, [(self.extractor, self.reference)], self.job, self.classes)
         if is_first():
             add_scores(scores_file(images), found)
         return dict(found)
@@ -128,18 +131,19 @@ def sweep(
     plan = rows(own, [*ema] or [True], samplers, num_steps, guidance, interval)
     for row in plan:
         run.check(row.ema)
-    if extractor is None and reference is not None:
-        Reference(Path(reference)).expect_inception()
+    left = run.folder / reference_file(INCEPTION if extractor is None else extractor.name)
+    if reference is None and not left.exists():
+        raise ValueError(f"there is no {left}: give --reference, an npz of statistics or a folder of images")
+    real = Reference(Path(reference or left))
+    real.look(extractor)
     fabric = launch(sampling.devices, sampling.precision, sampling.num_nodes)
     features = (extractor or Inception()).to(fabric.device)
-    path = run.folder / reference_file(features) if reference is None else Path(reference)
-    if reference is None and not path.exists():
-        raise ValueError(f"there is no {path}: give --reference, an npz of statistics or a folder of images")
-    real = Reference(path)
     real.check(features, metrics, num_images)
     folder = run.folder / "sweep" if to is None else Path(to)
-    score = Scorer(EvaluationJob(metrics, sampling.batch_size, 0, False, fabric), features, real, folder)
     model, filled = open_model(run, fabric, replace(sampling, ema=plan[0].ema)), plan[0].ema
+    real.check(features, metrics, num_images, sampling.size or (model.denoiser.image_size,) * 2)
+    shown = None if classes or sampling.random_classes else model.denoiser.num_classes
+    score = Scorer(EvaluationJob(metrics, sampling.batch_size, 0, False, fabric), features, real, folder, shown)
     wanted: dict[str, Any] = {"num_images": num_images, "classes": classes, "prompts": prompts}
     same = wanted | {name: getattr(sampling, name) for name in SAME}
     name = str(run) if run.path.name in ("last.ckpt", EXPORT) else run.path

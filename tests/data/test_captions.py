@@ -91,3 +91,9 @@ def test_impossible_weights_are_refused(wrong):
         Captions(**wrong)
     with pytest.raises(ValueError, match="prefix_probability is 2: give a number of at least 0 and at most 1"):
         Captions(prefix_probability=2)
+
+
+@pytest.mark.parametrize("files", [{"txt": b" " * (1 << 24) + b"a"}, {"json": b'{"caption": "a"}' + b" " * (1 << 24)}])
+def test_files_longer_than_any_caption_are_refused_unread(files):
+    with pytest.raises(ValueError, match="it has more than 16777216 bytes"):
+        Captions()(files, Random(0))

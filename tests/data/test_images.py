@@ -1,5 +1,8 @@
 """The crop that every published number rests on, and what the base class does with a data set."""
 
+from types import SimpleNamespace
+from unittest import mock
+
 import numpy as np
 import pytest
 import torch
@@ -78,6 +81,17 @@ def test_crop_always_has_the_asked_size(size):
     assert centre_crop(Image.new("RGB", size), 32).size == (32, 32)
 
 
+def test_crop_of_a_very_long_image_is_its_middle_and_takes_little():
+    """Of 1 x 20 000 to 8, only the pixels around the middle matter; a moderate length gives the same."""
+    ramp = np.arange(20_000) % 256
+    middle = 20_000 // 2
+    short = np.array(centre_crop(picture(ramp[None, middle - 20 : middle + 20]), 8))
+    with mock.patch.object(Image.Image, "resize", autospec=True, side_effect=Image.Image.resize) as resize:
+        assert np.array_equal(np.array(centre_crop(picture(ramp[None]), 8)), short)
+        assert np.array_equal(np.array(centre_crop(picture(ramp[:, None]), 8)), short.T)
+    assert max(max(call.args[1]) for call in resize.call_args_list) <= 8 * 64
+
+
 def test_batches_have_the_agreed_types_and_the_last_is_dropped():
     batches = list(NumberData(image_size=4, batch_size=4).train_dataloader())
     assert len(batches) == 2
@@ -89,6 +103,25 @@ def test_batches_have_the_agreed_types_and_the_last_is_dropped():
 def test_validation_is_in_order_and_complete():
     batches = list(NumberData(image_size=4, batch_size=2).val_dataloader())
     assert torch.cat([batch["key"] for batch in batches]).tolist() == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize(("limit", "number"), [(2, 4), (0.4, 4), (5, 10), (1.0, 10), (0, 10)])
+def test_a_part_of_validation_is_spread_over_classes_that_lie_in_order(limit, number):
+    data = NumberData(image_size=4, batch_size=2)
+    data.val_dataset = data.train_dataset
+    data.trainer = SimpleNamespace(limit_val_batches=limit, world_size=1, global_rank=0)
+    keys = torch.cat([batch["key"] for batch in data.val_dataloader()]).tolist()
+    assert keys[:number] == {4: [0, 4, 5, 9], 10: [*range(10)]}[number]
+    assert sorted(keys) == [*range(10)]
+
+
+def test_captions_of_a_part_are_spread_too():
+    class Captioned(NumberData):
+        def train_dataset(self):
+            return [{"caption": f"{i}"} for i in range(10)]
+
+    assert Captioned(image_size=4).prompts(4) == ["0", "4", "5", "9"]
+    assert Captioned(image_size=4).prompts(12) == [f"{i % 10}" for i in range(12)]
 
 
 def test_without_a_validation_set_there_is_no_validation():

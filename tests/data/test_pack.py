@@ -10,6 +10,7 @@ from pixelgen.data import Captions, ShardData
 from pixelgen.data.decoding import image_of
 from pixelgen.data.pack import main, pack
 from pixelgen.data.tars import SkipCounts, read_shard
+from pixelgen.files import sole_writer
 
 
 def fill(folder, count=6, captions=True, size=(20, 10)):
@@ -36,7 +37,7 @@ def test_images_and_captions_come_back(tmp_path, capsys):
     assert sorted(int(sample.files["txt"].split()[1]) for sample in found) == list(range(0, 60, 10))
     for sample in found:
         assert np.array(image_of(sample.files))[0, 0, 0] == int(sample.files["txt"].split()[1])
-    assert not (tmp_path / ".out.unfinished").exists()
+    assert not (tmp_path / "out.unfinished").exists()
 
 
 def test_class_folders_become_labels_that_the_data_module_knows(tmp_path):
@@ -108,7 +109,7 @@ def test_impossible_sizes_are_refused_before_anything_is_written(tmp_path, optio
     fill(tmp_path / "in")
     with pytest.raises(ValueError, match="give a positive number, and at least 1"):
         pack(tmp_path / "in", tmp_path / "out", **options)
-    assert not (tmp_path / ".out.unfinished").exists()
+    assert not (tmp_path / "out.unfinished").exists()
 
 
 def test_large_images_are_shrunk_and_encoded(tmp_path):
@@ -122,8 +123,8 @@ def test_large_images_are_shrunk_and_encoded(tmp_path):
 
 def test_an_interrupted_pack_is_started_again_and_a_used_target_refused(tmp_path, capsys):
     fill(tmp_path / "in")
-    (tmp_path / ".out.unfinished").mkdir()
-    (tmp_path / ".out.unfinished" / "00000.tar").write_text("half")
+    (tmp_path / "out.unfinished").mkdir()
+    (tmp_path / "out.unfinished" / "00000.tar").write_text("half")
     assert pack(tmp_path / "in", tmp_path / "out").images == 6
     data = ShardData(str(tmp_path / "out"), image_size=8, captions=Captions())
     data.setup()
@@ -132,3 +133,59 @@ def test_an_interrupted_pack_is_started_again_and_a_used_target_refused(tmp_path
     assert "out exists already: give another folder" in capsys.readouterr().err
     with pytest.raises(ValueError, match="no images in"):
         pack(tmp_path / "none", tmp_path / "other")
+
+
+def test_the_training_part_is_packed_and_the_other_is_named(tmp_path, capsys):
+    for part in ("train", "val"):
+        fill(tmp_path / "in" / part, captions=False)
+    packed = main([str(tmp_path / "in"), "--to", str(tmp_path / "out")])
+    assert packed.images == 6
+    assert (tmp_path / "out" / "classes.txt").read_text() == "a\nb\n"
+    assert f"{tmp_path}/in/val was not: pack it into another folder" in capsys.readouterr().out.replace("\n", "")
+
+
+def test_two_processes_never_write_one_set(tmp_path):
+    fill(tmp_path / "in")
+    with sole_writer(tmp_path / "out"):
+        (tmp_path / "out.unfinished").mkdir()
+        (tmp_path / "out.unfinished/00000.tar").write_text("of the first")
+        with pytest.raises(ValueError, match=r"another process is writing .*out: wait for its end, or choose another"):
+            pack(tmp_path / "in", tmp_path / "out")
+        assert (tmp_path / "out.unfinished/00000.tar").read_text() == "of the first"
+    assert pack(tmp_path / "in", tmp_path / "out").images == 6
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in", "out"]
+
+
+def test_a_set_is_not_packed_into_its_own_source(tmp_path):
+    fill(tmp_path / "in")
+    with pytest.raises(ValueError, match=r"in/a/shards is in .*in itself"):
+        pack(tmp_path / "in", tmp_path / "in/a/shards")
+
+
+@pytest.mark.parametrize("encoding", ["jpg", "png", "webp"])
+def test_turned_images_are_turned_once(tmp_path, encoding):
+    """A photo of 40 x 20 pixels that is shown as 20 x 40: shrunk, or kept, it is upright for who reads the shards."""
+    shown = Image.new("RGB", (20, 40), "red")
+    shown.paste("blue", (0, 20, 20, 40))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    (tmp_path / "in").mkdir()
+    shown.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "in/0.png", exif=exif)
+    for to, options in {"kept": {}, "small": {"size": 10, "encoding": encoding}}.items():
+        pack(tmp_path / "in", tmp_path / to, **options)
+        pixels = next(iter(ShardData(str(tmp_path / to), image_size=8, batch_size=1).train_dataset()))["image"][0]
+        assert pixels[0, 0, 4] > 200
+        assert pixels[2, 7, 4] > 200
+    pack(tmp_path / "in", tmp_path / "lying", size=10, upright=False)
+    assert image_of(samples(tmp_path / "lying")[0].files).size == (20, 10)
+
+
+def test_what_cannot_be_read_is_left_out_and_other_formats_are_encoded_anew(tmp_path):
+    fill(tmp_path / "in", count=2)
+    Image.new("RGB", (8, 8), "red").save(tmp_path / "in/a/photo.tif")
+    (tmp_path / "in/a/photo.txt").write_text("red")
+    (tmp_path / "in/a/gone.png").symlink_to("nowhere")
+    packed = pack(tmp_path / "in", tmp_path / "out")
+    assert (packed.images, packed.left_out) == (3, [])
+    assert packed.notes == [f"passed over in {tmp_path}/in: 1 × link that leads nowhere (a/gone.png)"]
+    assert sorted(next(iter(sample.files)) for sample in samples(tmp_path / "out")) == ["jpg", "png", "png"]

@@ -1,11 +1,14 @@
 """Reading tars: every way in which one can be damaged is counted and ends nothing else."""
 
+import bz2
 import gzip
+import io
+import tarfile
 import warnings
 
 import pytest
 
-from pixelgen.data.tars import SkipCounts, expand_shards, read_shard
+from pixelgen.data.tars import MAX_BYTES, SkipCounts, expand_shards, read_shard
 from shard_files import write_shards, write_tar
 
 
@@ -29,7 +32,8 @@ def test_files_of_a_sample_stand_together(shard):
 
 def test_compressed_and_piped_shards_are_read(shard, tmp_path):
     (tmp_path / "a.tar.gz").write_bytes(gzip.compress(shard.read_bytes()))
-    assert read(tmp_path / "a.tar.gz")[:2] == read(shard)[:2]
+    (tmp_path / "a.tar.bz2").write_bytes(bz2.compress(shard.read_bytes()))
+    assert read(tmp_path / "a.tar.gz")[:2] == read(tmp_path / "a.tar.bz2")[:2] == read(shard)[:2]
     assert read(f"pipe:cat {shard}")[:2] == read(shard)[:2]
 
 
@@ -70,6 +74,44 @@ def test_command_that_fails_after_its_output_is_noticed(shard):
     skipped = read(f"pipe:head -c 4000 {shard}; exit 9")[1]
     # which of the two depends on whether the command ends before or after its first bytes are read
     assert skipped in ({"broken shard": 1}, {"unreadable shard": 1})
+
+
+def test_a_sample_of_too_many_bytes_is_left_out_unread(tmp_path):
+    """A quarter of a gigabyte of zeros, a megabyte on disk."""
+    path, block = tmp_path / "bomb.tar.gz", bytes(1 << 24)
+    with gzip.open(path, "wb", compresslevel=1) as file:
+        for key, size in (("x/0.png", 3), ("x/1.png", MAX_BYTES + len(block)), ("x/2.png", 5)):
+            member = tarfile.TarInfo(key)
+            member.size = size
+            file.write(member.tobuf())
+            for _ in range(size // len(block)):
+                file.write(block)
+            file.write(bytes(-(-(size % len(block)) // 512) * 512))
+        file.write(bytes(1024))
+    keys, skipped, samples = read(path)
+    assert (keys, skipped) == (["x/0", "x/2"], {"beyond limits": 1})
+    assert [sample.files for sample in samples] == [{"png": bytes(3)}, {"png": bytes(5)}]
+
+
+def test_the_files_of_a_sample_count_together(tmp_path, monkeypatch):
+    monkeypatch.setattr("pixelgen.data.tars.MAX_BYTES", 1000)
+    path = write_tar(tmp_path / "a.tar", [("0", {"png": "p" * 600, "txt": "t" * 600}), ("1", {"png": "p" * 1000})])
+    assert read(path)[:2] == (["1"], {"beyond limits": 1})
+
+
+@pytest.mark.parametrize("kind", [tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, tarfile.XHDTYPE, tarfile.XGLTYPE])
+def test_headers_that_are_too_long_break_a_shard(tmp_path, kind):
+    member, file = tarfile.TarInfo("0.png"), io.BytesIO()
+    member.type, member.size = kind, 2 << 20
+    file.write(member.tobuf() + b"9" * (2 << 20))
+    (tmp_path / "a.tar").write_bytes(file.getvalue())
+    assert read(tmp_path / "a.tar")[:2] == ([], {"unreadable shard": 1})
+
+
+def test_what_archives_leave_behind_is_no_sample(tmp_path):
+    names = ("a/0", "__MACOSX/a/0", "a/@eaDir/0.jpg/SYNOPHOTO_THUMB_M", "a/._1")
+    path = write_tar(tmp_path / "a.tar", [(name, {"jpg": "?"}) for name in names])
+    assert read(path)[:2] == (["a/0"], {})
 
 
 def test_repeated_and_hidden_files_are_left_out(tmp_path):

@@ -1,11 +1,13 @@
 import json
+import math
+import zipfile
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from pixelgen.evaluation.images import ImageArray, arrays, open_images
+from pixelgen.evaluation.images import ImageArray, arrays, open_images, read_arrays
 from toy_features import draw, write_folder
 
 
@@ -96,3 +98,43 @@ def test_wrong_places(tmp_path):
             open_images(tmp_path / name)
     with pytest.raises(ValueError, match="cannot be read as an npz"):
         arrays(tmp_path / "text.npz")
+
+
+def bomb(path, name, shape, dtype="|u1", kind=zipfile.ZIP_DEFLATED, written=None):
+    """An npz with an array of zeros; of so many bytes, whatever its header says."""
+    header = {"descr": dtype, "fortran_order": False, "shape": shape}
+    size = math.prod(shape) * np.dtype(dtype).itemsize if written is None else written
+    with (
+        zipfile.ZipFile(path, "w", kind, compresslevel=1) as archive,
+        archive.open(f"{name}.npy", "w", force_zip64=True) as file,
+    ):
+        np.lib.format.write_array_header_1_0(file, header)
+        file.write(bytes(size))
+    return path
+
+
+def test_arrays_that_are_bombs_are_refused_unread(tmp_path, monkeypatch):
+    path = bomb(tmp_path / "a.npz", "arr_0", (4000, 32, 32, 3))
+    assert len(ImageArray(path)) == 4000  # large ones alone are
+    monkeypatch.setattr("pixelgen.evaluation.images.UNCHECKED", 1 << 20)
+    with pytest.raises(ValueError, match=r"cannot be read as an npz \(arr_0\.npy packs 12288\d+ bytes into \d+, as no"):
+        ImageArray(path)
+
+
+@pytest.mark.parametrize("kind", [zipfile.ZIP_DEFLATED, zipfile.ZIP_STORED])
+def test_headers_that_claim_more_than_there_is_are_refused(tmp_path, kind):
+    path = bomb(tmp_path / "a.npz", "arr_0", (10**9, 64, 64, 3), kind=kind, written=100)
+    with pytest.raises(ValueError, match="cannot be read as an npz"):
+        ImageArray(path)
+    moments = bomb(tmp_path / "b.npz", "mu", (10**12,), "<f8", kind, written=100)
+    with pytest.raises(ValueError, match=r"mu.npy of \d+ bytes cannot be float64"):
+        read_arrays(moments, ["mu"])
+
+
+def test_photos_are_turned_unless_that_is_switched_off(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for i in range(2):
+        Image.new("RGB", (6, 4), "red").save(tmp_path / f"{i}.jpg", exif=exif)
+    assert [open_images(tmp_path, upright=upright).size for upright in (True, False)] == [(6, 4), (4, 6)]
+    assert open_images(tmp_path)[1]["image"].shape == (3, 6, 4)

@@ -1,4 +1,5 @@
 import math
+from hashlib import sha256
 
 import numpy as np
 import pytest
@@ -182,6 +183,35 @@ def test_damaged_numbers_are_told_before_they_are_compared(tmp_path):
     np.savez(path, mu=np.array([np.nan, 2.0, 3.0]), sigma=np.eye(3))
     with pytest.raises(ValueError, match="mu or sigma holds values that are not finite"):
         Statistics.load(path)
+
+
+def test_the_hash_covers_whatever_is_compared(tmp_path):
+    mu, sigma, features = torch.arange(3.0).double(), torch.eye(3).double(), torch.rand(6, 3)
+    spatial = {"mu_s": torch.zeros(2).double(), "sigma_s": torch.eye(2).double()}
+    every = [
+        Statistics(mu, sigma), Statistics(mu, sigma, **spatial), Statistics(mu, sigma, features=features),
+        Statistics(mu, sigma, features=features[:5]), Statistics(mu, sigma, features=features + 1),
+        Statistics(mu, sigma, mu_s=spatial["mu_s"] + 1, sigma_s=spatial["sigma_s"]), Statistics(mu, 2 * sigma),
+    ]  # fmt: skip
+    assert len({statistics.fingerprint for statistics in every}) == len(every)
+    assert every[0].fingerprint == sha256(mu.numpy().tobytes() + sigma.numpy().tobytes()).hexdigest()[:16]  # as ever
+    assert Statistics(mu, sigma, 9, "means", features=features).fingerprint == every[2].fingerprint
+
+
+def test_statistics_that_are_none_are_refused(tmp_path):
+    mu, sigma, features = np.zeros(3), np.eye(3), np.zeros((4, 3))
+    lower, bad = np.tril(np.ones((3, 3))), np.full((4, 3), np.nan)
+    for arrays, sentence in (
+        ({"mu": mu, "sigma": lower}, "sigma is not symmetric, so no covariance"),
+        ({"mu": mu, "sigma": sigma * np.inf}, "mu or sigma holds values that are not finite"),
+        ({"mu": mu, "sigma": sigma, "features": features + bad}, r"features is \(4, 3\), not finite numbers \(K, 3\)"),
+        ({"mu": mu, "sigma": sigma, "features": features.T}, r"features is \(3, 4\), not finite numbers \(K, 3\)"),
+        ({"mu": mu, "sigma": sigma, "n": "many"}, "n is no whole number"),
+        ({"mu": mu, "sigma": sigma, "pixels": 64}, "pixels is no whole number for each side"),
+    ):
+        np.savez(tmp_path / "x.npz", **arrays)
+        with pytest.raises(ValueError, match=sentence):
+            Statistics.load(tmp_path / "x.npz")
 
 
 def test_spatial_part_and_features_are_kept(tmp_path):

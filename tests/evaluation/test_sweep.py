@@ -1,5 +1,7 @@
 """Which sets a sweep makes, and which of its combinations are the same images."""
 
+import re
+
 import pytest
 
 from pixelgen.evaluation.sweep import rows
@@ -31,8 +33,19 @@ def test_what_is_not_swept_is_as_in_the_runs_sampler():
 
 def test_unguided_sets_and_intervals_with_the_same_steps_are_made_once():
     # times of 10 steps, shift 2: 0, 0.053, 0.111, 0.176, 0.25, 0.333, 0.429, 0.538, 0.667, 0.818
-    found = columns(["raw"], [], [], [1.0, 2.0], ["0-1", "0.1-0.9", "0.08-0.85", "0.96-0.97"])
+    same = (
+        "guidance 1 on 0.1-0.9 as guidance 1 on 0-1; guidance 1 on 0.08-0.85 as guidance 1 on 0-1; guidance 1 on "
+        "0.96-0.97 as guidance 1 on 0-1; guidance 2 on 0.08-0.85 as guidance 2 on 0.1-0.9; guidance 2 on 0.96-0.97 as "
+        "guidance 1 on 0-1"
+    )
+    with pytest.warns(UserWarning, match=f"^the same images, which are made once: {re.escape(same)}$"):
+        found = columns(["raw"], [], [], [1.0, 2.0], ["0-1", "0.1-0.9", "0.08-0.85", "0.96-0.97"])
     assert [values[4:] for values in found] == [(1.0, ""), (2.0, "0-1"), (2.0, "0.1-0.9")]
+
+
+def test_a_row_without_a_guided_step_is_told_though_it_is_the_only_one():
+    with pytest.warns(UserWarning, match=r"made once: guidance 3 on 0.96-0.97 as guidance 1 on 0-1"):
+        assert columns(["raw"], [], [], [3.0], ["0.96-0.97"]) == [("raw", "Heun", 10, 2.0, 1.0, "")]
 
 
 @pytest.mark.parametrize(

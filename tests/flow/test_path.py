@@ -1,6 +1,7 @@
+import pytest
 import torch
 
-from pixelgen.flow import draw_noise, interpolate, to_float, to_uint8, velocity_from_x, x_from_velocity
+from pixelgen.flow import NotFinite, draw_noise, interpolate, to_float, to_uint8, velocity_from_x, x_from_velocity
 
 
 def test_path_ends_at_noise_and_image():
@@ -39,3 +40,6 @@ def test_bytes_are_truncated_as_published():
     assert to_uint8(values).tolist() == [0, 0, 128, 255, 255, 255]
     every = torch.arange(256, dtype=torch.uint8)
     assert torch.equal(to_uint8(to_float(every)), every)
+    for bad in (float("nan"), float("inf")):
+        with pytest.raises(NotFinite, match="not finite"):
+            to_uint8(torch.tensor([0.0, bad]))

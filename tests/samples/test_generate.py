@@ -1,7 +1,9 @@
 """Sets of images are the same to the byte however they came about, and errors are told once, in a sentence."""
 
+import copy
 import hashlib
 import json
+import re
 
 import numpy as np
 import pytest
@@ -14,7 +16,7 @@ from pixelgen.flow import Heun, to_uint8
 from pixelgen.models import JiT
 from pixelgen.samples.generate import METADATA, Request, generate, stream
 from pixelgen.samples.sampling import Sampling
-from pixelgen.samples.settings import network_batch
+from pixelgen.samples.settings import folder_name, is_guided, network_batch, settings_of
 
 SETTINGS = {"sampler": {"class": "Heun", "num_steps": 2}, "seed": 0}
 EXACT = Sampling(precision="32-true")
@@ -209,3 +211,29 @@ def test_the_stream_takes_other_samplers_sizes_and_precisions(model):
     ((_, images),) = numbers_and_images(model, 2, sampling=sampling)
     expected = model.sample([0, 1], 100, Heun(num_steps=3), size=(8, 16), precision="bf16-mixed")
     assert torch.equal(images, to_uint8(expected))
+
+
+def test_images_that_are_not_finite_are_never_written(model, fabric, tmp_path):
+    broken = copy.deepcopy(model)
+    broken.origin = "EMA 0.9 of step 7, runs/x"
+    with torch.no_grad():
+        broken.denoiser.y_embedder.embedding_table.weight[1] = float("nan")  # of one class alone
+    with pytest.raises(ValueError, match=r"^EMA 0.9 of step 7, runs/x makes images .* not finite, of seed 101 first: "):
+        generate(broken, requests(4), tmp_path / "set", SETTINGS, fabric, EXACT)
+    assert not [*(tmp_path / "set").rglob("*.png")]
+
+
+def test_a_folder_claims_guidance_only_where_a_step_is_guided(model):
+    for sampler, name in (
+        (Heun(4, guidance=2.0), "Heun4-guidance2-"),
+        (Heun(4, guidance=2.0, guidance_min=0.1, guidance_max=0.6), "Heun4-guidance2-0.1to0.6-"),
+        (Heun(4), "Heun4-"),
+    ):
+        settings = settings_of(model, Sampling(sampler), {"average": "0.9", "step": 7}, {}, 4)
+        found = folder_name(settings, is_guided(model, Sampling(sampler)))
+        assert re.fullmatch(rf"0\.9-step7-{name}[0-9a-f]{{6}}", found)
+    never = Sampling(Heun(4, guidance=2.0, guidance_min=0.6, guidance_max=0.7))  # times 0, 0.25, 0.5, 0.75
+    with pytest.warns(UserWarning, match=r"guidance 2 guides no step: .* none of the 4 steps starts between 0.6 and"):
+        settings = settings_of(model, never, {"average": "0.9", "step": 7}, {}, 4)
+    assert re.fullmatch(r"0\.9-step7-Heun4-[0-9a-f]{6}", folder_name(settings, is_guided(model, never)))
+    assert settings["sampler"]["guidance"] == 2

@@ -37,8 +37,8 @@ class Preview(Periodic):
         seed: image i is made from seed + i.
         labels: class of each image, number or name as in `--classes` of `sample`, repeated if there are fewer than
             images; spread over all classes if not given.
-        prompts: for a network that takes text, repeated if there are fewer than images; those of the first training
-            images if not given.
+        prompts: for a network that takes text, repeated if there are fewer than images; captions of training images,
+            evenly spaced, if not given.
         at_start: also before the first step.
         at_end: also after the last step.
     """
@@ -114,7 +114,7 @@ class Preview(Periodic):
         draw = ImageDraw.Draw(canvas)
         for row, path in enumerate(rows):
             top = PADDING + row * (height + PADDING)
-            with Image.open(path) as preview:
+            with Image.open(path, formats=["PNG"]) as preview:
                 canvas.paste(preview.crop((PADDING, PADDING, PADDING + length, PADDING + height)), (MARGIN, top))
             draw.text((PADDING, top + height // 2), f"{_step_of(path)}", fill="black", anchor="lm")
         with atomic(folder / "progress.png") as temporary:

@@ -117,7 +117,8 @@ class FID(Evaluator):
             raise ValueError("fid.random_classes draws classes, and this network takes none: leave it out")
         if self.reference is not None:
             try:
-                self.reference.check(self.extractor, self.metrics, self.num_samples)
+                size = (pl_module.denoiser.image_size,) * 2
+                self.reference.check(self.extractor, self.metrics, self.num_samples, size)
             except ValueError as error:
                 raise ValueError(f"fid.reference: {error}") from error
         elif data is not None:
@@ -183,7 +184,8 @@ class FID(Evaluator):
         if self._statistics is not None:
             return self._statistics
         data, side = data_of(trainer), pl_module.denoiser.image_size
-        job = EvaluationJob(self.metrics, self.batch_size, getattr(data, "num_workers", 0))
+        workers, upright = getattr(data, "num_workers", 0), getattr(data, "upright", True)
+        job = EvaluationJob(self.metrics, self.batch_size, workers, skip_corrupt=True, upright=upright)
         if self.reference is not None:
             self._statistics = self.reference.statistics(self.extractor, job, (side, side))
         elif data is not None:
@@ -191,13 +193,13 @@ class FID(Evaluator):
         else:
             raise ValueError("there is no data module to take real images from: pass `reference` to FID")
         if trainer.is_global_zero:
-            self._statistics.save(Path(trainer.default_root_dir) / reference_file(self.extractor))
+            self._statistics.save(Path(trainer.default_root_dir) / reference_file(self.extractor.name))
         return self._statistics
 
 
-def reference_file(extractor: FeatureExtractor) -> str:
-    """Name of the npz that the FID callback leaves in a run."""
-    return f"reference_{extractor.name.replace('/', '_')}.npz"
+def reference_file(extractor: str) -> str:
+    """Name of the npz that the FID callback leaves in a run, from that of its extractor."""
+    return f"reference_{extractor.replace('/', '_')}.npz"
 
 
 class GenEval(Evaluator):

@@ -1,4 +1,4 @@
-"""What streamed data has left out, in the logs."""
+"""What the data has left out, in the logs."""
 
 import torch
 from lightning.pytorch import Trainer
@@ -10,8 +10,8 @@ from pixelgen.module import PixelGen
 class Skipped(Periodic):
     """Logs how many samples and shards the data has skipped since the start of training, `data/skipped/<reason>`.
 
-    Of all processes together, and only the reasons that have occurred; nothing for data that skips nothing, such as
-    image folders. Anything with a property `skipped`, counts by reason, as data module is asked.
+    Of all processes together, and only the reasons that have occurred; nothing for data that skips nothing. Anything
+    with a property `skipped`, counts by reason, as data module is asked.
 
     Args:
         every_n_steps: optimizer steps between two loggings.

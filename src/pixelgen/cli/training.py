@@ -182,6 +182,7 @@ class CLI(LightningCLI):
         check_data(self.model, self.datamodule)
         if self.unused and isinstance(self.model.conditioner, Unconditional):
             refuse_unused(self.datamodule, type(self.model.denoiser).__name__)
+        rank_zero_info(f"data: {self.datamodule.summary}")
         if self.config.init_from:
             start_from(self.model, self.config.init_from)
         self.folder = self._folder()

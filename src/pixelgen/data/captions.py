@@ -20,6 +20,9 @@ PREFIXES = (
 )
 
 
+MAX_CAPTION = 1 << 24  # bytes of a caption file
+
+
 class Captions:
     """Chooses an image's caption and, as in the published recipe, starts short ones with a phrase.
 
@@ -64,7 +67,7 @@ class Captions:
         """The captions that a sample has and that may be chosen, as lists of texts by name."""
         texts: dict[str, Any] = {}
         if "txt" in files and (self.weights is None or self.weights.get("txt")):
-            texts["txt"] = files["txt"].decode("utf-8-sig")
+            texts["txt"] = _within(files["txt"]).decode("utf-8-sig")
         names = ("caption",) if self.weights is None else tuple(name for name, w in self.weights.items() if w)
         if "json" in files and not (self.weights is None and texts) and set(names) - {"txt"}:
             fields = json_fields(files["json"])
@@ -72,9 +75,27 @@ class Captions:
         return {name: some for name, value in texts.items() if (some := _texts(value))}
 
 
+def caption_paths(image: Path) -> dict[str, Path]:
+    """The caption files that are beside an image, `x.txt` and `x.json` beside `x.jpg`, by extension."""
+    return {name: path for name in ("txt", "json") if (path := image.with_suffix(f".{name}")).is_file()}
+
+
 def caption_files(image: Path) -> dict[str, bytes]:
-    """The caption files beside an image, `x.txt` and `x.json` beside `x.jpg`, by extension."""
-    return {name: path.read_bytes() for name in ("txt", "json") if (path := image.with_suffix(f".{name}")).is_file()}
+    """The content of the caption files beside an image by extension, see `read_caption`."""
+    return {name: read_caption(path) for name, path in caption_paths(image).items()}
+
+
+def read_caption(path: Path) -> bytes:
+    """The content of a caption file; a ValueError if it is longer than any caption."""
+    with path.open("rb") as file:
+        return _within(file.read(MAX_CAPTION + 1))
+
+
+def _within(content: bytes) -> bytes:
+    """The same; a ValueError if it is longer than any caption: parsed, it may take thirty times as much memory."""
+    if len(content) > MAX_CAPTION:
+        raise ValueError(f"it has more than {MAX_CAPTION} bytes")
+    return content
 
 
 def _texts(value: Any) -> list[str]:
@@ -88,7 +109,7 @@ def _texts(value: Any) -> list[str]:
 def json_fields(content: bytes) -> dict[str, Any]:
     """The fields of a json file, none if it holds something else than an object; a ValueError if it is damaged."""
     try:
-        fields = json.loads(content)
+        fields = json.loads(_within(content))
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
     return fields if isinstance(fields, dict) else {}

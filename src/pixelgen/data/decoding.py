@@ -1,19 +1,26 @@
 """From the bytes of a sample to an item of a batch, or the reason why there is none."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from io import BytesIO
+from pathlib import Path
 from random import Random
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps, PngImagePlugin, UnidentifiedImageError
 from torch import Tensor
 
 from pixelgen.data.captions import Captions, json_fields
-from pixelgen.data.images import Item, centre_crop, to_rgb, to_tensor
+from pixelgen.data.images import Item, centre_crop, to_tensor
 from pixelgen.data.tars import IMAGES, Sample, SkipCounts
+
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "DIB", "GIF", "TIFF", "AVIF", "PPM", "JPEG2000")  # none starts a program
+MAX_PIXELS = 89_478_485  # of one image; Pillow warns of bombs beyond it
+# text in a file of more than 1 MB is no damage, as Pillow has it: photo editors write such
+PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY = 1 << 26
 
 
 class Unusable(Exception):
@@ -40,6 +47,7 @@ class Decoder:
     text_states: bool = False
     min_side: int = 0
     flip: bool = False
+    upright: bool = True
     text_shape: tuple[int, ...] | None = None  # (L, E) that text embeddings must have, once it is known
 
     def __call__(self, sample: Sample) -> Item:
@@ -53,7 +61,7 @@ class Decoder:
             item["caption"] = caption_of(sample.files, self.captions, random)
         if self.text_states:
             item["text"] = embeddings_of(sample.files, self.text_shape)
-        image = image_of(sample.files, self.min_side, lambda image: centre_crop(to_rgb(image), self.image_size))
+        image = centre_crop(image_of(sample.files, self.min_side, self.upright), self.image_size)
         return {"image": to_tensor(image, flip), **item}
 
     def usable(self, samples: Iterable[tuple[Sample, Any]], skipped: SkipCounts) -> Iterator[tuple[Item, Any]]:
@@ -70,21 +78,61 @@ def random_of(sample: Sample, seed: int) -> Random:
     return Random(f"{seed}/{sample.epoch}/{sample.shard.rpartition('/')[2]}/{sample.key}")
 
 
-def image_of(
-    files: Mapping[str, bytes], min_side: int = 0, convert: Callable[[Image.Image], Image.Image] = to_rgb
-) -> Image.Image:
-    """The image of a sample, as RGB at its full size; `Unusable` if damaged, or smaller than `min_side`."""
+def image_of(files: Mapping[str, bytes], min_side: int = 0, upright: bool = True) -> Image.Image:
+    """The image of a sample, see `read_image`."""
     content = next((files[extension] for extension in IMAGES if extension in files), None)
     if content is None:
         raise Unusable("no image", f"only {', '.join(files)}")
+    return read_image(BytesIO(content), min_side, upright)
+
+
+def read_image(source: str | Path | BytesIO, min_side: int = 0, upright: bool = True) -> Image.Image:
+    """An image of any of the `FORMATS`, whatever its name says, as RGB at its full size.
+
+    With `upright` it is turned as its EXIF orientation asks for, as viewers do. Of several frames it is the first.
+    `Unusable` if it is damaged, has more than `MAX_PIXELS` pixels, or fewer than `min_side` on its shorter side.
+    """
     try:
-        with Image.open(BytesIO(content)) as image:
-            width, height = image.size
-            if min(width, height) >= max(1, min_side):
-                return convert(image)
+        with Image.open(source, formats=FORMATS) as image:
+            _check_size(image, min_side)
+            image.load()
+            if upright:
+                with suppress(Exception):  # damaged EXIF of a sound image
+                    ImageOps.exif_transpose(image, in_place=True)
+            return to_rgb(image)
+    except Unusable:
+        raise
+    except UnidentifiedImageError as error:
+        raise Unusable("corrupt image", f"it is none of {', '.join(FORMATS)}") from error
+    except (Image.DecompressionBombError, MemoryError) as error:
+        raise Unusable("beyond limits", str(error) or "it takes too much memory") from error
     except Exception as error:  # image decoders raise what they like on damaged bytes
-        raise Unusable("corrupt image", str(error)) from error
-    raise Unusable("small image", f"{width} x {height} pixels, fewer than {min_side}")
+        closed = isinstance(error, OSError) and error.errno is not None
+        limit = "MAX_TEXT" in str(error)  # of Pillow's reader
+        reason = "unreadable file" if closed else "beyond limits" if limit else "corrupt image"
+        raise Unusable(reason, str(error)) from error
+
+
+def _check_size(image: Image.Image, min_side: int) -> None:
+    """`Unusable` for an image that is too large or too small."""
+    width, height = image.size
+    if width * height > MAX_PIXELS:
+        raise Unusable("beyond limits", f"{width} x {height} pixels, more than {MAX_PIXELS} in all: make it smaller")
+    if min(width, height) < max(1, min_side):
+        raise Unusable("small image", f"{width} x {height} pixels, fewer than {min_side}")
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """RGB of 8 bits from any mode: transparent pixels over white, 16-bit grey scaled down; `Unusable` for floats."""
+    if image.mode == "F":
+        raise Unusable("beyond limits", "its pixels are floating-point numbers of no known range: store 8 bits")
+    if image.mode.startswith("I"):  # Pillow would clip these at 255
+        image = Image.fromarray((np.array(image) >> 8).astype(np.uint8))
+    if image.mode in {"LA", "La", "PA", "RGBa"} or "transparency" in image.info:
+        image = image.convert("RGBA")
+    if image.mode != "RGBA":
+        return image.convert("RGB")
+    return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
 
 
 def label_of(files: Mapping[str, bytes], num_classes: int, class_names: Sequence[str] | None = None) -> int:
@@ -150,7 +198,7 @@ def caption_of(files: Mapping[str, bytes], captions: Captions, random: Random) -
 def embeddings_of(files: Mapping[str, bytes], shape: tuple[int, ...] | None = None) -> Tensor:
     """Precomputed text embeddings (L, E) of a sample: the tensor `text` of a `safetensors` file, or an `npy` file.
 
-    `Unusable` if there are none, or not of the given shape.
+    `Unusable` if there are none, or not of the given shape, or not finite.
     """
     from safetensors.torch import load
 
@@ -163,6 +211,8 @@ def embeddings_of(files: Mapping[str, bytes], shape: tuple[int, ...] | None = No
             raise ValueError(f"neither safetensors nor npy among {', '.join(files)}")
         if embeddings.ndim != 2 or (shape is not None and embeddings.shape != shape):
             raise ValueError(f"their shape is {tuple(embeddings.shape)}, not {shape or '(L, E)'}")
+        if not embeddings.isfinite().all():
+            raise ValueError("they hold values that are not finite (NaN or infinite): encode them again in bfloat16")
     except Exception as error:  # safetensors has errors that derive from Exception alone
         raise Unusable("no text states", str(error)) from error
     return embeddings

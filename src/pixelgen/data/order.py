@@ -11,6 +11,20 @@ from torch.utils.data import DistributedSampler
 
 OTHER_DATA = "the checkpoint was trained on another kind of data: this one is read from its beginning"
 
+GOLDEN = (5**0.5 - 1) / 2
+
+
+def evenly_spaced(length: int, count: int) -> list[int]:
+    """So many numbers below a length, at most all of them: one in each of equal stretches.
+
+    The place in a stretch moves on by the golden ratio, so that every class has its share of a data set whether it is
+    sorted by class or classes come in turn.
+    """
+    count = min(count, length)
+    starts = [i * length // count for i in range(count)]
+    stretches = zip(starts, [*starts[1:], length], strict=True)
+    return [start + int(i * GOLDEN % 1 * (end - start)) for i, (start, end) in enumerate(stretches)]
+
 
 def other_order(state: Mapping[str, Any], own: Mapping[str, Any]) -> str:
     """The beginning of a warning that a checkpoint's order of samples differs from our own; empty if it does not."""

@@ -7,8 +7,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from pixelgen.checks import COUNT, FROM_ZERO, POSITIVE, checked
 from pixelgen.classes import changed_names
 from pixelgen.data.captions import Captions
@@ -27,10 +25,10 @@ PROBED = 10_000  # samples tried before a source is given up as having none that
 class ShardData(ImageData):
     """Images streamed from webdataset tars, centre-cropped as in ADM.
 
-    A sample is an image (`jpg`, `jpeg`, `png` or `webp`) and, of the same name, what stands for it: `cls` (a class
-    number or name; the field `class_name` of `json` decides), `txt` or `json` (captions), `safetensors` or `npy`
-    (precomputed text embeddings). Batches have `label` if the classes are known, `caption` with `captions`, `text` with
-    `text_states`.
+    A sample is an image (`jpg`, `png`, `webp`, `avif`, `tif` and others) and, of the same name, what stands for it:
+    `cls` (a class number or name; the field `class_name` of `json` decides), `txt` or `json` (captions), `safetensors`
+    or `npy` (precomputed text embeddings). Batches have `label` if the classes are known, `caption` with `captions`,
+    `text` with `text_states`.
 
     Each pass over the shards is one permutation, drawn from (seed, pass) and split across all workers of all processes:
     every sample is read once. Shards left over when each worker has equally many are split sample by sample, so each
@@ -62,6 +60,7 @@ class ShardData(ImageData):
             `image_size`.
         buffer_mb: megabytes of undecoded files that each worker holds for shuffling.
         flip: mirror half of the training images left to right. No published PixelGen recipe does.
+        upright: turn images as their EXIF orientation asks for. ADM and the published recipes do not.
         val_shards: tars of held-out images; null for none.
         val_length: how many of their images a validation takes, the same ones each time.
 
@@ -93,6 +92,7 @@ class ShardData(ImageData):
         flip: bool = False,
         val_shards: str | None = None,
         val_length: int = 1024,
+        upright: bool = True,
     ) -> None:
         super().__init__(image_size, batch_size, num_workers, seed)
         self.captions = captions is not None or text_states
@@ -111,7 +111,7 @@ class ShardData(ImageData):
             )
         self._num_classes = num_classes if num_classes is not None else super().num_classes
         names, classes = self.class_names, self._num_classes
-        self._decode = Decoder(image_size, seed, names, classes, captions, text_states, min_side, flip)
+        self._decode = Decoder(image_size, seed, names, classes, captions, text_states, min_side, flip, upright)
         self._decode_val = replace(self._decode, flip=False)
         self._loader: ShardLoader | None = None
         self._probed = False
@@ -128,6 +128,12 @@ class ShardData(ImageData):
         """What this process has left out of the training data so far, by reason."""
         counts = [0] * len(SkipCounts.REASONS) if self._loader is None else self._loader.skipped.tolist()
         return dict(zip(SkipCounts.REASONS, counts, strict=True))
+
+    @property
+    def summary(self) -> str:
+        """What the data is, in words: classes and numbers of shards."""
+        shards, val = (sum(len(source.shards) for source in sources) for sources in (self.sources, self.val_sources))
+        return f"{self._kinds()}, {shards} shards; validation: {f'{val} shards' if val else 'none'}"
 
     def setup(self, stage: str | None = None) -> None:
         """Read each source up to its first usable sample."""
@@ -192,14 +198,6 @@ class ShardData(ImageData):
                 f"({self.batch_size} on each of {stream.world_size} processes): raise it or lower batch_size"
             )
         return loader
-
-    def _gather(self, states: Tensor) -> Tensor:
-        """Integers of all processes, stacked."""
-        if self.trainer is None or self.trainer.world_size == 1:
-            return states[None]
-        strategy = self.trainer.strategy
-        gathered: Tensor = strategy.all_gather(states.to(strategy.root_device))
-        return gathered.cpu()
 
 
 def _sources(patterns: list[str], weights: list[float] | None) -> list[Source]:

@@ -143,7 +143,7 @@ class ShardLoader:
             rank_zero_warn(OTHER_DATA)
             return
         if self.stream.rank == 0 and "skipped" in state:  # counts are added up over the processes
-            self.skipped = torch.tensor(state["skipped"])
+            self.skipped[: len(state["skipped"])] = torch.tensor(state["skipped"])  # there were fewer reasons once
         if change := other_order(state, own):
             rank_zero_warn(
                 f"{change}: the passes over the shards that it had begun are not finished, the next ones start"

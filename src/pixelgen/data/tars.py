@@ -1,12 +1,13 @@
 """Tar shards in webdataset's convention: files of a sample share a name up to the first dot and stand together."""
 
+import bz2
 import glob
 import io
 import os
 import tarfile
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from io import BufferedReader
@@ -14,13 +15,25 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from lightning.pytorch.utilities import rank_zero_warn
 from webdataset.gopen import gopen, rewrite_url
 from webdataset.shardlists import expand_urls
 from webdataset.tariterators import base_plus_ext
 
+from pixelgen.data.layout import LEFTOVERS, find_layout, list_files
 from pixelgen.data.remote import RemoteFile, without_login
 
-IMAGES = ("jpg", "jpeg", "png", "webp")
+IMAGES = ("jpg", "jpeg", "png", "webp", "jpe", "jfif", "bmp", "gif", "tif", "tiff", "avif", "ppm", "pgm", "pnm", "jp2")
+TARS = (".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz")
+MAX_BYTES = 1 << 28  # of a sample's files together; no image that is read needs more
+MAX_HEADER = 1 << 20  # of a long name, or of what else comes before a file, which tarfile reads at once
+LONG_HEADERS = (
+    tarfile.GNUTYPE_LONGNAME,
+    tarfile.GNUTYPE_LONGLINK,
+    tarfile.XHDTYPE,
+    tarfile.XGLTYPE,
+    tarfile.SOLARIS_XHDTYPE,
+)
 
 
 @dataclass(frozen=True)
@@ -37,8 +50,8 @@ class Sample:
 
     @property
     def size(self) -> int:
-        """Bytes of all files."""
-        return sum(map(len, self.files.values()))
+        """Bytes of all files; empty ones take room, too."""
+        return max(64, sum(map(len, self.files.values())))
 
 
 class SkipCounts:
@@ -55,6 +68,8 @@ class SkipCounts:
         "no label",
         "wrong label",
         "no text states",
+        "unreadable file",
+        "beyond limits",
     )
 
     def __init__(self, quiet: bool = False) -> None:
@@ -70,6 +85,14 @@ class SkipCounts:
             warnings.warn(f"skipped, {reason}: {place} (others of the kind are only counted)", stacklevel=2)
         self.counts[reason] += 1
 
+    def listed(self) -> list[int]:
+        """The counts in the order of `REASONS`, which grows at its end only."""
+        return [self.counts[reason] for reason in self.REASONS]
+
+    def restore(self, counts: Sequence[int]) -> None:
+        """Go on from counts as `listed` returned them, also where there were fewer reasons."""
+        self.counts.update(dict(zip(self.REASONS, counts, strict=False)))
+
     def take(self) -> list[int]:
         """The counts in the order of `REASONS`; of what follows, only the number added since the last call."""
         added = [self.counts[reason] - self._taken[reason] for reason in self.REASONS]
@@ -81,8 +104,8 @@ def expand_shards(pattern: str) -> list[str]:
     """The shards that a pattern names, sorted within each local pattern; a ValueError if one matches nothing.
 
     A pattern is a path or URL with `{000..123}` or `{a,b}`; a local path may have `*`, `?` and `[…]` too, or be a
-    folder, which stands for its `*.tar`. Several are joined by `::`, `${name}` is the environment variable WDS_name, as
-    in webdataset. URLs: http, https, `pipe:command`, and what else webdataset opens.
+    folder, which stands for the tars in it. Several are joined by `::`, `${name}` is the environment variable WDS_name,
+    as in webdataset. URLs: http, https, `pipe:command`, and what else webdataset opens.
     """
     try:
         parts = expand_urls(pattern)
@@ -100,13 +123,31 @@ def is_remote(shard: str) -> bool:
 def _local(path: str) -> list[str]:
     path = os.path.expanduser(path)
     if os.path.isdir(path):
-        path = os.path.join(glob.escape(path), "*.tar")
-    elif not glob.has_magic(path):
+        return _in_folder(Path(path))
+    if not glob.has_magic(path):
         return [path]
     found = sorted(glob.glob(path, recursive=True))
     if not found:
         raise ValueError(f"no shards match {path}: give the tar files, as in data/{{000..123}}.tar, or their folder")
     return found
+
+
+def _in_folder(folder: Path) -> list[str]:
+    """The tars in a folder, at any depth, or in the part of it that is for training."""
+    layout = find_layout(folder, TARS)
+    found = list_files(layout.train, TARS)
+    if not found.files:
+        raise ValueError(
+            f"no shards in {folder}: give a folder with {', '.join(TARS)} files; images in folders are read by "
+            "ImageFolderData, and packed by `python -m pixelgen.data.pack`"
+        )
+    for note in filter(None, (*layout.notes, found.left_out)):
+        rank_zero_warn(note)
+    if layout.val is not None:
+        rank_zero_warn(
+            f"the shards in {layout.train} are read; those in {layout.val} only if they are given themselves"
+        )
+    return found.files
 
 
 class _Header(tarfile.TarInfo):
@@ -115,7 +156,10 @@ class _Header(tarfile.TarInfo):
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> "_Header":
         try:
-            return super().frombuf(buf, encoding, errors)
+            header = super().frombuf(buf, encoding, errors)
+            if header.type in LONG_HEADERS and header.size > MAX_HEADER:
+                raise tarfile.ReadError(f"a header of {header.size} bytes")
+            return header
         except tarfile.HeaderError as error:
             if buf.strip(b"\0") or len(buf) < tarfile.BLOCKSIZE:
                 raise tarfile.ReadError(str(error)) from error
@@ -133,11 +177,16 @@ def read_shard(shard: str, skipped: SkipCounts, epoch: int = 0) -> Iterator[Samp
     try:
         for key, members in groupby(_files(stream), lambda member: member[0]):
             files: dict[str, bytes] = {}
+            within = True
             for _, extension, content in members:
                 if extension.lower() in files:
                     skipped.add("repeated file", f"{key}.{extension} in {shard}")
-                files.setdefault(extension.lower(), content)
-            yield Sample(shard, key, files, epoch)
+                within = within and content is not None
+                files.setdefault(extension.lower(), content or b"")
+            if within:
+                yield Sample(shard, key, files, epoch)
+            else:
+                skipped.add("beyond limits", f"{key} in {shard} (its files have more than {MAX_BYTES} bytes)")
     except (OSError, EOFError, tarfile.TarError, ValueError) as error:
         # the files of the last sample may be incomplete, so it is left out
         reason, after = ("broken shard", f" after {key}") if key is not None else ("unreadable shard", "")
@@ -158,15 +207,27 @@ def _open(shard: str) -> Any:
     return gopen(shard)  # which rewrites by itself
 
 
-def _files(stream: Any) -> Iterator[tuple[str, str, bytes]]:
-    """Key, extension and content of the files in a tar, compressed or not; tar's own and hidden files are left out."""
+def _files(stream: Any) -> Iterator[tuple[str, str, bytes | None]]:
+    """Key, extension and content of the files in a tar, compressed or not; tar's own and leftovers are left out.
+
+    The content is None where those of a key have more than `MAX_BYTES` bytes.
+    """
+    held, last = 0, None
+    peek = getattr(getattr(stream, "stream", stream), "peek", None)
+    if peek is not None and peek(3)[:3] == b"BZh":
+        stream = bz2.BZ2File(stream)  # tarfile itself unpacks ten kilobytes at once, which may be as many gigabytes
     with closing(tarfile.open(fileobj=stream, mode="r|*", tarinfo=_Header)) as tar:
         for member in tar:
             key, extension = base_plus_ext(member.name)
             content = tar.extractfile(member) if member.isreg() and key is not None else None
-            if content is not None and not Path(member.name).name.startswith((".", "__")):
-                yield key, extension, content.read()
+            if content is not None and not _is_leftover(Path(member.name)):
+                held, last = member.size + (held if key == last else 0), key
+                yield key, extension, content.read() if held <= MAX_BYTES else None
             tar.members.clear()  # type: ignore[attr-defined]  # else every header of the shard stays in memory
+
+
+def _is_leftover(path: Path) -> bool:
+    return path.name.startswith((".", "__")) or not LEFTOVERS.isdisjoint(part.lower() for part in path.parts)
 
 
 def write_sample(tar: tarfile.TarFile, key: str, files: Mapping[str, bytes]) -> None:

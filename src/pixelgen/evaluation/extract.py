@@ -3,16 +3,18 @@
 import os
 from collections.abc import Collection, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 from lightning import Fabric
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, distributed
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from pixelgen.data.images import Item
+from pixelgen.data.order import evenly_spaced
 from pixelgen.distributed.processes import first, gather, is_first, progress
 from pixelgen.encoders.frozen import FeatureExtractor
 from pixelgen.evaluation.scores import ONLY_FRECHET, Metrics, needs
@@ -44,26 +46,28 @@ class Rows:
 class Extraction:
     """Takes in images batch by batch, each process its share, and keeps what scores need of them.
 
-    Moments are sums in float64, features are kept of at most `metrics.max_features` images, drawn by `metrics.seed`;
-    only logits grow with the number of images (4 kB each with Inception). What is not needed is not computed; the
-    extractor, on its device, runs once for each batch. There will be `number` images on all processes, each known by
-    its number below this; `needs` are those of scores, beside the moments of features.
+    Moments are sums in float64; logits and features grow with the number of images (4 and 8 kB each with Inception).
+    Of a reference, features are kept of at most `metrics.max_features` images, drawn by `metrics.seed`; without
+    `metrics`, of all images. What is not needed is not computed; the extractor, on its device, runs once for each
+    batch. There will be `number` images on all processes, each known by its number below this; `needs` are those of
+    scores, beside the moments of features.
     """
 
     def __init__(
-        self, extractor: FeatureExtractor, number: int, needs: Collection[str] = (), metrics: Metrics = ONLY_FRECHET
+        self, extractor: FeatureExtractor, number: int, needs: Collection[str] = (), metrics: Metrics | None = None
     ) -> None:
         self.extractor, sizes = extractor, extractor.sizes
+        self.pixels: list[tuple[int, int]] = []  # height and width of the images, once there are some
         self.device = next((weight.device for weight in extractor.network.parameters()), torch.device("cpu"))
         self.outputs = ["features", *(name for name in ("spatial", "logits") if name in needs)]
         self.moments = {name: Moments(sizes[name]).to(self.device) for name in self.outputs if name != "logits"}
         self.rows = {"logits": Rows()} if "logits" in needs else {}
         if "features" in needs:
-            order = np.random.RandomState(metrics.seed).permutation(number)
-            self.rows["features"] = Rows(order[: metrics.max_features].tolist())
+            self.rows["features"] = Rows(None if metrics is None else metrics.drawn(number))
 
     def update(self, images: Tensor, numbers: Sequence[int]) -> None:
         """Add uint8 images (B, 3, H, W) with these numbers."""
+        self.pixels = [(images.shape[-2], images.shape[-1])]
         with torch.no_grad(), full_float32():
             outputs = self.extractor.outputs(images.to(self.device), self.outputs)
         for name, moments in self.moments.items():
@@ -72,15 +76,19 @@ class Extraction:
             rows.update(outputs[name], numbers)
 
     def statistics(self) -> Statistics:
-        """Of the images of all processes, on the CPU; all of them must call this."""
+        """Of the images of all processes, on the CPU; all of them must call this.
+
+        A ValueError on all of them tells of features that are not finite.
+        """
         known: dict[str, Any] = {name: rows.gather() for name, rows in self.rows.items()}
         known["mu"], known["sigma"], n = self.moments["features"].compute()
         if "spatial" in self.moments:
             known["mu_s"], known["sigma_s"], _ = self.moments["spatial"].compute()
         known = {name: value.cpu() for name, value in known.items()}
-        return Statistics(
-            n=int(n), extractor=self.extractor.name, weights_sha256=self.extractor.weights_sha256, **known
-        )
+        name, sha256, pixels = self.extractor.name, self.extractor.weights_sha256, gather(self.pixels)
+        if not all(value.isfinite().all() for value in known.values()):
+            raise ValueError(f"{name} makes features that are not finite (NaN or infinite): check its weights")
+        return Statistics(n=int(n), extractor=name, weights_sha256=sha256, pixels=pixels[0], **known)
 
 
 class Comparison(Extraction):
@@ -100,7 +108,7 @@ class Comparison(Extraction):
         self, extractor: FeatureExtractor, reference: Statistics, number: int, metrics: Metrics = ONLY_FRECHET
     ) -> None:
         self.entries, left_out = metrics.choose(extractor, number, reference)
-        super().__init__(extractor, number, needs(self.entries), metrics)
+        super().__init__(extractor, number, needs(self.entries))
         self.reference = reference
         self.protocol = {"settings": metrics.settings(self.entries), "left_out": left_out}
 
@@ -134,6 +142,7 @@ class EvaluationJob:
     num_workers: int = 0  # processes that read images, for each device, as far as there are cores
     skip_corrupt: bool | None = None  # leave out unreadable images; None where users have no such choice
     fabric: Fabric | None = None  # of a command, which shows its progress
+    upright: bool = True  # turn images as their EXIF orientation asks for
 
     def extract(
         self, dataset: Dataset[Item], extractions: Sequence[Extraction], chosen: Sequence[int], what: str = "images"
@@ -163,18 +172,18 @@ class EvaluationJob:
 
     def measure(self, images: Dataset[Item], extractor: FeatureExtractor, samples: int | None = None) -> Statistics:
         """Statistics of real images, or of so many of them that are evenly spaced; all processes must call this."""
-        chosen = evenly_spaced(images, samples)
+        chosen = choose(images, samples)
         extraction = Extraction(extractor, len(chosen), self.metrics.of_reference(extractor), self.metrics)
         self.extract(images, [extraction], chosen, "reference")
-        return extraction.statistics()
+        length = len(images)  # type: ignore[arg-type]
+        return replace(extraction.statistics(), total=length if len(chosen) < length else None)
 
 
-def evenly_spaced(dataset: Dataset[Item], samples: int | None) -> list[int]:
+def choose(dataset: Dataset[Item], samples: int | None) -> list[int]:
     """Indices of so many items, evenly spaced over a data set that is no stream; of all if None or too many."""
     refuse_stream(dataset)
     length = len(dataset)  # type: ignore[arg-type]
-    count = length if samples is None else min(samples, length)
-    return [i * length // count for i in range(count)]
+    return evenly_spaced(length, length if samples is None else samples)
 
 
 def refuse_stream(dataset: Dataset[Any]) -> None:
@@ -197,6 +206,8 @@ class _Numbered(Dataset[Item]):
             item = self.dataset[self.chosen[number]]
         except ValueError as error:
             item = {"problem": str(error), "corrupt": True, "path": str(error)}
+        for reason, place in item.get("left_out", [])[:1]:  # another image stands in for it
+            item = {"problem": f"{reason}: {place}", "corrupt": True, "path": place}
         return {**item, "number": number}
 
 
@@ -211,8 +222,11 @@ def _refuse(problems: Sequence[Item], count: int, skip_corrupt: bool | None) -> 
     wrong = [item["problem"] for item in problems if not item["corrupt"]]
     if wrong:
         raise ValueError(wrong[0] + (f" ({len(wrong)} such images)" if len(wrong) > 1 else ""))
+    paths = [item["path"] for item in problems]
+    named = ", ".join(paths[:NAMED]) + (f" and {len(paths) - NAMED} more" if len(paths) > NAMED else "")
+    said = f"{len(paths)} of {count} images cannot be read ({named})"
     if len(problems) == count or (problems and not skip_corrupt):
-        paths = [item["path"] for item in problems]
-        named = ", ".join(paths[:NAMED]) + (f" and {len(paths) - NAMED} more" if len(paths) > NAMED else "")
         choice = "" if skip_corrupt is None else ", or leave them out with --skip_corrupt true"
-        raise ValueError(f"{len(paths)} of {count} images cannot be read ({named}): repair or delete them{choice}")
+        raise ValueError(f"{said}: repair or delete them{choice}")
+    if problems:
+        rank_zero_warn(f"{said} and are left out")

@@ -8,11 +8,12 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from lightning.pytorch.utilities import rank_zero_warn
 from rich.console import Console
 from rich.table import Table
 
 from pixelgen.encoders.frozen import FeatureExtractor
-from pixelgen.evaluation.extract import Comparison, EvaluationJob
+from pixelgen.evaluation.extract import Comparison, EvaluationJob, choose
 from pixelgen.evaluation.images import open_images
 from pixelgen.evaluation.reference import Reference
 from pixelgen.evaluation.scores import warn_of_few
@@ -35,14 +36,21 @@ class Scores(dict[str, float]):
 
 
 def score_set(
-    source: Path, number: int | None, pairs: Sequence[tuple[FeatureExtractor, Reference]], job: EvaluationJob
+    source: Path,
+    number: int | None,
+    pairs: Sequence[tuple[FeatureExtractor, Reference]],
+    job: EvaluationJob,
+    classes: int | None = None,
 ) -> Scores:
-    """Score the first images, or all, of a folder or npz in one pass; all processes must call this.
+    """Score so many images, or all, of a folder or npz in one pass; all processes must call this.
 
+    Of a set of `pixelgen.sample` they are the first ones, as if there were no others; else they are evenly spaced. The
+    protocol says so, and whether they lack some of the `classes` that come in turn, where their number is known.
     Extractors are on their device, each with its reference. A ValueError names what is wrong with the images.
     """
-    images = open_images(source)
+    images = open_images(source, upright=job.upright)
     count = len(images) if number is None else number
+    first = (source / SETTINGS).is_file()
     if not 2 <= count <= len(images):
         raise ValueError(f"{source} holds {len(images)} images: give a num_images from 2 to that, not {count}")
     _refuse_unfinished(source, count)
@@ -58,13 +66,20 @@ def score_set(
             "weights_sha256": extractor.weights_sha256,
             "reference": reference.path.name,
             "reference_images": real.n,
+            "reference_of": real.total,
+            "reference_features": None if real.features is None else len(real.features),
             "reference_fingerprint": real.fingerprint,
         }
         features.append({**about, **comparisons[-1].protocol})
-    skipped = job.extract(images, comparisons, range(count))
+    skipped = job.extract(images, comparisons, range(count) if first else choose(images, count))
     scores = {name: value for comparison in comparisons for name, value in comparison.scores().items()}
     counts = {"source": str(source), "images": count - skipped, "skipped": skipped, "pixels": list(images.size)}
-    return Scores(scores, {**counts, **_of_the_set(source), "features": features, "versions": _versions()})
+    if count < len(images):
+        counts |= {"of": len(images), "selection": "the first ones" if first else "evenly spaced"}
+    if classes is not None and count < classes:
+        shown = counts["classes_shown"] = f"the first {count} of {classes}"
+        rank_zero_warn(f"{count} images show only {shown} classes: give a num_images of {classes} or more")
+    return Scores(scores, {**counts, **settings_of_set(source), "features": features, "versions": _versions()})
 
 
 def _refuse_unfinished(source: Path, count: int) -> None:
@@ -80,7 +95,7 @@ def _refuse_unfinished(source: Path, count: int) -> None:
         )
 
 
-def _of_the_set(folder: Path) -> dict[str, Any]:
+def settings_of_set(folder: Path) -> dict[str, Any]:
     """What `settings.json` says of how the images of a folder were made; "unknown" where there is none."""
     path = folder / SETTINGS
     try:
@@ -120,10 +135,12 @@ def print_scores(scores: Scores) -> None:
 def _in_words(protocol: Mapping[str, Any]) -> list[str]:
     """Images, sampler, average; then a line for each extractor with its reference."""
     skipped = f" ({protocol['skipped']} unreadable ones left out)" if protocol["skipped"] else ""
+    part = f" of {protocol['of']}, {protocol['selection']}," if "of" in protocol else ""
     classes = protocol["classes"]
     if isinstance(classes, list | dict):
         classes = f"conditions {json.dumps(classes)}"
     classes = {None: "no classes", UNKNOWN: "class sampling unknown"}.get(classes, classes)
+    shown = f" ({protocol['classes_shown']} classes)" if "classes_shown" in protocol else ""
     seed = f", from seed {protocol['seed']}" if "seed" in protocol else ""
     precision = f", {protocol['precision']}" if "precision" in protocol else ""
     height, width = protocol["pixels"]
@@ -131,18 +148,25 @@ def _in_words(protocol: Mapping[str, Any]) -> list[str]:
     if isinstance(sampler, Mapping):
         sampler = f"{sampler['class']}({_pairs({name: sampler[name] for name in sampler if name != 'class'})})"
     said = [
-        f"{protocol['images']} images of {width}x{height} px{skipped}, {classes}{seed}",
+        f"{protocol['images']} images{part} of {width}x{height} px{skipped}, {classes}{seed}{shown}",
         f"sampler {sampler}; EMA {protocol['average']}, step {protocol['step']}{precision}",
     ]
     for features in protocol["features"]:
-        sha256 = (features["weights_sha256"] or UNKNOWN)[:16]
+        sha256, number = (features["weights_sha256"] or UNKNOWN)[:16], features["reference_images"] or UNKNOWN
+        number = f"{number} of {features['reference_of']}" if features["reference_of"] else number
         said += [
-            f"{features['extractor']}, weights {sha256}; reference {features['reference']} of "
-            f"{features['reference_images'] or UNKNOWN} images, hash {features['reference_fingerprint']}",
+            f"{features['extractor']}, weights {sha256}; reference {features['reference']} of {number} images"
+            f"{_kept(features)}, hash {features['reference_fingerprint']}",
             *([f"  {_pairs(features['settings'])}"] if features["settings"] else []),
             *(f"  no {name}: {reason}" for name, reason in features["left_out"].items()),
         ]
     return said
+
+
+def _kept(features: Mapping[str, Any]) -> str:
+    """Of how many real images features are compared, if they are."""
+    number = features["reference_features"] if "max_features" in features["settings"] else None
+    return "" if number in (None, features["reference_images"]) else f", features of {number}"
 
 
 def _pairs(values: Mapping[str, Any]) -> str:

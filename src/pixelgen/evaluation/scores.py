@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, is_dataclass
 from typing import Any, ClassVar
 
+import numpy as np
 from lightning.pytorch.utilities import rank_zero_warn
 
 from pixelgen.checks import COUNT, Range, check_fields
@@ -52,9 +53,9 @@ class Score:
         return f"{extractor.name} makes no {missing[0]}" if missing else None
 
     def lacks(self, number: int, at_most: int, reference: Statistics | None) -> str | None:
-        """What else is missing, in words, with `number` images of which features are kept of so many; None if nothing.
+        """What else is missing, in words, with `number` generated images; None if nothing.
 
-        A reference that is None is yet to be measured, with whatever is needed.
+        A reference that is None is yet to be measured, with whatever is needed, and features of so many images at most.
         """
         if "spatial" in self.needs and reference is not None and reference.mu_s is None:
             return "the reference has no spatial features"
@@ -63,7 +64,7 @@ class Score:
         if reference is not None:
             if reference.features is None:
                 return "the reference holds no features of images"
-            number = min(number, len(reference.features))
+            at_most = len(reference.features)
         fewest = min(number, at_most)
         return f"{fewest} images are fewer than {self.least}" if fewest < self.least else None
 
@@ -101,6 +102,7 @@ class InceptionScore(Score):
     seed: int = 2020
 
     name, needs = "inception_score", ("logits",)
+    shuffle: ClassVar[bool] = True  # whether splits are of shuffled images, or of images in their order
 
     def compute(self, generated: Statistics, reference: Statistics) -> dict[str, float]:
         """`inception_score` and `inception_score_std`."""
@@ -108,7 +110,7 @@ class InceptionScore(Score):
 
         assert generated.logits is not None
         splits = min(self.splits, len(generated.logits))  # none is empty
-        mean, deviation = isc_features_to_metric(generated.logits, splits, rng_seed=self.seed).values()
+        mean, deviation = isc_features_to_metric(generated.logits, splits, self.shuffle, self.seed).values()
         return {self.name: mean, f"{self.name}_std": deviation}
 
 
@@ -117,6 +119,8 @@ class PrecisionRecall(Score):
     """Improved precision and recall (Kynkäänniemi et al., arXiv:1904.06991).
 
     A feature vector is among others if it is no farther from one of them than that one's k-th nearest of its own kind.
+    As in ADM's suite, all generated images are compared with the reference's, most often fewer: recall depends on the
+    ratio.
 
     Args:
         neighbours: k.
@@ -185,7 +189,8 @@ class Metrics:
         neighbours: k of precision and recall.
         kid_subsets: how many pairs of subsets KID is the mean of.
         kid_subset_size: images in each.
-        max_features: images, drawn by `seed`, whose features are kept for precision, recall, KID and others.
+        max_features: images of the reference, drawn by `seed`, whose features are kept for precision, recall, KID and
+            others; of generated images, all are.
         seed: of every draw.
         more: scores of your own, which are required; see `pixelgen.evaluation.Score`.
     """
@@ -205,6 +210,11 @@ class Metrics:
     def __post_init__(self) -> None:
         names = ("splits", "neighbours", "kid_subsets", "kid_subset_size", "max_features")
         check_fields(self, "metrics.", **dict.fromkeys(names, COUNT), seed=Range(0, 2**32 - 1))
+
+    def drawn(self, number: int) -> list[int]:
+        """Numbers of the images of a reference, of so many, whose features are kept."""
+        order: list[int] = np.random.RandomState(self.seed).permutation(number).tolist()
+        return order[: self.max_features]
 
     def wanted(self) -> dict[str, tuple[Score, bool | None]]:
         """Every score that is not off, by the name of its flag, and whether it is required."""

@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -13,11 +12,11 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from pixelgen.encoders.frozen import FeatureExtractor
-from pixelgen.evaluation.images import arrays
+from pixelgen.evaluation.images import arrays, read_arrays
 from pixelgen.files import atomic
 
 MOMENTS = ("mu", "sigma", "mu_s", "sigma_s")
-ABOUT = ("n", "extractor", "weights_sha256")
+ABOUT = ("n", "total", "pixels", "extractor", "weights_sha256")
 
 
 def frechet_distance(mu1: Tensor, sigma1: Tensor, mu2: Tensor, sigma2: Tensor) -> float:
@@ -91,6 +90,9 @@ class Statistics:
         sigma_s: their covariance.
         features: features (K, D) of some of the images, float32, for precision, recall and KID.
         logits: logits (N, C) of all images, float32, for the Inception Score; no file keeps them.
+        total: from how many images those were chosen, where it was a part.
+        pixels: height and width of the images, where the file says so.
+        images: checksum of the images in the same file, where features are computed from those.
     """
 
     mu: Tensor
@@ -102,6 +104,9 @@ class Statistics:
     sigma_s: Tensor | None = None
     features: Tensor | None = None
     logits: Tensor | None = None
+    total: int | None = None
+    pixels: tuple[int, int] | None = None
+    images: str | None = None
 
     @staticmethod
     def of(features: Tensor) -> "Statistics":
@@ -125,9 +130,13 @@ class Statistics:
 
     @property
     def fingerprint(self) -> str:
-        """Sixteen hexadecimal digits that differ between any two statistics."""
-        content = self.mu.cpu().numpy().tobytes() + self.sigma.cpu().numpy().tobytes()
-        return hashlib.sha256(content).hexdigest()[:16]
+        """Sixteen hexadecimal digits that differ between any two statistics, whatever of them is compared.
+
+        In the place of features that are computed from images in the same file stand those images, which never change.
+        """
+        features = (self.images or "").encode() if self.features is None or self.images else _content(self.features)
+        moments = (_content(value) for value in (self.mu, self.sigma, self.mu_s, self.sigma_s) if value is not None)
+        return hashlib.sha256(b"".join([*moments, features])).hexdigest()[:16]
 
     def save(self, path: Path) -> None:
         """Write an npz with `mu` and `sigma`, the keys the field uses, and whatever else is known."""
@@ -153,15 +162,14 @@ class Statistics:
                 "pass an npz of feature statistics, or a folder of images"
             )
         try:
-            with np.load(path, allow_pickle=False) as file:
-                known: dict[str, Any] = {name: file[name] for name in {*MOMENTS, *ABOUT, "features"} & found}
+            known: dict[str, Any] = {**read_arrays(path, {*MOMENTS, *ABOUT, "features"} & found)}
             _check_moments(known)
-        except (OSError, BadZipFile, EOFError, ValueError) as error:
+        except Exception as error:  # zip and NumPy raise what they like on damaged bytes
             raise ValueError(f"the statistics in {path} are damaged ({error}): fetch or make the file again") from error
         for name, value in known.items():
             dtype = np.float32 if name == "features" else np.float64
-            known[name] = value.item() if name in ABOUT else torch.from_numpy(np.asarray(value, dtype))
-        statistics = Statistics(**known)
+            known[name] = value.tolist() if name in ABOUT else torch.from_numpy(np.asarray(value, dtype))
+        statistics = Statistics(**known | ({"pixels": tuple(known["pixels"])} if "pixels" in known else {}))
         if extractor is not None:
             statistics.check(extractor, path)
         return statistics
@@ -192,3 +200,15 @@ def _check_moments(found: Mapping[str, Any]) -> None:
             raise ValueError(f"{mu} is {shapes[0]} and {sigma} is {shapes[1]}, not (D,) and (D, D)")
         if not all(np.isfinite(found[name]).all() for name in (mu, sigma)):
             raise ValueError(f"{mu} or {sigma} holds values that are not finite")
+        if not np.allclose(found[sigma], found[sigma].T, rtol=1e-3, atol=1e-6):
+            raise ValueError(f"{sigma} is not symmetric, so no covariance")
+    features, side = found.get("features"), len(found["mu"])
+    if features is not None and (features.ndim != 2 or features.shape[1] != side or not np.isfinite(features).all()):
+        raise ValueError(f"features is {features.shape}, not finite numbers (K, {side})")
+    for name, shape in {"n": (), "total": (), "pixels": (2,)}.items():
+        if name in found and (found[name].shape != shape or found[name].dtype.kind not in "iu"):
+            raise ValueError(f"{name} is no whole number" + (" for each side" if shape else ""))
+
+
+def _content(values: Tensor) -> bytes:
+    return values.cpu().numpy().tobytes()

@@ -17,6 +17,7 @@ from pixelgen.files import write_text
 from pixelgen.flow import Sampler
 from pixelgen.samples.sampling import Average
 
+MENTIONED = 5  # combinations that a message about many names
 UNGUIDED: dict[str, Any] = {"guidance": 1.0, "guidance_min": 0.0, "guidance_max": 1.0}
 
 
@@ -26,6 +27,10 @@ class Row:
 
     ema: Average
     sampler: Sampler
+
+    def __str__(self) -> str:
+        sampler = self.sampler
+        return f"guidance {sampler.guidance:g} on {sampler.guidance_min:g}-{sampler.guidance_max:g}"
 
     @property
     def guided(self) -> tuple[bool, ...]:
@@ -72,17 +77,23 @@ def rows(
 ) -> list[Row]:
     """Every combination that makes other images, averages outermost; what is not swept is as in the sampler `own`.
 
-    A ValueError names what is no sampler or interval.
+    A warning names those that make the same images as another. A ValueError names what is no sampler or interval.
     """
     found: dict[Hashable, Row] = {}
+    same: list[str] = []
     swept = [[*values] or [None] for values in (samplers, num_steps, guidance, interval)]
     for average, name, steps, scale, span in product(ema, *swept):
         changes: dict[str, Any] = {} if steps is None else {"num_steps": steps}
         changes |= ({} if scale is None else {"guidance": scale}) | ({} if span is None else _interval(span))
-        row = Row(average, _sampler(own, name, changes))
+        asked = row = Row(average, _sampler(own, name, changes))
         if not any(row.guided):  # whatever the interval, it is one set
             row = Row(average, replace(row.sampler, **UNGUIDED))
-        found.setdefault(row.key, row)
+        kept = found.setdefault(row.key, row)
+        if (kept is not row or asked.sampler.guidance != 1) and str(kept) != str(asked):
+            same.append(f"{asked} as {kept}")
+    if same:
+        more = f" and {len(same) - MENTIONED} more" if len(same) > MENTIONED else ""
+        rank_zero_warn(f"the same images, which are made once: {'; '.join(same[:MENTIONED])}{more}")
     return list(found.values())
 
 

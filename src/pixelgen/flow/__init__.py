@@ -1,6 +1,7 @@
 """The linear path, training times and samplers."""
 
 from pixelgen.flow.path import (
+    NotFinite,
     draw_noise,
     expand,
     interpolate,
@@ -18,6 +19,7 @@ __all__ = [
     "Euler",
     "Heun",
     "LogitNormalTime",
+    "NotFinite",
     "Sampler",
     "TimeSampler",
     "draw_noise",

@@ -58,6 +58,15 @@ def to_float(images: Tensor) -> Tensor:
     return images if images.is_floating_point() else images.float() / 127.5 - 1
 
 
+class NotFinite(ValueError):
+    """Images hold values that are NaN or infinite."""
+
+
 def to_uint8(images: Tensor) -> Tensor:
-    """Images in [-1, 1] → bytes: `clamp(127.5·x + 128, 0, 255)`, truncated (the published evaluation's rule)."""
+    """Images in [-1, 1] → bytes: `clamp(127.5·x + 128, 0, 255)`, truncated (the published evaluation's rule).
+
+    `NotFinite` refuses what would become black pixels.
+    """
+    if not images.isfinite().all():
+        raise NotFinite("the images hold values that are not finite (NaN or infinite)")
     return (127.5 * images.float() + 128).clamp(0, 255).to(torch.uint8)

@@ -114,7 +114,20 @@ class Run:
         return {"average": self.check(ema), "step": self.step}
 
     def weights(self, ema: Average = True) -> Weights:
-        """State dict of the denoiser: its raw weights, or with an EMA in the place of what was averaged."""
+        """State dict of the denoiser: its raw weights, or with an EMA in the place of what was averaged.
+
+        A ValueError names the first that holds values that are not finite.
+        """
+        weights = self._weights(ema)
+        bad = next((name for name, value in weights.items() if not value.isfinite().all()), None)
+        if bad is not None:
+            raise ValueError(
+                f"{self} holds weights that are not finite (NaN or infinite, {bad} first): "
+                f"{self._origin(ema).removesuffix(f', {self}')}; take others (--ema) or an earlier checkpoint"
+            )
+        return weights
+
+    def _weights(self, ema: Average) -> Weights:
         name = self.check(ema)
         if name in self.averages:
             average = self.contents.averages[name]

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from pixelgen.distributed.processes import agree, progress
 from pixelgen.files import atomic, write_text
-from pixelgen.flow import to_uint8
+from pixelgen.flow import NotFinite, to_uint8
 from pixelgen.module import PixelGen
 from pixelgen.samples.sampling import Sampling
 from pixelgen.samples.settings import SETTINGS, network_batch, network_batch_of, refuse_other_settings
@@ -71,6 +71,9 @@ def stream(
 
     Yields:
         The numbers of the requests in a batch, and their images, uint8 (B, C, H, W), on the device of the model.
+
+    Raises:
+        NotFinite: if the network makes an image with values that are not finite.
     """
     names = () if sampling is None else ("sampler", "size", "negative", "precision")
     options: dict[str, Any] = {name: getattr(sampling, name) for name in names}
@@ -82,10 +85,22 @@ def stream(
         asked = [requests[n] for n in numbers + padding]
         conditions = None if asked[0].condition is None else [request.condition for request in asked]
         seeds = [request.seed for request in asked]
-        images = to_uint8(model.sample(conditions, seeds, batch_size=len(asked), **options))
+        images = _bytes(model, model.sample(conditions, seeds, batch_size=len(asked), **options), seeds)
         missing = [k for k, n in enumerate(numbers) if n not in present]
         if number < len(batches):
             yield [numbers[k] for k in missing], images[missing]
+
+
+def _bytes(model: PixelGen, images: Tensor, seeds: Sequence[int]) -> Tensor:
+    """Images as uint8; those that are not finite are refused with what they were made of."""
+    try:
+        return to_uint8(images)
+    except NotFinite as error:
+        bad = [seed for seed, image in zip(seeds, images, strict=True) if not image.isfinite().all()]
+        raise NotFinite(
+            f"{model.origin or 'the network'} makes images with values that are not finite, of seed {bad[0]} first: "
+            "take other weights (--ema), an earlier checkpoint, or --precision 32-true"
+        ) from error
 
 
 def missing_batches(number: int, batch_size: int, present: Collection[int] = ()) -> list[list[int]]:

@@ -39,7 +39,7 @@ def read_image(path: Path) -> torch.Tensor:
 
 def _pixels(path: Path) -> np.ndarray:
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=["PNG"]) as image:
             return np.asarray(image.convert("RGB"))
-    except OSError as error:
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise ValueError(f"{path} cannot be read as an image ({error}): delete it and generate it again") from error

@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from lightning.pytorch.utilities import rank_zero_warn
+
+from pixelgen.conditioner import Unconditional
 from pixelgen.encoders.hub import tensors_sha256
 from pixelgen.models import Denoiser
 from pixelgen.module import PixelGen
@@ -32,6 +35,11 @@ def settings_of(
             f"{denoiser.patch_size}"
         )
     model.conditioner.check_negative(sampler, sampling.negative)
+    if sampler.guidance != 1 and not is_guided(model, sampling):
+        rank_zero_warn(
+            f"guidance {sampler.guidance:g} guides no step: the network takes no conditions, or none of the "
+            f"{sampler.num_steps} steps starts between {sampler.guidance_min:g} and {sampler.guidance_max:g}"
+        )
     if sampling.random_classes and not model.conditioner.takes_classes:
         raise ValueError("random_classes draws classes, and this network takes none: leave it out")
     return {
@@ -66,11 +74,16 @@ def network_batch_of(folder: Path) -> int | None:
     return _read(path).get("network_batch") if path.exists() else None
 
 
-def folder_name(settings: Mapping[str, Any]) -> str:
-    """EMA, step and sampler by name, everything else by six digits of a hash."""
+def is_guided(model: PixelGen, sampling: Sampling) -> bool:
+    """Whether any step is guided: not by a guidance scale of 1, outside of its interval, or without conditions."""
+    return (sampling.sampler or model.sampler).guided and not isinstance(model.conditioner, Unconditional)
+
+
+def folder_name(settings: Mapping[str, Any], guided: bool) -> str:
+    """EMA, step and sampler by name, guidance if any step is `guided`, everything else by six digits of a hash."""
     sampler = settings["sampler"]
     parts = [str(settings["average"]), f"step{settings['step']}", f"{sampler['class']}{sampler['num_steps']}"]
-    if sampler["guidance"] != 1:
+    if guided:
         parts.append(f"guidance{sampler['guidance']:g}")
         if (sampler["guidance_min"], sampler["guidance_max"]) != (0, 1):
             parts.append(f"{sampler['guidance_min']:g}to{sampler['guidance_max']:g}")

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import groupby, islice
@@ -61,6 +61,21 @@ def find_images(folder: Path) -> list[GeneratedImage]:
     return images
 
 
+def missing_images(folder: Path, images: Sequence[GeneratedImage], settings: Mapping[str, Any] | None) -> list[str]:
+    """Paths of the images that a folder lacks: of every prompt up to the last one, each seed that any prompt has.
+
+    Where most numbers of prompts have no folder, they were chosen, and none is missing. `settings` of a set that was
+    generated here tell its prompts and seeds.
+    """
+    there = {(int(Path(image.path).parts[0]), int(Path(image.path).stem)) for image in images}
+    found = sorted(int(entry.name) for entry in folder.iterdir() if entry.name.isdecimal())
+    numbers: Sequence[int] = range(found[-1] + 1) if found[-1] < 2 * len(found) else found
+    seeds = {seed for _, seed in there}
+    if settings is not None and "seeds" in settings:
+        numbers, seeds = range(settings["prompts"]), set(settings["seeds"])
+    return [image_path(n, seed) for n in numbers for seed in sorted(seeds) if (n, seed) not in there]
+
+
 def _read_metadata(path: Path) -> Prompt:
     try:
         return Prompt.parse(json.loads(path.read_text()))
@@ -97,9 +112,9 @@ def judge_images(
 
 def _read_pixels(path: Path) -> Tensor:
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=["PNG"]) as image:
             return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
-    except OSError as error:
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise ValueError(f"{path} is no image ({error}): delete it and make it again") from error
 
 

@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from lightning import Fabric
+from lightning.pytorch.utilities import rank_zero_warn
 from rich.progress import track
 from rich.table import Table
 
 from pixelgen.distributed.processes import agree, gather
 from pixelgen.evaluation.geneval.detectors import Detector, ShapesDetector, find_detector
-from pixelgen.evaluation.geneval.folder import VerdictLog, find_images, judge_images
+from pixelgen.evaluation.geneval.folder import VerdictLog, find_images, judge_images, missing_images
 from pixelgen.evaluation.geneval.prompts import Prompt, geneval_prompts, prompts_sha256
 from pixelgen.files import write_text
 from pixelgen.samples.settings import SETTINGS
@@ -49,14 +50,16 @@ def score_folder(folder: Path, detector: Detector | None, fabric: Fabric, batch_
     or written, or that the detector does not know its objects.
     """
     with agree(fabric):
-        images = find_images(folder)
+        images, settings = find_images(folder), _settings(folder)
+        missing = missing_images(folder, images, settings)
+        _tell_of_missing(folder, missing, settings is not None)
         prompts = [image.prompt for image in images]
         detector = find_detector(detector, prompts).to(fabric.device)
         log = VerdictLog(folder, detector, fabric.global_rank)
         verdicts = {record["filename"]: record for record in log.known(images)}
     with agree(fabric):  # by now all processes have read the same log, and begin to add to it
-        missing = [image for image in images if image.path not in verdicts]
-        share = missing[fabric.global_rank :: fabric.world_size]
+        unjudged = [image for image in images if image.path not in verdicts]
+        share = unjudged[fabric.global_rank :: fabric.world_size]
         records = judge_images(detector, folder, share, fabric.device, batch_size)
         judged = []
         for record in track(records, "verdicts", len(share), disable=fabric.global_rank != 0):
@@ -64,7 +67,8 @@ def score_folder(folder: Path, detector: Detector | None, fabric: Fabric, batch_
             judged.append(record)
     verdicts |= {record["filename"]: record for record in gather(judged)}
     correct = [verdicts[image.path]["correct"] for image in images]
-    report = {"scores": geneval_scores(prompts, correct), "protocol": geneval_protocol(folder, prompts, detector)}
+    protocol = geneval_protocol(folder, prompts, detector) | ({"missing": missing} if missing else {})
+    report = {"scores": geneval_scores(prompts, correct), "protocol": protocol}
     with agree(fabric):
         if fabric.global_rank == 0:
             write_text(folder / RESULTS, "".join(json.dumps(verdicts[image.path]) + "\n" for image in images))
@@ -73,9 +77,28 @@ def score_folder(folder: Path, detector: Detector | None, fabric: Fabric, batch_
     return report
 
 
+def _settings(folder: Path) -> dict[str, Any] | None:
+    """What a set that was generated here was made with."""
+    path = folder / SETTINGS
+    try:
+        settings: dict[str, Any] | None = json.loads(path.read_text()) if path.is_file() else None
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path} is damaged ({error}): remove it, or make the images again") from error
+    return settings
+
+
+def _tell_of_missing(folder: Path, missing: Sequence[str], ours: bool) -> None:
+    """Refuse a set of ours that lacks images, and warn of another one, whose protocol will name them."""
+    said = f"{folder} lacks {len(missing)} images ({missing[0]} first)" if missing else ""
+    if missing and ours:
+        raise ValueError(f"{said}: finish it by the command that makes it")
+    if missing:
+        rank_zero_warn(f"{said}: its score is of the others alone, as its protocol says")
+
+
 def geneval_protocol(folder: Path, images: Sequence[Prompt], detector: Detector) -> dict[str, Any]:
     """All that the scores of a folder depend on, from the prompt of each of its images and what judged them."""
-    prompts, counts, settings = list(dict.fromkeys(images)), Counter(images).values(), folder / SETTINGS
+    prompts, counts = list(dict.fromkeys(images)), Counter(images).values()
     return {
         "prompts": len(prompts),
         "prompts_sha256": prompts_sha256(prompts),
@@ -83,7 +106,7 @@ def geneval_protocol(folder: Path, images: Sequence[Prompt], detector: Detector)
         "images": len(images),
         "images_per_prompt": [min(counts), max(counts)],
         **detector.protocol,
-        "made_with": json.loads(settings.read_text()) if settings.is_file() else None,
+        "made_with": _settings(folder),
         "note": SHAPES_NOTE if isinstance(detector, ShapesDetector) else NOTE,
     }
 
@@ -118,4 +141,5 @@ def protocol_sentence(protocol: dict[str, Any]) -> str:
         if name in protocol:
             revision = protocol.get(f"{name}_revision")
             parts.append(f"{name} {protocol[name]}" + ("" if revision is None else f"@{revision[:23]}"))
+    parts += [f"incomplete, {len(protocol['missing'])} missing"] if "missing" in protocol else []
     return "; ".join(parts)
