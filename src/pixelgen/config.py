@@ -24,9 +24,11 @@ _yaml = get_loader("yaml")
 # lines of a report that only describe how the parser got to the fault
 _FRAME = re.compile(
     r"(Does not validate against|Subtypes:|Errors:|Given value|Parser key|Problem with given class_path"
-    r"|Expected a path but|Expected a <class 'NoneType'>|Type typing.Callable|$)"
+    r"|Type typing|Expected a path but|Expected a <class 'NoneType'>|$)"
 )
 _PREFIX = re.compile(r"^(Problems parsing config: |Invalid content in sub-config file )")
+
+_KINDS = {"Sequence": "list"}
 
 
 def build(kind: Any, config: Any, what: str = "value") -> Any:
@@ -172,7 +174,8 @@ def _expected(report: str) -> str:
     if values := re.findall(r"Expected a typing.Literal\[(.*?)\]", block):
         names.append(f"one of {', '.join(values)}")
     given = re.search(r"(?:Given value|Got value): (.*?)(\. Got value|$)", report[report.rfind(block) :], re.MULTILINE)
-    return f"expected {' or '.join(dict.fromkeys(names))}, got {given[1]}" if names and given else ""
+    kinds = dict.fromkeys(_KINDS.get(name, name) for name in names)
+    return f"expected {' or '.join(kinds)}, got {given[1]}" if kinds and given else ""
 
 
 def _no_class(report: str) -> str:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import yaml
 
+from pixelgen.checks import FROM_ZERO, checked
 from pixelgen.cli.command import command
 from pixelgen.runs.checkpoints import refuse_used, write_export
 from pixelgen.runs.published import denoiser_of, model_config
@@ -14,6 +15,7 @@ from pixelgen.text import say
 LICENCE = "Published weights are your own download and keep the licence that their authors gave them."
 
 
+@checked(in_context_start=FROM_ZERO)
 def convert(
     source: str | Path | Run,
     to: str | Path | None = None,

@@ -8,6 +8,7 @@ from rich.progress import track
 from torchvision.transforms.functional import to_pil_image
 from torchvision.utils import make_grid
 
+from pixelgen.checks import checked
 from pixelgen.cli.command import command
 from pixelgen.distributed.processes import agree, launch
 from pixelgen.files import atomic, read_text
@@ -21,8 +22,9 @@ IMAGES = 4  # of each prompt, in two rows of two
 DPG_PROMPTS = 1065  # prompts of the benchmark
 
 
+@checked()
 def dpg(
-    source: str | Path | Run, prompts: Path, to: str | Path | None = None, *, sampling: Sampling = Sampling()
+    source: str | Path | Run, prompts: str | Path, to: str | Path | None = None, *, sampling: Sampling = Sampling()
 ) -> Path:
     """Generate the images of DPG-Bench with a text model: `grids/<prompt file's name>.png`, two rows of two images.
 
@@ -42,7 +44,7 @@ def dpg(
     Raises:
         ValueError: naming what is wrong with the arguments, the source or a folder.
     """
-    texts = read_texts(prompts)
+    texts = read_texts(Path(prompts))
     run, fabric = Run.open(source), launch(sampling.devices, sampling.precision, sampling.num_nodes)
     sha256 = hashlib.sha256("\0".join(part for item in texts.items() for part in item).encode()).hexdigest()
 

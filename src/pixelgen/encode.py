@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.progress import track
 from safetensors.torch import save
 
+from pixelgen.checks import COUNT, FROM_ZERO, checked
 from pixelgen.cli.command import command
 from pixelgen.data import Captions
 from pixelgen.data.decoding import Unusable, caption_of, image_of, random_of
@@ -51,10 +52,11 @@ class _LeftOut(SkipCounts):
         self.places.append(f"{place}: {reason}")
 
 
+@checked(batch_size=COUNT, seed=FROM_ZERO, devices=COUNT)
 def encode(
     shards: Sequence[str],
     *,
-    to: Path,
+    to: str | Path,
     text_encoder: TextEncoder,
     captions: Captions | None = None,
     batch_size: int = 64,
@@ -82,7 +84,7 @@ def encode(
         ValueError: if the target is used or being written, nothing can be encoded, two tars have the same name, or
             embeddings are not finite.
     """
-    sources, to = _by_name(shards), to.expanduser()
+    sources, to = _by_name(shards), Path(to).expanduser()
     captions = captions or Captions(prefix_probability=0)
     fabric = launch(devices, "32-true")
     text_encoder.to(fabric.device)

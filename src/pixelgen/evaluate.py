@@ -9,6 +9,7 @@ from typing import Literal
 
 from torch.utils.data import Dataset
 
+from pixelgen.checks import COUNT, FROM_ZERO, Range, checked
 from pixelgen.cli.command import command, stop_on_bad_input
 from pixelgen.config import read_yaml
 from pixelgen.data import ImageData
@@ -46,6 +47,7 @@ ALL_POSSIBLE = Metrics()
 PUBLISHED = 50_000  # images that published FIDs are computed from
 
 
+@checked(num_images=Range(2), num_workers=FROM_ZERO)
 def evaluate(
     source: str | Path | Run,
     *,
@@ -166,6 +168,7 @@ def is_images(source: str | Path) -> bool:
     return not holds_weights(path)
 
 
+@checked(image_size=COUNT, num_images=Range(2), batch_size=COUNT, num_workers=FROM_ZERO, devices=COUNT, num_nodes=COUNT)
 def write_reference(
     source: str | Path | None = None,
     *,

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import yaml
 
+from pixelgen.checks import checked
 from pixelgen.cli.command import command
 from pixelgen.config import read_yaml
 from pixelgen.files import read_text
@@ -13,6 +14,7 @@ from pixelgen.samples.sampling import Average
 from pixelgen.text import public, say
 
 
+@checked()
 def export(source: str | Path | Run, to: str | Path | None = None, ema: Average = True) -> Path:
     """Write one EMA of a run, float32, as `model.safetensors`, and the run's `config.yaml` beside it.
 

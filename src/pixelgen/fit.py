@@ -2,8 +2,6 @@
 
 from collections.abc import Sequence
 
-from lightning.fabric.utilities.exceptions import MisconfigurationException
-
 from pixelgen.cli.command import stop_on_bad_input
 from pixelgen.cli.training import CLI
 
@@ -12,14 +10,7 @@ def main(args: Sequence[str] | None = None) -> CLI:
     """Train as the config says; see `python -m pixelgen.fit --help`."""
     with stop_on_bad_input():
         cli = CLI(args)
-        cli.make_folder()
-    try:
         cli.fit()
-    except (ValueError, MisconfigurationException) as error:
-        if cli.begun:
-            raise
-        with stop_on_bad_input():
-            raise ValueError(error) from error
     return cli
 
 

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+from pixelgen.checks import COUNT, checked
 from pixelgen.cli.command import command
 from pixelgen.data.shapes import ShapesData
 from pixelgen.distributed.processes import agree, launch
@@ -17,6 +18,7 @@ from pixelgen.samples.sampling import Sampling
 from pixelgen.text import say
 
 
+@checked(images_per_prompt=COUNT, num_prompts=COUNT)
 def geneval(
     source: str | Path | Run,
     to: str | Path | None = None,
@@ -55,8 +57,6 @@ def geneval(
     """
     if generate_only and score_only:
         raise ValueError("generate_only and score_only leave nothing to do: give one of them")
-    if min(images_per_prompt, 1 if num_prompts is None else num_prompts) < 1:
-        raise ValueError(f"images_per_prompt is {images_per_prompt}, num_prompts {num_prompts}: give at least 1")
     fabric = launch(sampling.devices, sampling.precision, sampling.num_nodes)
     if score_only:
         folder = Path(str(source))

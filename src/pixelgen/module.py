@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ConstantLR, ReduceLROnPlateau
 
+from pixelgen.checks import COUNT, FROM_ZERO, POSITIVE, SEED, SHARE, checked
 from pixelgen.classes import refuse_other_classes
 from pixelgen.conditioner import Condition, Conditioner, Unconditional, conditioner_of
 from pixelgen.distributed.fsdp import check_synchronised, refuse_unsupported, shard
@@ -64,6 +65,7 @@ class PixelGen(LightningModule):
 
     origin = ""  # where the weights came from, for people
 
+    @checked(warmup_steps=FROM_ZERO, condition_dropout=SHARE, noise_scale=POSITIVE, seed=FROM_ZERO)
     def __init__(
         self,
         denoiser: Denoiser,
@@ -82,13 +84,6 @@ class PixelGen(LightningModule):
         conditioner: Conditioner | Literal["auto"] | None = "auto",
     ) -> None:
         super().__init__()
-        for name, part in (("denoiser", denoiser), ("sampler", sampler), ("time", time), ("optimizer", optimizer)):
-            if part is None:
-                raise ValueError(f"model.{name} cannot be null: leave it out for the default, or name another")
-        if not 0 <= condition_dropout <= 1:
-            raise ValueError(f"condition_dropout is {condition_dropout}: choose a share between 0 and 1")
-        if warmup_steps < 0:
-            raise ValueError(f"warmup_steps is {warmup_steps}: give at least 0")
         if text_encoder is not None and conditioner != "auto":
             raise ValueError("model.text_encoder and model.conditioner are both given: a conditioner holds its own")
         self.denoiser = denoiser
@@ -211,9 +206,12 @@ class PixelGen(LightningModule):
         return Prediction(x, x_t, t, x_hat, hidden)
 
     def setup(self, stage: str) -> None:
-        """Refuse strategies under which averages and checkpoints would be wrong; take over the names of classes."""
+        """Refuse data that does not fit, and strategies that would spoil checkpoints; take names of classes."""
         refuse_unsupported(self.trainer.strategy)
-        self.conditioner.take_names(getattr(self.trainer.datamodule, "class_names", None))  # type: ignore[attr-defined]
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        if stage == "fit" and hasattr(data, "num_classes"):
+            self.conditioner.check_data(self.denoiser, data)
+        self.conditioner.take_names(getattr(data, "class_names", None))
 
     @property
     def class_names(self) -> Sequence[str] | None:
@@ -249,7 +247,12 @@ class PixelGen(LightningModule):
 
     def configure_optimizers(self) -> Any:
         """Optimizer over everything that trains, and the scheduler, stepped after every step."""
-        optimizer = self.optimizer([(name, p) for name, p in self.named_parameters() if p.requires_grad])
+        try:
+            optimizer = self.optimizer([(name, p) for name, p in self.named_parameters() if p.requires_grad])
+        except ValueError as error:
+            raise ValueError(f"model.optimizer refuses its options ({error}): correct them") from error
+        if not any(group["lr"] for group in optimizer.param_groups):
+            raise ValueError("model.optimizer.lr is 0, and nothing would be learned: give a number above 0")
         if self.scheduler is None and not self.warmup_steps:
             return optimizer
         schedule: Any = ConstantLR(optimizer, factor=1.0) if self.scheduler is None else self.scheduler(optimizer)
@@ -277,6 +280,7 @@ class PixelGen(LightningModule):
 
     # Sampling
 
+    @checked(seeds=SEED, batch_size=COUNT, size=COUNT)
     @torch.no_grad()
     def sample(
         self,
@@ -347,8 +351,6 @@ class PixelGen(LightningModule):
             return torch.autocast(device, kind)
         if precision is None:
             return nullcontext() if self._trainer is None else self._trainer.precision_plugin.forward_context()
-        if precision not in get_args(Precision):
-            raise ValueError(f"precision is {precision!r}: choose one of {', '.join(get_args(Precision))}")
         if precision == "32-true":
             return nullcontext()
         mixed: Any = "bf16-mixed" if device == "cpu" else precision  # as Lightning does: no float16 on CPUs

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from lightning import Fabric
 
+from pixelgen.checks import COUNT, checked
 from pixelgen.cli.command import command
 from pixelgen.conditioner import Text
 from pixelgen.distributed.processes import launch
@@ -26,6 +27,7 @@ SHOWN, COLUMNS = 64, 8  # images in grid.png, and in a row of it
 LONGEST = 20  # conditions that stand in the settings themselves
 
 
+@checked(num_images=COUNT)
 def sample(
     source: str | Path | Run,
     to: str | Path | None = None,
@@ -85,8 +87,6 @@ def sample_with(
     conditions = model.conditioner.from_words(classes, prompts)
     chosen = bool(classes or prompts)
     number = num_images or (len(conditions) if chosen else 64)
-    if num_images is not None and num_images < 1:
-        raise ValueError(f"num_images is {num_images}: give at least 1")
     named = _named(conditions, chosen, model.conditioner.description)
     if sampling.random_classes:
         named, conditions = {"random": named} if chosen else RANDOM, drawn(conditions, sampling.seed, number)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pixelgen.callbacks.scores import reference_file
+from pixelgen.checks import COUNT, FROM_ZERO, Range, checked
 from pixelgen.cli.command import command
 from pixelgen.distributed.processes import first, is_first, launch
 from pixelgen.encoders import FeatureExtractor
@@ -81,6 +82,7 @@ class Scorer:
         return None
 
 
+@checked(num_images=Range(2), guidance=FROM_ZERO, num_steps=COUNT)
 def sweep(
     source: str | Path | Run,
     *,

@@ -300,9 +300,9 @@ def test_the_best_one_by_another_measure_is_forgotten():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"keep_last": 0}, "keep_last must be at least 1"),
-        ({"every_n_steps": 0}, "every_n_steps must be at least 1"),
-        ({"mode": "best"}, "mode must be min or max"),
+        ({"keep_last": 0}, "Checkpoint.keep_last is 0: give a whole number of at least 1 or null"),
+        ({"every_n_steps": 0}, "every_n_steps is 0: give a whole number of at least 1"),
+        ({"mode": "best"}, "mode is 'best': give min or max"),
     ],
 )
 def test_arguments(arguments, message):

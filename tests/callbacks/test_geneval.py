@@ -96,13 +96,13 @@ def test_summary_shows_it(tmp_path):
 
 
 def test_refusals(tmp_path):
-    with pytest.raises(ValueError, match="must be at least 1"):
+    with pytest.raises(ValueError, match="num_prompts is 0: give a whole number of at least 1"):
         GenEval(ShapesDetector(), num_prompts=0)
     with pytest.raises(ValueError, match="give the model a text_encoder"):
         fit(
             tmp_path,
             GenEval(ShapesDetector(), "shapes"),
-            module=PixelGen(JiT(32, **SIZES)),
+            module=PixelGen(JiT(32, num_classes=None, **SIZES)),
         )
     with pytest.raises(ValueError, match="knows no object"):
         fit(tmp_path, GenEval(ShapesDetector()))

@@ -118,5 +118,5 @@ def test_an_interrupt_is_no_failure(tmp_path):
 
 
 def test_refusals():
-    with pytest.raises(ValueError, match="at least 1, got 0: use null"):
+    with pytest.raises(ValueError, match="every_n_steps is 0: give a whole number of at least 1 or null"):
         Steps(0)

@@ -100,7 +100,7 @@ def test_settings_of_the_sampler_alone_change_that_of_the_source(demo_run, flags
          "a checkpoint file, or an export"),
         (["RUN"], "--reference must be given"),
         (["RUN", "--reference", "b", "--batch_size", "0"],
-         "seed is 0, batch_size 0, devices 1, num_nodes 1: give a seed from 0, and at least 1 of the others"),
+         "batch_size is 0: give a whole number of at least 1"),
         (["RUN", "--reference", "b", "--flop"], "there is no option --flop: did you mean --flip?"),
         (["RUN", "--reference", "b", "--sampler.shft", "2"], "sampler has no option 'shft': did you mean shift?"),
     ],

@@ -54,11 +54,11 @@ def test_a_null_gate_on_the_command_line_lets_every_sample_pass():
 @pytest.mark.parametrize(
     ("flags", "sentence"),
     [
-        (["--model.time", "null"], "model.time cannot be null: leave it out"),
-        (["--model.sampler", "null"], "model.sampler cannot be null"),
-        (["--model.objective.flow_matching", "null"], "objective.flow_matching cannot be null"),
+        (["--model.time", "null"], "PixelGen.time is null: give an instance of TimeSampler"),
+        (["--model.sampler", "null"], "PixelGen.sampler is null"),
+        (["--model.objective.flow_matching", "null"], "Objective.flow_matching is null"),
         (["--model.objective.lpips.weight", "0"], "set objective.lpips to null to switch it off"),
-        (["--model.objective.gate.threshold", "30"], "gate.threshold is 30.0: give a time from 0 to below 1"),
+        (["--model.objective.gate.threshold", "30"], "gate.threshold is 30.0: give a number of at least 0 and below 1"),
     ],
 )
 def test_what_cannot_be_off_and_weights_of_zero_are_refused_in_one_sentence(flags, sentence, capsys):

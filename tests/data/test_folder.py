@@ -219,11 +219,18 @@ def test_a_folder_without_one_sound_image_is_refused(tmp_path):
         ImageFolderData(tmp_path, image_size=8).setup()
 
 
-@pytest.mark.parametrize(("root", "said"), [("", "is no folder"), ("  ", "is no folder"), ("0.png", "is no folder")])
+@pytest.mark.parametrize(
+    ("root", "said"),
+    [
+        ("", "root is '': give a path"),
+        ("  ", "root is '  ': give a path"),
+        ("0.png", "the image folder .*is no folder: set root to the folder of your images"),
+    ],
+)
 def test_roots_that_are_no_folder(tmp_path, monkeypatch, root, said):
     monkeypatch.chdir(tmp_path)
     save(tmp_path / "0.png")
-    with pytest.raises(ValueError, match=f"the image folder .*{said}: set root to the folder of your images"):
+    with pytest.raises(ValueError, match=said):
         ImageFolderData(root)
 
 

@@ -213,9 +213,9 @@ def test_tasks_come_by_their_weights():
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"image_size": 16}, "image_size is 16: give a number from 32 to 256"),
-        ({"image_size": 257}, "from 32 to 256"),
-        ({"max_objects": 5}, "max_objects is 5: give a number from 1 to 4"),
+        ({"image_size": 16}, "image_size is 16: give a whole number of at least 32 and at most 256"),
+        ({"image_size": 257}, "at most 256"),
+        ({"max_objects": 5}, "max_objects is 5: give a whole number of at least 1 and at most 4"),
         (
             {"tasks": {"color": 1}},
             r"tasks is \['color'\]: give one or more different names out of single_object, colors",

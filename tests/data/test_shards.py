@@ -273,7 +273,7 @@ def test_a_source_without_anything_usable_is_named_with_the_reasons(tmp_path):
     [
         ({"shards": []}, "shards is empty"),
         ({"weights": [1, 2]}, "1 entries in shards and the weights"),
-        ({"weights": [0]}, "a positive one"),
+        ({"weights": [0]}, "a number above 0"),
         ({"num_classes": 3, "class_names": ["a", "b"]}, "num_classes is 3, but there are 2 names"),
         ({"class_names": ["a", "b", "a"]}, "two classes have one name among"),
     ],

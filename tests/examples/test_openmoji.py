@@ -38,11 +38,13 @@ def test_pictures_of_another_choice_are_not_mixed(folder):
     assert len(list(folder.glob("*.png"))) == 135
 
 
-def test_what_is_wrong_is_said(tmp_path, monkeypatch):
+def test_what_is_wrong_is_said(tmp_path, monkeypatch, capsys):
     with pytest.raises(ValueError, match="there is no group 'Cars': choose among Activities, Animals & Nature, "):
         write_openmoji(tmp_path, groups=["Cars"])
-    with pytest.raises(ValueError, match="give at least 8 pixels"):
+    with pytest.raises(ValueError, match="size is 0: give a whole number of at least 8"):
         write_openmoji(tmp_path, size=0)
     monkeypatch.setitem(sys.modules, "resvg_py", None)
-    with pytest.raises(SystemExit, match=r"error: the package resvg-py is missing: pip install"):
+    with pytest.raises(SystemExit) as stop:
         main([str(tmp_path)])
+    assert stop.value.code == 2
+    assert "error: the package resvg-py is missing: pip install" in capsys.readouterr().err

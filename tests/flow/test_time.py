@@ -38,5 +38,5 @@ def test_shift_moves_times_towards_noise():
 
 
 def test_nonsense_is_refused():
-    with pytest.raises(ValueError, match="must be positive"):
+    with pytest.raises(ValueError, match=r"time\.shift is 0: give a number above 0"):
         LogitNormalTime(shift=0)

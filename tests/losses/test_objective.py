@@ -141,7 +141,7 @@ def test_the_expected_fraction_is_that_of_the_training_times(threshold, shift, e
 
 @pytest.mark.parametrize("threshold", [30, -0.1, 1])
 def test_thresholds_out_of_range_are_refused(threshold):
-    with pytest.raises(ValueError, match="from 0 to below 1"):
+    with pytest.raises(ValueError, match="give a number of at least 0 and below 1"):
         NoiseGate(threshold)
 
 
@@ -157,9 +157,9 @@ def test_a_null_gate_lets_every_sample_pass():
 def test_weights_of_zero_are_refused():
     with pytest.raises(ValueError, match=r"set objective\.lpips to null"):
         Objective(lpips=SquaredStandIn(weight=0.0))
-    with pytest.raises(ValueError, match=r"objective\.more has a term 'lpips' of weight 0: leave the term out"):
+    with pytest.raises(ValueError, match=r"a term 'lpips' of weight 0\.0: give one above 0, or leave the term out"):
         Objective(more=[SquaredStandIn(weight=0.0)])
-    with pytest.raises(ValueError, match="flow_matching cannot be null"):
+    with pytest.raises(ValueError, match="flow_matching is null: give an instance of FlowMatching"):
         Objective(flow_matching=None)
 
 

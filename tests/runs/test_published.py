@@ -487,7 +487,7 @@ def test_a_converted_file_loads_samples_and_starts_runs(networks, files, tmp_pat
     assert same(load_file(path), networks[source].state_dict())
     with safe_open(path, framework="pt") as file:
         step = "400000" if layout == "release" else "None"
-        assert file.metadata() == {"format": "pixelgen-1", "average": name, "step": step}
+        assert file.metadata().items() >= {"format": "pixelgen-1", "average": name, "step": step}.items()
     converted, published = (pixelgen.load(file, device="cpu", ema=name) for file in (path.parent, files[layout]))
     assert same(converted.denoiser.state_dict(), networks[source].state_dict())
     assert type(converted.sampler) is type(published.sampler)

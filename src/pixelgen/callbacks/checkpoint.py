@@ -2,7 +2,7 @@
 
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from lightning.fabric.plugins.io import TorchCheckpointIO
 from lightning.pytorch import Trainer, callbacks
@@ -10,6 +10,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from pixelgen.callbacks.checkpoint_io import DirectIO, link, write_checkpoint
 from pixelgen.callbacks.preemption import Stopped, StopRequest
+from pixelgen.checks import COUNT, checked
 from pixelgen.files import UNFINISHED, remove
 from pixelgen.module import PixelGen, is_logging_step
 
@@ -35,15 +36,14 @@ class Checkpoint(callbacks.Checkpoint):
     folder: Path  # where checkpoints go, once training has begun
     best_model_score: float | None = None
 
+    @checked(every_n_steps=COUNT, keep_last=COUNT)
     def __init__(
-        self, every_n_steps: int = 1000, keep_last: int | None = 2, monitor: str | None = None, mode: str = "min"
+        self,
+        every_n_steps: int = 1000,
+        keep_last: int | None = 2,
+        monitor: str | None = None,
+        mode: Literal["min", "max"] = "min",
     ) -> None:
-        if every_n_steps < 1:
-            raise ValueError(f"every_n_steps must be at least 1, got {every_n_steps}")
-        if keep_last is not None and keep_last < 1:
-            raise ValueError(f"keep_last must be at least 1, got {keep_last}: use null to keep all checkpoints")
-        if mode not in ("min", "max"):
-            raise ValueError(f"mode must be min or max, got {mode}")
         self.every_n_steps, self.keep_last = every_n_steps, keep_last
         self.monitor, self.mode = monitor, mode
         self._seen: float | None = None  # the value monitored last

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+from pixelgen.checks import COUNT, Range, checked
 from pixelgen.module import PixelGen
 from pixelgen.runs.averages import power_function_gamma
 from pixelgen.samples.sampling import Average
@@ -32,6 +33,7 @@ class EMA(Callback):
         warmup: limit each decay to (1 + step) / (10 + step), so that averages of short runs forget the start.
     """
 
+    @checked(decays=Range(0, 1, below=True), widths=Range(0.001, 0.28, below=True), every_n_steps=COUNT)
     def __init__(
         self,
         decays: Sequence[float] = (0.9999,),
@@ -40,14 +42,8 @@ class EMA(Callback):
         evaluate: bool = True,
         warmup: bool = False,
     ) -> None:
-        if not all(0 <= decay < 1 for decay in decays):
-            raise ValueError(f"decays must be at least 0 and below 1, got {list(decays)}: 0.9999 is usual")
-        if not all(0 < width < 0.28 for width in widths):
-            raise ValueError(f"relative widths must lie between 0 and 0.28, got {list(widths)}: 0.05 and 0.1 are usual")
         if not decays and not widths:
             raise ValueError("there is nothing to average: give `decays` or `widths`, or leave out the callback")
-        if every_n_steps < 1:
-            raise ValueError(f"every_n_steps must be at least 1, got {every_n_steps}")
         self._decays = {repr(float(decay)): float(decay) for decay in decays}
         self._gammas = {_width_name(width): power_function_gamma(width) for width in widths}
         self.every_n_steps, self.evaluate, self.warmup = every_n_steps, evaluate, warmup

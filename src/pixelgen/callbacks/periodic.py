@@ -12,6 +12,7 @@ from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 
 from pixelgen.callbacks.ema import EMA
+from pixelgen.checks import COUNT, checked
 from pixelgen.data import ImageData
 from pixelgen.distributed.processes import agree
 from pixelgen.module import PixelGen
@@ -32,9 +33,8 @@ class Periodic(Callback):
         at_end: also after the last step.
     """
 
+    @checked(every_n_steps=COUNT)
     def __init__(self, every_n_steps: int | None, at_start: bool = False, at_end: bool = True) -> None:
-        if every_n_steps is not None and every_n_steps < 1:
-            raise ValueError(f"every_n_steps must be at least 1, got {every_n_steps}: use null for never")
         self.every_n_steps = every_n_steps
         self.at_start = at_start
         self.at_end = at_end

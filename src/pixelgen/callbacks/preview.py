@@ -11,6 +11,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from pixelgen.callbacks.periodic import Periodic, data_of, sampling_mode
+from pixelgen.checks import COUNT, FROM_ZERO, SEED, checked
 from pixelgen.data import ImageData
 from pixelgen.files import atomic
 from pixelgen.flow import to_uint8
@@ -42,6 +43,7 @@ class Preview(Periodic):
         at_end: also after the last step.
     """
 
+    @checked(num_images=COUNT, columns=COUNT, seed=SEED, labels=FROM_ZERO)
     def __init__(
         self,
         every_n_steps: int | None = 1000,
@@ -53,8 +55,8 @@ class Preview(Periodic):
         at_start: bool = False,
         at_end: bool = True,
     ) -> None:
-        if num_images < 1 or columns < 1:
-            raise ValueError(f"num_images and columns must be at least 1, got {num_images} and {columns}")
+        if [] in (labels, prompts):
+            raise ValueError("preview.labels or preview.prompts is an empty list: name some, or leave it out")
         super().__init__(every_n_steps, at_start, at_end)
         self.num_images, self.columns, self.seed = num_images, columns, seed
         self.labels = None if labels is None else list(labels)

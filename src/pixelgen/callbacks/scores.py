@@ -9,6 +9,7 @@ from lightning.pytorch import Trainer
 from torchmetrics import Metric
 
 from pixelgen.callbacks.periodic import Periodic, data_of, find_ema, log, sampling_mode
+from pixelgen.checks import COUNT, SEED, Range, checked
 from pixelgen.conditioner import Text
 from pixelgen.data import ImageData
 from pixelgen.distributed.processes import agree, gather
@@ -78,6 +79,7 @@ class FID(Evaluator):
             null for none.
     """
 
+    @checked(num_samples=Range(2), reference_samples=Range(2), batch_size=COUNT, seed=SEED)
     def __init__(
         self,
         extractor: FeatureExtractor,
@@ -94,8 +96,6 @@ class FID(Evaluator):
         accuracy: Metric | None = None,
         random_classes: bool = False,
     ) -> None:
-        if num_samples < 2 or (reference_samples is not None and reference_samples < 2) or batch_size < 1:
-            raise ValueError("num_samples and reference_samples must be at least 2 and batch_size at least 1")
         super().__init__(every_n_steps, at_start, at_end)
         self.extractor = extractor
         self.reference = None if reference is None else Reference(Path(reference), reference_samples)
@@ -129,8 +129,8 @@ class FID(Evaluator):
         names = getattr(data, "class_names", None)
         if isinstance(self.accuracy, ShapesAccuracy) and names is not None and names != self.accuracy.class_names:
             raise ValueError(
-                f"fid.accuracy judges the classes {self.accuracy.class_names[:2]} and so on, but those of the data are "
-                f"{names[:2]} and so on: give ShapesAccuracy the same class_names"
+                f"fid.accuracy judges {len(self.accuracy.class_names)} classes, {self.accuracy.class_names[:2]} and so "
+                f"on, but the data has {len(names)}, {names[:2]} and so on: give ShapesAccuracy the same class_names"
             )
 
     def run(self, trainer: Trainer, pl_module: PixelGen) -> None:
@@ -233,6 +233,7 @@ class GenEval(Evaluator):
         seed: of the first image of each prompt.
     """
 
+    @checked(num_prompts=COUNT, images_per_prompt=COUNT, batch_size=COUNT, seed=SEED)
     def __init__(
         self,
         detector: Detector,
@@ -245,8 +246,6 @@ class GenEval(Evaluator):
         batch_size: int = 64,
         seed: int = 0,
     ) -> None:
-        if min(1 if num_prompts is None else num_prompts, images_per_prompt, batch_size) < 1:
-            raise ValueError("num_prompts, images_per_prompt and batch_size must be at least 1")
         super().__init__(every_n_steps, at_start, at_end)
         self.detector, self.prompts, self.num_prompts, self.batch_size = detector, prompts, num_prompts, batch_size
         self.seeds = range(seed, seed + images_per_prompt)

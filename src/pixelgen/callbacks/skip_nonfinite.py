@@ -10,6 +10,7 @@ from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import PolynomialLR
 
+from pixelgen.checks import COUNT, checked
 from pixelgen.module import PixelGen, is_logging_step
 
 
@@ -26,9 +27,8 @@ class SkipNonFinite(Callback):
         patience: stop with an error once this many steps in a row were skipped.
     """
 
+    @checked(patience=COUNT)
     def __init__(self, patience: int = 10) -> None:
-        if patience < 1:
-            raise ValueError(f"patience must be at least 1, got {patience}")
         self.patience = patience
         self._counts = torch.zeros(2)  # steps skipped, and how many of them were the last in a row; on the device
         self._reported = 0

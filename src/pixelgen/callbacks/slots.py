@@ -10,6 +10,7 @@ from pixelgen.callbacks.skip_nonfinite import SkipNonFinite
 from pixelgen.callbacks.skipped import Skipped
 from pixelgen.callbacks.summary import Summary
 from pixelgen.callbacks.throughput import Throughput
+from pixelgen.checks import checked
 
 
 class Callbacks:
@@ -31,6 +32,7 @@ class Callbacks:
         summary: table at the end.
     """
 
+    @checked()
     def __init__(
         self,
         ema: EMA | None = None,

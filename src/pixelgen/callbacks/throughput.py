@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 from torch.utils.flop_counter import FlopCounterMode
 
 from pixelgen.callbacks.periodic import Periodic, log, now
+from pixelgen.checks import POSITIVE, checked
 from pixelgen.encoders.frozen import FrozenEncoder
 from pixelgen.module import PixelGen, is_logging_step
 
@@ -50,6 +51,7 @@ class Throughput(Periodic):
         peak_flops: FLOP/s that one device reaches at best, on dense matrices; looked up for known devices if null.
     """
 
+    @checked(peak_flops=POSITIVE)
     def __init__(self, every_n_steps: int = 50, count_flops: bool = True, peak_flops: float | None = None) -> None:
         super().__init__(every_n_steps, at_end=False)
         self.count_flops, self.peak_flops = count_flops, peak_flops

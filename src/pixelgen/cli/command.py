@@ -1,18 +1,24 @@
 """One command line for every verb but `fit`, made of a function's signature and docstring."""
 
+import os
+import re
 import sys
+import traceback
 from argparse import ArgumentError
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
 from inspect import Parameter, cleandoc, signature
+from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from docstring_parser import DocstringStyle, parse
 from jsonargparse import ArgumentParser
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities import rank_zero_only
 
+import pixelgen
 from pixelgen.config import one_sentence
 from pixelgen.runs.run import Run
 from pixelgen.samples.sampling import Sampling
@@ -58,16 +64,30 @@ def command(
 
 @contextmanager
 def stop_on_bad_input() -> Iterator[None]:
-    """Turn an error about the user's input into one line and exit status 2, and Ctrl-C into one word and 130."""
+    """Turn an error about the user's input into one line and exit status 2, and Ctrl-C into one word and 130.
+
+    One that code of the user's own has a part in stays as it is, with its traceback; of others, those about values,
+    files, missing packages, the trainer's options and too little memory are told.
+    """
     guard_terminal()
     try:
         yield
-    except ValueError as error:
-        sys.stderr.write(f"error: {plain(error)}\n")
+    except (ValueError, OSError, ModuleNotFoundError, MisconfigurationException, RuntimeError) as error:
+        full = isinstance(error, RuntimeError) and re.search("out of memory|can't allocate memory", str(error))
+        if (isinstance(error, RuntimeError) and not full) or _of_user(error):
+            raise
+        sentence = "there is too little memory: lower batch_size, or the size of images or network" if full else error
+        sys.stderr.write(f"error: {plain(' '.join(str(sentence).split()))}\n")
         raise SystemExit(2) from error
     except KeyboardInterrupt as stop:
         sys.stderr.write("interrupted\n")
         raise SystemExit(130) from stop
+
+
+def _of_user(error: BaseException) -> bool:
+    """Whether code was called that is neither installed nor of this package."""
+    known = (str(Path(pixelgen.__file__).parent), sys.prefix, sys.base_prefix, "<")
+    return any(not frame.filename.startswith(known) for frame in traceback.extract_tb(error.__traceback__))
 
 
 def _parse(
@@ -89,6 +109,8 @@ def _parse(
                 options[name] = run or opens(options[name], found.trust)
             elif get_origin(kind[0]) is tuple and options[name] is not None:
                 options[name] = tuple(options[name])
+            elif Path in kind and options[name] is not None:
+                options[name] = type(options[name])(os.path.expanduser(options[name]))
         own = signature(function).parameters
         if "sampling" in own:
             names = [field.name for field in fields(Sampling) if field.name not in own]

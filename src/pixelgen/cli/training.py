@@ -1,6 +1,7 @@
 """The command line: one flat parser for trainer, model, data and callbacks."""
 
 import logging
+import os
 import sys
 import warnings
 from argparse import ArgumentError
@@ -17,7 +18,8 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 
-from pixelgen.callbacks import Callbacks, Periodic, Progress
+from pixelgen.callbacks import Callbacks, Checkpoint, Periodic, Progress
+from pixelgen.checks import COUNT, FROM_ZERO, POSITIVE, Range, check
 from pixelgen.classes import refuse_other_classes
 from pixelgen.cli.arguments import (
     LAST,
@@ -59,6 +61,11 @@ NOISE = (
     ".*across ranks is zero.*",
     ".*returned a view tensor.*",
 )
+RANGES = {
+    **dict.fromkeys(("accumulate_grad_batches", "num_nodes", "check_val_every_n_epoch"), COUNT),
+    **dict.fromkeys(("log_every_n_steps", "gradient_clip_val", "reload_dataloaders_every_n_epochs"), FROM_ZERO),
+    "val_check_interval": POSITIVE,
+}
 SIZE, CLASSES = (f"model.init_args.denoiser.init_args.{name}" for name in ("input_size", "num_classes"))
 ON_BY_DEFAULT = ("ema", "guard", "throughput", "skipped", "preview", "checkpoint", "summary")
 
@@ -81,7 +88,7 @@ class CLI(LightningCLI):
         self.arguments = with_nulls(with_config_of_run(list(sys.argv[1:] if args is None else args)))
         try:
             self._build()
-        except (ValueError, OSError, ModuleNotFoundError, ArgumentError, MisconfigurationException) as error:
+        except (ValueError, OSError, ModuleNotFoundError, ArgumentError, MisconfigurationException, TypeError) as error:
             flags = [flag for action in self.parser._actions for flag in action.option_strings]
             raise ValueError(one_sentence(error, flags)) from error
 
@@ -132,6 +139,14 @@ class CLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse, then fill in what data and seed decide."""
         self.config = parser.parse_args(self.arguments)
+        check({"seed_everything": self.config.seed_everything}, {}, {"seed_everything": Range(0, 2**32 - 1)})
+        check(self.config.trainer.as_dict(), {}, RANGES, "trainer.")
+        if self.config.trainer.default_root_dir is not None:
+            raise ValueError("trainer.default_root_dir is the folder of the run: give it as --run")
+        for name in ("run", "ckpt_path", "init_from"):
+            if self.config[name] is not None:
+                check({name: self.config[name]}, {name: Path})
+                self.config[name] = os.path.expanduser(self.config[name])
         self.goes_on = self.config.ckpt_path == LAST
         if self.goes_on:
             self.config.run = str(self._wanted_folder())
@@ -172,7 +187,7 @@ class CLI(LightningCLI):
         """Check that model and data fit, and put everything that the run writes into its folder."""
         if self.config.ckpt_path and not is_sharded(path := find_checkpoint(self.config.ckpt_path)):
             refuse_other_classes(read_contents(path).class_names, self.datamodule.class_names)
-        check(self.model, self.datamodule)
+        check_data(self.model, self.datamodule)
         if self.unused and isinstance(self.model.conditioner, Unconditional):
             refuse_unused(self.datamodule, type(self.model.denoiser).__name__)
         rank_zero_info(f"data: {self.datamodule.summary}")
@@ -183,7 +198,7 @@ class CLI(LightningCLI):
         settings["default_root_dir"] = str(self.folder)
         if settings["logger"] in (None, True):
             settings["logger"] = default_loggers(self.folder)
-        extras = [*self.config_init["callbacks"].active, *self._display(settings)]
+        extras = [*self._callbacks(settings), *self._display(settings)]
         trainer: Trainer = self._instantiate_trainer(settings, extras)
         refuse_unsupported(trainer.strategy)
         for callback in extras:
@@ -192,6 +207,19 @@ class CLI(LightningCLI):
         if self.config.ckpt_path:
             check_resumable(self.model, find_checkpoint(self.config.ckpt_path), trainer.strategy)
         return trainer
+
+    def _callbacks(self, settings: dict[str, Any]) -> list[Callback]:
+        """Those of the slots, but for what the trainer's switches turn off."""
+        active: list[Callback] = self.config_init["callbacks"].active
+        if settings["barebones"]:
+            rank_zero_info("trainer.barebones: nothing is averaged, logged or saved")
+            off = ("logger", "enable_progress_bar", "enable_model_summary", "enable_checkpointing")
+            settings |= dict.fromkeys(off, False) | {"log_every_n_steps": 0}
+            return []
+        if settings["enable_checkpointing"] is False:
+            rank_zero_info("trainer.enable_checkpointing is false: nothing is saved")
+            return [callback for callback in active if not isinstance(callback, Checkpoint)]
+        return active
 
     def _display(self, settings: dict[str, Any]) -> list[Callback]:
         """Progress bar and model summary, unless the trainer's switches turn them off."""
@@ -227,12 +255,6 @@ class CLI(LightningCLI):
         if self._lock is None:
             self._lock = lock_folder(self.folder, self._new)
 
-    @property
-    def begun(self) -> bool:
-        """Whether training has begun; before, what goes wrong is about the input."""
-        callbacks: list[Callback] = self.trainer.callbacks  # type: ignore[attr-defined]
-        return all(callback.begun for callback in callbacks if isinstance(callback, SaveConfig))
-
     def fit(self) -> None:
         """Train, from the start or from where a checkpoint stands.
 
@@ -248,7 +270,7 @@ class CLI(LightningCLI):
                 self._lock.close()
 
 
-def check(model: PixelGen, data: ImageData) -> None:
+def check_data(model: PixelGen, data: ImageData) -> None:
     """Refuse unreadable data, and a model that does not fit the data.
 
     Raises:
@@ -264,6 +286,8 @@ def check(model: PixelGen, data: ImageData) -> None:
             f"the data has images of {data.image_size} px, but the denoiser is built for {denoiser.image_size} px: "
             "set data.image_size and the denoiser's input_size to the same number, or leave the latter out"
         )
+    if denoiser.in_channels != 3:
+        raise ValueError(f"the data has images of 3 channels, but the denoiser's in_channels is {denoiser.in_channels}")
     model.conditioner.check_data(denoiser, data)
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+from pixelgen.checks import FROM_ZERO, SHARE, checked
 from pixelgen.files import decode
 
 PREFIXES = (
@@ -41,13 +42,12 @@ class Captions:
         ValueError: if a weight or the probability is out of range.
     """
 
+    @checked(weights=FROM_ZERO, prefix_probability=SHARE, short=FROM_ZERO)
     def __init__(
         self, weights: dict[str, float] | None = None, prefix_probability: float = 0.5, short: int = 30
     ) -> None:
-        if weights is not None and (not weights or min(weights.values()) < 0 or not any(weights.values())):
-            raise ValueError(f"captions.weights are {weights}: give at least one positive weight and no negative one")
-        if not 0 <= prefix_probability <= 1:
-            raise ValueError(f"captions.prefix_probability is {prefix_probability}: choose a share between 0 and 1")
+        if weights is not None and not any(weights.values()):
+            raise ValueError(f"captions.weights are {weights}: give at least one positive weight")
         self.weights, self.prefix_probability, self.short = weights, prefix_probability, short
 
     def __call__(self, files: Mapping[str, bytes], random: Random) -> str:

@@ -16,6 +16,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from PIL import Image
 from torch.utils.data import Dataset
 
+from pixelgen.checks import checked
 from pixelgen.data.captions import Captions, caption_files, caption_paths
 from pixelgen.data.decoding import Unusable, read_image
 from pixelgen.data.images import ImageData, Item, centre_crop, to_tensor
@@ -183,6 +184,7 @@ class ImageFolderData(ImageData):
             folders, or a class without images that can be read.
     """
 
+    @checked()
     def __init__(
         self,
         root: str | Path,

@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, Subset, default_collate
 
+from pixelgen.checks import COUNT, FROM_ZERO, Range, checked
 from pixelgen.data.order import ResumableOrder, evenly_spaced
 from pixelgen.data.tars import SkipCounts
 
@@ -70,13 +71,11 @@ class ImageData(LightningDataModule):
     text_shape: tuple[int, ...] | None = None  # (L, E) of precomputed text embeddings, known after `setup`
     text_settings: Sequence[dict[str, Any]] = ()  # of the text encoders that made them, where known
 
+    @checked(image_size=COUNT, batch_size=COUNT, num_workers=Range(0, 1024), seed=FROM_ZERO)
     def __init__(self, image_size: int, batch_size: int = 32, num_workers: int = 0, seed: int = 0) -> None:
         super().__init__()
         self._skipped = SkipCounts()  # of the training images
         self.image_size, self.batch_size, self.num_workers, self.seed = image_size, batch_size, num_workers, seed
-        for name, least in {"image_size": 1, "batch_size": 1, "num_workers": 0, "seed": 0}.items():
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} is {getattr(self, name)}: give at least {least}")
 
     @property
     def num_classes(self) -> int | None:
@@ -123,10 +122,15 @@ class ImageData(LightningDataModule):
         return [captions[i % len(captions)] for i in range(count)]
 
     def train_dataloader(self) -> DataLoader[Item]:
-        """Shuffled full batches of this rank's share, resuming where the trainer's progress says."""
+        """Shuffled full batches of this rank's share, resuming where the trainer's progress says.
+
+        With the trainer's `overfit_batches`, the first ones in order, the same in each epoch and on each rank.
+        """
         dataset: Any = self.train_dataset()
-        order = ResumableOrder(dataset, self.batch_size, self.seed, *self._shard(), self._batches_consumed)
         options = {**self._loading(), "batch_size": self.batch_size, "collate_fn": _collate}
+        if self._overfits:
+            return CountingLoader(dataset, drop_last=True, **options)
+        order = ResumableOrder(dataset, self.batch_size, self.seed, *self._shard(), self._batches_consumed)
         loader = ResumableLoader(dataset, sampler=order, drop_last=True, **options)
         loader.gather, self._skipped = self._gather, loader.skipped  # a loader that this kept would outlive its use
         return loader
@@ -159,6 +163,11 @@ class ImageData(LightningDataModule):
             # a loader without its own generator draws from the global one, which would shift the training noise
             "generator": torch.Generator().manual_seed(self.seed),
         }
+
+    @property
+    def _overfits(self) -> bool:
+        """Whether the trainer wants to see the same few batches in each epoch."""
+        return self.trainer is not None and bool(self.trainer.overfit_batches)  # type: ignore[attr-defined]
 
     def _gather(self, states: Tensor) -> Tensor:
         """Integers of all processes, stacked."""

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from pixelgen.checks import COUNT, FROM_ZERO, Range, check_fields, checked
 from pixelgen.data.drawing import PALETTE, SHAPES, background, paint
 from pixelgen.data.images import ImageData, Item
 
@@ -59,11 +60,6 @@ def plural(name: str) -> str:
 def _check_names(what: str, names: Sequence[str], known: Iterable[str]) -> None:
     if set(names) - set(known) or not names or len(set(names)) < len(names):
         raise ValueError(f"{what} is {list(names)}: give one or more different names out of {', '.join(known)}")
-
-
-def _check_range(name: str, value: float, least: float, most: float) -> None:
-    if not least <= value <= most:
-        raise ValueError(f"{name} is {value}: give a number from {least} to {most}")
 
 
 # GenEval's relations with the direction from the second object to the first
@@ -126,12 +122,10 @@ class ShapesDataset(Dataset[Item]):
     length: int = 50_000
 
     def __post_init__(self) -> None:
+        ranges = {"image_size": Range(32, 256), "max_objects": Range(1, 4), "length": COUNT, "seed": FROM_ZERO}
+        check_fields(self, "", **ranges)
         _check_names("shapes", self.shapes, SHAPES)
         _check_names("colors", self.colors, PALETTE)
-        _check_range("image_size", self.image_size, 32, 256)
-        _check_range("max_objects", self.max_objects, 1, 4)
-        _check_range("length", self.length, 1, math.inf)
-        _check_range("seed", self.seed, 0, math.inf)
         possible = self.possible_tasks
         weights = dict.fromkeys(possible, 1.0) if self.tasks is None else self.tasks
         _check_names("tasks", list(weights), possible)
@@ -225,6 +219,7 @@ class ShapesData(ImageData):
         val_length: Number of validation images, drawn from a sequence of their own.
     """
 
+    @checked(image_size=Range(32, 256), max_objects=Range(1, 4), length=COUNT, val_length=COUNT)
     def __init__(
         self,
         image_size: int = 32,

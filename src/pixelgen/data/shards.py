@@ -7,6 +7,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from pixelgen.checks import COUNT, FROM_ZERO, POSITIVE, checked
 from pixelgen.classes import changed_names
 from pixelgen.data.captions import Captions
 from pixelgen.data.decoding import Decoder, Unusable, label_in
@@ -69,6 +70,11 @@ class ShardData(ImageData):
             differ or are there twice.
     """
 
+    @checked(
+        **dict.fromkeys(("length", "num_classes", "val_length"), COUNT),
+        **dict.fromkeys(("weights", "buffer_mb"), POSITIVE),
+        min_side=FROM_ZERO,
+    )
     def __init__(
         self,
         shards: str | list[str],
@@ -170,8 +176,11 @@ class ShardData(ImageData):
         return self._stream(self.val_sources, self._decode_val, self.val_length) if self.val_sources else None
 
     def train_dataloader(self) -> ShardLoader:  # type: ignore[override]
-        """Batches of this process' share of the shards, going on where the trainer's progress says."""
-        self._loader = self._load(self.train_dataset(), "length", self._batches_consumed)
+        """Batches of this process' share of the shards, going on where the trainer's progress says.
+
+        With the trainer's `overfit_batches`, the first ones in each epoch.
+        """
+        self._loader = self._load(self.train_dataset(), "length", None if self._overfits else self._batches_consumed)
         return self._loader
 
     def val_dataloader(self) -> ShardLoader | list[Any]:  # type: ignore[override]
@@ -197,7 +206,7 @@ def _sources(patterns: list[str], weights: list[float] | None) -> list[Source]:
         raise ValueError("shards is empty: give the paths or URLs of the tars")
     if weights is None:
         return [Source("::".join(patterns), tuple(shard for pattern in patterns for shard in expand_shards(pattern)))]
-    if len(weights) != len(patterns) or min(weights) <= 0:
+    if len(weights) != len(patterns):
         raise ValueError(
             f"there are {len(patterns)} entries in shards and the weights {weights}: give each a positive one"
         )

@@ -1,10 +1,12 @@
 """The processes of a command or a run: how they start, and what they tell each other."""
 
 import logging
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Literal, TypeVar
 
+import torch
 from lightning import Fabric
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -19,8 +21,9 @@ def launch(devices: int, precision: Precision, num_nodes: int = 1) -> Fabric:
 
     `precision` is that of the networks' matrix products under `fabric.autocast()`.
     """
-    if devices < 1:
-        raise ValueError(f"devices is {devices}: give at least 1")
+    most = torch.cuda.device_count() or max(4, os.cpu_count() or 1)
+    if not 1 <= devices <= most:
+        raise ValueError(f"devices is {devices}: give a number from 1 to {most} on this machine")
     former = logging.root.manager.disable
     logging.disable(max(former, logging.INFO))  # Lightning would tell of each process and of the precision
     try:

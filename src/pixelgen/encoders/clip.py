@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision.transforms import functional as TF
 
+from pixelgen.checks import checked
 from pixelgen.encoders.frozen import FrozenEncoder
 from pixelgen.encoders.hub import load_from, load_network, weights_name
 
@@ -23,6 +24,7 @@ class CLIP(FrozenEncoder):
         revision: branch, tag or commit on the hub.
     """
 
+    @checked()
     def __init__(self, source: str | Path = "openai/clip-vit-large-patch14", revision: str | None = None) -> None:
         super().__init__(load_network("CLIPModel", source, revision))
         self.revision = weights_name(self.network.config, source, revision)

@@ -9,6 +9,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 from torch.nn import functional as F
 
+from pixelgen.checks import COUNT, FROM_ZERO, checked
 from pixelgen.encoders.frozen import IMAGENET_MEAN, IMAGENET_STD, FeatureExtractor, PatchEncoder, normalise
 from pixelgen.encoders.hub import load_timm, tensors_sha256
 
@@ -28,6 +29,7 @@ class VisionTransformerPatches(PatchEncoder):
         patch_size: the denoiser's patch size in pixels; image sides must be multiples of it.
     """
 
+    @checked(layer=FROM_ZERO, patch_size=COUNT)
     def __init__(self, network: VisionTransformer, layer: int = 11, patch_size: int = 16) -> None:
         if not 0 <= layer < len(network.blocks):
             raise ValueError(f"the encoder has blocks 0 to {len(network.blocks) - 1}: there is no layer {layer}")
@@ -63,6 +65,7 @@ class DINOv2Features(FeatureExtractor):
         sha256: expected hash of the local file; null skips the check.
     """
 
+    @checked(size=COUNT)
     def __init__(
         self, weights: str | Path | None = None, model: str = VIT_L14, size: int = 224, sha256: str | None = None
     ) -> None:
@@ -71,7 +74,7 @@ class DINOv2Features(FeatureExtractor):
         patch = network.patch_embed.patch_size[0]
         if size % patch:
             raise ValueError(f"size {size} is no multiple of the patch size {patch}")
-        super().__init__(network, f"{model}-{size}px", network.embed_dim, found or tensors_sha256(network))
+        super().__init__(network, f"{model}-{size}px", network.embed_dim, found or tensors_sha256(network.state_dict()))
         self.size, self.standard = size, (model, size) == (VIT_L14, 224)
         network.pos_embed.data = resample_positions(network.pos_embed.data, size // patch, size // patch)
 
@@ -87,6 +90,7 @@ class DINOv2Features(FeatureExtractor):
         return "fd_dinov2" if self.standard and name == "frechet" else super().metric(name)
 
 
+@checked()
 def dinov2(
     weights: str | Path | None = None,
     model: str = "vit_base_patch14_dinov2.lvd142m",

@@ -4,13 +4,14 @@ Nothing in a file is executed, and a network gets all of its weights or none.
 """
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import timm
 import torch
 from filelock import FileLock
-from torch import Tensor, nn
+from torch import Tensor
 
 from pixelgen.files import load_tensors, sha256, what_is
 
@@ -38,11 +39,12 @@ def read_weights(path: str | Path, what: str) -> dict[str, Tensor]:
 
 
 def _existing(path: str | Path, what: str) -> Path:
-    if not Path(path).is_file():
+    path = Path(path).expanduser()
+    if not path.is_file():
         raise ValueError(f"no weights of {what} at {path}: pass the path of the downloaded file")
     if wrong := what_is(path, "zip"):
         raise ValueError(f"{path} does not hold weights of {what}{wrong}")
-    return Path(path)
+    return path
 
 
 def download(url: str, what: str) -> Path:
@@ -51,16 +53,17 @@ def download(url: str, what: str) -> Path:
     Of several processes on a machine one downloads, and the others wait for it. Errors say which file to put where.
     """
     path = Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[-1]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{path}.lock"):
-        try:
-            if not path.is_file():
-                torch.hub.download_url_to_file(url, str(path))
-        except OSError as error:
-            raise ValueError(
-                f"could not download the weights of {what} ({error}): fetch {url} and put it at {path}, "
-                "or pass its path as `weights`"
-            ) from error
+    try:
+        if not path.is_file():  # else nothing is written: a shared folder may be for reading only
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with FileLock(f"{path}.lock"):
+                if not path.is_file():
+                    torch.hub.download_url_to_file(url, str(path))
+    except OSError as error:
+        raise ValueError(
+            f"could not download the weights of {what} ({error}): fetch {url} and put it at {path}, "
+            "or pass its path as `weights`"
+        ) from error
     expected = path.stem.rsplit("-", 1)[-1]
     if not sha256(path).startswith(expected):
         raise ValueError(f"{path} is damaged: its SHA-256 does not begin with {expected}; delete it and try again")
@@ -160,10 +163,10 @@ def weights_name(config: Any, source: str | Path, revision: str | None = None) -
     return f"sha256:{hashes[0] if len(hashes) == 1 else hashlib.sha256(''.join(hashes).encode()).hexdigest()}"
 
 
-def tensors_sha256(network: nn.Module) -> str:
-    """SHA-256 of the parameters and buffers themselves, where there is no file of ours to name."""
+def tensors_sha256(state: Mapping[str, Tensor]) -> str:
+    """SHA-256 of the tensors of a state dict themselves, with their names."""
     digest = hashlib.sha256()
-    for name, value in sorted(network.state_dict().items()):
+    for name, value in sorted(state.items()):
         digest.update(name.encode())
         digest.update(value.detach().cpu().contiguous().numpy().data)
     return digest.hexdigest()

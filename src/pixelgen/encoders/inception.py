@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pixelgen.checks import checked
 from pixelgen.encoders.frozen import FeatureExtractor
 from pixelgen.encoders.hub import download, read_weights, verify_weights
 
@@ -29,9 +30,12 @@ class Inception(FeatureExtractor):
         sha256: refuse weights with another SHA-256.
     """
 
+    @checked()
     def __init__(self, weights: str | Path | None = None, sha256: str | None = None) -> None:
-        from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3
-
+        try:
+            from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3
+        except ModuleNotFoundError as error:
+            raise ValueError("Inception needs torch-fidelity: pip install torch-fidelity") from error
         path = Path(weights or download(URL_INCEPTION_V3, "Inception-v3"))
         found = verify_weights(path, sha256, "Inception-v3")
         super().__init__(_build(path), INCEPTION, 2048, found)

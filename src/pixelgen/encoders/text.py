@@ -9,6 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from pixelgen.checks import COUNT, FROM_ZERO, checked
 from pixelgen.encoders.frozen import FrozenEncoder
 from pixelgen.encoders.hub import load_from, load_network, weights_name
 
@@ -31,6 +32,7 @@ class TextEncoder(FrozenEncoder):
         on_cpu: leave the network on the CPU, where text embeddings come with the data and few prompts are encoded.
     """
 
+    @checked(max_length=COUNT, remember=FROM_ZERO)
     def __init__(
         self,
         model: str | Path = "Qwen/Qwen3-1.7B",
@@ -41,11 +43,12 @@ class TextEncoder(FrozenEncoder):
         remember: int = 0,
         on_cpu: bool = False,
     ) -> None:
-        if max_length < 1 or remember < 0:
-            raise ValueError(f"max_length is {max_length} and remember {remember}: give at least 1 and 0")
         options: Any = {"unused": ("pooler.",), "use_safetensors": True, "trust_remote_code": False}
         network = load_network("AutoModel", model, revision, getattr(torch, dtype), **options)
         config = network.config
+        longest = getattr(config, "max_position_embeddings", max_length)
+        if max_length > longest:
+            raise ValueError(f"max_length is {max_length}, but {model} has {longest} positions: give at most so many")
         if config.is_encoder_decoder:
             network = network.get_encoder()
         super().__init__(getattr(network, "text_model", network))  # CLIP and its relatives hold two networks

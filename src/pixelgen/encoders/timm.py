@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from pixelgen.checks import COUNT, FROM_ZERO, POSITIVE, checked
 from pixelgen.encoders.frozen import FeatureExtractor, FeaturePyramid, PatchEncoder, normalise
 from pixelgen.encoders.hub import PACKAGED, load_timm
 
@@ -22,6 +23,7 @@ class Backbone(FeaturePyramid):
         weights_sha256: expected hash of the local file; null skips the check.
     """
 
+    @checked(levels=FROM_ZERO, upsample=POSITIVE)
     def __init__(
         self,
         model: str = PACKAGED,
@@ -59,6 +61,7 @@ class BackbonePatches(PatchEncoder):
         weights_sha256: expected hash of the local file; null skips the check.
     """
 
+    @checked(level=FROM_ZERO, upsample=POSITIVE)
     def __init__(
         self,
         model: str = PACKAGED,
@@ -87,6 +90,7 @@ class BackboneFeatures(FeatureExtractor):
         weights_sha256: expected hash of the local file; null skips the check.
     """
 
+    @checked(level=FROM_ZERO, size=COUNT)
     def __init__(
         self,
         model: str = PACKAGED,

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torchvision.models import VGG16_Weights
 from torchvision.models.vgg import cfgs, make_layers
 
+from pixelgen.checks import checked
 from pixelgen.encoders.frozen import FeaturePyramid
 from pixelgen.encoders.hub import download, read_weights
 
@@ -23,6 +24,7 @@ class VGG16(FeaturePyramid):
     shift = (-0.030, -0.088, -0.188)  # LPIPS' own normalisation of images in [-1, 1]
     scale = (0.458, 0.448, 0.450)
 
+    @checked()
     def __init__(self, weights: str | Path | None = None) -> None:
         path = weights or download(VGG16_Weights.IMAGENET1K_V1.url, "VGG-16")
         network = vgg16_features()

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 import numpy as np
 from lightning.pytorch.utilities import rank_zero_warn
 
+from pixelgen.checks import COUNT, Range, check_fields
 from pixelgen.encoders.frozen import FeatureExtractor
 from pixelgen.evaluation.statistics import Statistics
 
@@ -207,9 +208,8 @@ class Metrics:
     more: list[Score] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        for name in ("splits", "neighbours", "kid_subsets", "kid_subset_size", "max_features"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"metrics.{name} is {getattr(self, name)}: give at least 1")
+        names = ("splits", "neighbours", "kid_subsets", "kid_subset_size", "max_features")
+        check_fields(self, "metrics.", **dict.fromkeys(names, COUNT), seed=Range(0, 2**32 - 1))
 
     def drawn(self, number: int) -> list[int]:
         """Numbers of the images of a reference, of so many, whose features are kept."""

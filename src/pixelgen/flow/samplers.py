@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pixelgen.checks import FROM_ZERO, POSITIVE, Range, check_fields
 from pixelgen.flow.path import velocity_from_x
 
 Predict = Callable[[Tensor, Tensor, Tensor | None], Tensor]  # x_t, t (B,), condition → x_hat
@@ -41,7 +42,7 @@ class Sampler(ABC):
         t_eps: smallest distance to the clean image that velocities are divided by.
 
     Raises:
-        ValueError: for no steps, a shift that is not positive, or an empty interval.
+        ValueError: for a number that is out of range, or an empty interval.
     """
 
     num_steps: int = 50
@@ -54,10 +55,8 @@ class Sampler(ABC):
     closed_interval: ClassVar[bool] = True  # whether guidance is still on at exactly `guidance_max`
 
     def __post_init__(self) -> None:
-        if self.num_steps < 1 or self.shift <= 0:
-            raise ValueError(
-                f"a sampler needs at least one step and a positive shift, not {self.num_steps} and {self.shift}"
-            )
+        ranges = {"num_steps": Range(1, 10_000), "shift": POSITIVE, "guidance": FROM_ZERO, "order": Range(1, 4)}
+        check_fields(self, "sampler.", **ranges, t_eps=Range(0, 1, above=True))
         if not self.guidance_min < self.guidance_max:
             raise ValueError(
                 f"the guidance interval {self.guidance_min} to {self.guidance_max} is empty: guidance_min must be "
@@ -172,11 +171,6 @@ class AdamsBashforth(Sampler):
     order: int = 2
 
     closed_interval: ClassVar[bool] = False
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.order not in range(1, 5):
-            raise ValueError(f"Adams-Bashforth of order {self.order} is not supported: choose 1, 2, 3 or 4")
 
     def solve(self, velocity: Velocity, x: Tensor, progress: Progress | None = None) -> Tensor:
         """Integrate from noise to image."""

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from pixelgen.checks import POSITIVE, check_fields
+
 
 def shift_time(u: Tensor, shift: float) -> Tensor:
     """`t = u / (u + (1-u)·shift)`; a shift above 1 moves times towards noise."""
@@ -47,8 +49,7 @@ class LogitNormalTime(TimeSampler):
     stratified: bool = False
 
     def __post_init__(self) -> None:
-        if self.std <= 0 or self.shift <= 0:
-            raise ValueError(f"std and shift of the time sampler must be positive, not {self.std} and {self.shift}")
+        check_fields(self, "time.", std=POSITIVE, shift=POSITIVE)
 
     def __call__(self, batch_size: int, device: torch.device | str | None = None) -> Tensor:
         """Times (B,), float32."""

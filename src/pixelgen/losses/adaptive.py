@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+from pixelgen.checks import COUNT, FROM_ZERO, Range, checked
+
 
 class AdaptiveWeight(nn.Module):
     """Balances the perceptual terms against flow matching by their gradients at the last layer.
@@ -18,10 +20,9 @@ class AdaptiveWeight(nn.Module):
 
     weight: Tensor
 
+    @checked(start_step=FROM_ZERO, interval=COUNT, momentum=Range(0, 1, below=True))
     def __init__(self, start_step: int = 400_000, interval: int = 50, momentum: float = 0.8) -> None:
         super().__init__()
-        if interval < 1 or not 0 <= momentum < 1:
-            raise ValueError(f"adaptive weight: interval {interval} must be >= 1, momentum {momentum} in [0, 1)")
         self.start_step = start_step
         self.interval = interval
         self.momentum = momentum

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from pixelgen.checks import Range, check_fields
 from pixelgen.flow import velocity_from_x
 from pixelgen.losses.term import Prediction, Term
 
@@ -30,8 +31,7 @@ class FlowMatching(Term):
     name = "flow_matching"
 
     def __post_init__(self) -> None:
-        if not 0 < self.t_eps <= 1:
-            raise ValueError(f"flow_matching.t_eps is {self.t_eps}: give a number above 0, and at most 1")
+        check_fields(self, "flow_matching.", t_eps=Range(0, 1, above=True))
 
     def compute(self, p: Prediction) -> Tensor:
         """Mean squared error of the velocity (scalar)."""

@@ -6,6 +6,7 @@ from typing import Literal
 
 from torch import Tensor
 
+from pixelgen.checks import Range, check_fields
 from pixelgen.flow import TimeSampler
 
 
@@ -36,10 +37,7 @@ class NoiseGate(Gate):
     normalise: Literal["passing", "expected"] = "passing"
 
     def __post_init__(self) -> None:
-        if not 0 <= self.threshold < 1:
-            raise ValueError(f"gate.threshold is {self.threshold}: give a time from 0 to below 1, or set gate to null")
-        if self.normalise not in ("passing", "expected"):
-            raise ValueError(f"gate.normalise is {self.normalise!r}: choose passing or expected")
+        check_fields(self, "gate.", threshold=Range(0, 1, below=True))
 
     def select(self, t: Tensor) -> Tensor:
         """Indices of the samples that pass, in order."""

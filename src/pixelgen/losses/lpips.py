@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pixelgen.checks import checked
 from pixelgen.encoders import VGG16, FeaturePyramid, PatchEncoder
 from pixelgen.losses.term import Prediction, Term
 from pixelgen.models import Denoiser
@@ -26,6 +27,7 @@ class PerceptualLoss(nn.Module, Term):
     perceptual = True
     patch_size = 16  # the denoiser's, for losses that prepare images by it
 
+    @checked()
     def __init__(self, encoder: FeaturePyramid, weight: float = 0.1) -> None:
         super().__init__()
         self.encoder = encoder

@@ -5,6 +5,7 @@ from itertools import chain, count
 
 from torch import Tensor, nn
 
+from pixelgen.checks import checked
 from pixelgen.encoders import PatchEncoder
 from pixelgen.flow import TimeSampler
 from pixelgen.losses.adaptive import AdaptiveWeight
@@ -60,9 +61,10 @@ class Objective(nn.Module):
         more: terms of your own, by class path; null for none.
 
     Raises:
-        ValueError: if a weight is 0, or an encoder is missing where a term needs it, or given where none does.
+        ValueError: if a weight is not above 0, or an encoder is missing where a term needs it, or given for no term.
     """
 
+    @checked()
     def __init__(
         self,
         flow_matching: FlowMatching = FlowMatching(),
@@ -75,8 +77,6 @@ class Objective(nn.Module):
         more: list[Term] | None = None,
     ) -> None:
         super().__init__()
-        if flow_matching is None:
-            raise ValueError("objective.flow_matching cannot be null: every sample learns from it; leave it out")
         self.flow_matching, self.lpips, self.pdino, self.repa = flow_matching, lpips, pdino, repa
         self.encoder, self.gate, self.adaptive = encoder, gate, adaptive
         self._more = list(more or ())
@@ -92,9 +92,11 @@ class Objective(nn.Module):
             raise ValueError("objective.encoder is given, but pdino and repa are null: set the encoder to null too")
         slots = {"lpips": self.lpips, "pdino": self.pdino, "repa": self.repa}
         for slot, term in [*slots.items(), *(("more", term) for term in self._more)]:
-            if term is not None and term.weight == 0:
+            if term is not None and not term.weight > 0:
                 fix = "leave the term out" if slot == "more" else f"set objective.{slot} to null to switch it off"
-                raise ValueError(f"objective.{slot} has a term {term.name!r} of weight 0: {fix}")
+                raise ValueError(
+                    f"objective.{slot} has a term {term.name!r} of weight {term.weight}: give one above 0, or {fix}"
+                )
         if len({term.layer for term in self.terms.values() if term.layer is not None}) > 1:
             raise ValueError("terms of the objective ask for hidden states of different layers: give one layer to all")
 

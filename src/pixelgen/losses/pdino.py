@@ -3,6 +3,7 @@
 from torch import Tensor
 from torch.nn import functional as F
 
+from pixelgen.checks import checked
 from pixelgen.losses.term import Prediction, Term
 
 
@@ -24,6 +25,7 @@ class PDINO(Term):
     perceptual = True
     uses_encoder = True
 
+    @checked()
     def __init__(self, weight: float = 0.01, gated: bool = False) -> None:
         self.weight = weight
         self.gated = gated

@@ -2,6 +2,7 @@
 
 from torch import Tensor, nn
 
+from pixelgen.checks import COUNT, FROM_ZERO, checked
 from pixelgen.encoders import PatchEncoder
 from pixelgen.losses.pdino import cosine_distance
 from pixelgen.losses.term import Prediction, Term
@@ -20,6 +21,7 @@ class REPA(nn.Module, Term):
     name = "repa"
     uses_encoder = True
 
+    @checked(layer=FROM_ZERO, projector_dim=COUNT)
     def __init__(self, layer: int = 8, weight: float = 0.5, projector_dim: int | None = None) -> None:
         super().__init__()
         self.layer: int = layer

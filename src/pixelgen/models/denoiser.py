@@ -1,11 +1,16 @@
 """What every denoiser offers to the trainer and the samplers."""
 
+import warnings
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._dynamo import lookup_backend
 from torch.utils.checkpoint import checkpoint
+
+from pixelgen.checks import COUNT, checked
 
 _EXTRAS = {
     "blocks": "its blocks in order, an nn.ModuleList",
@@ -35,11 +40,12 @@ class Denoiser(nn.Module, ABC):
     mask_padding = False
     hidden_size = 0
 
+    @checked(image_size=COUNT, patch_size=COUNT, in_channels=COUNT, num_classes=COUNT)
     def __init__(
         self, image_size: int, patch_size: int = 1, in_channels: int = 3, num_classes: int | None = None
     ) -> None:
         super().__init__()
-        if image_size <= 0 or patch_size <= 0 or image_size % patch_size:
+        if image_size % patch_size:
             raise ValueError(
                 f"image size {image_size} is not divisible by patch size {patch_size}: "
                 f"choose an image size that is a multiple of {patch_size}, or another patch size"
@@ -85,13 +91,38 @@ class Denoiser(nn.Module, ABC):
         return [] if self._lacks("blocks") else list(self.blocks)
 
     def compile_blocks(self, dynamic: bool | None = None) -> None:
-        """Compile every block on its own, for any batch size if `dynamic` is true, once it varies if it is None."""
+        """Compile every block on its own, for any batch size if `dynamic` is true, once it varies if it is None.
+
+        Where that fails, as without a C++ compiler, blocks run uncompiled, with a warning.
+        """
         self.require("compile_blocks", "blocks")
         for block in self.every_block():
-            block.compile(dynamic=dynamic)
+            block.compile(dynamic=dynamic, backend=inductor_or_eager)
 
     def run_block(self, block: nn.Module, *args: Tensor | None) -> Tensor:
         """Call a block, recomputing its activations in the backward pass if `checkpoint_blocks` is set."""
         if self.checkpoint_blocks and torch.is_grad_enabled():
             return checkpoint(block, *args, use_reentrant=False)
         return block(*args)
+
+
+class _Compiler:
+    """torch's own compiler; from its first failure on, code runs as it is."""
+
+    failed = False
+
+    def __call__(self, graph: torch.fx.GraphModule, inputs: list[Any]) -> Callable[..., Any]:
+        if not self.failed:
+            try:
+                return lookup_backend("inductor")(graph, inputs)
+            except Exception as error:  # of any kind: no compiler, no headers, a cache that cannot be written
+                self.failed, reason = True, " ".join(str(error).split())[:200]
+                warnings.warn(
+                    f"compiling failed, and the network runs uncompiled, which is slower ({reason}): install a C++ "
+                    "compiler such as g++ with the headers of Python, or set compile_blocks to false",
+                    stacklevel=2,
+                )
+        return graph.forward
+
+
+inductor_or_eager = _Compiler()

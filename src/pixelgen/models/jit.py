@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from pixelgen.checks import COUNT, FROM_ZERO, POSITIVE, Range, checked
 from pixelgen.models.layers import Attention, Block, FinalLayer, SwiGLU, TimestepEmbedder, named, patches_to_image
 from pixelgen.models.rotary import rotary_table
 from pixelgen.models.transformer import PatchTransformer
@@ -30,6 +31,13 @@ class JiT(PatchTransformer):
         proj_drop: dropout of block outputs in the middle half of the blocks.
     """
 
+    @checked(
+        **dict.fromkeys(("input_size", "patch_size", "in_channels", "hidden_size", "depth", "num_heads"), COUNT),
+        **dict.fromkeys(("num_classes", "bottleneck_dim"), COUNT),
+        **dict.fromkeys(("in_context_len", "in_context_start"), FROM_ZERO),
+        **dict.fromkeys(("attn_drop", "proj_drop"), Range(0, 1, below=True)),
+        mlp_ratio=POSITIVE,
+    )
     def __init__(
         self,
         input_size: int = 256,
@@ -47,13 +55,11 @@ class JiT(PatchTransformer):
         proj_drop: float = 0.0,
     ) -> None:
         super().__init__(input_size, patch_size, in_channels, num_classes, hidden_size=hidden_size, num_heads=num_heads)
-        if num_classes is not None and in_context_len and not 0 <= in_context_start < depth:
+        if num_classes is not None and in_context_len and in_context_start >= depth:
             raise ValueError(
                 f"in_context_start is {in_context_start}, but there are blocks 0 to {depth - 1}: choose one of them, "
                 "or set in_context_len to 0 for no class tokens"
             )
-        if num_classes is not None and num_classes < 1:
-            raise ValueError(f"num_classes is {num_classes}: give at least 1, or null for an unconditional network")
         self.in_context_len = in_context_len if num_classes is not None else 0
         self.in_context_start = in_context_start
         if bottleneck_dim is None:

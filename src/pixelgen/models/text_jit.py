@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pixelgen.checks import COUNT, FROM_ZERO, checked
 from pixelgen.models.layers import (
     Attention,
     Block,
@@ -64,6 +65,11 @@ class TextJiT(PatchTransformer):
 
     text_shape: tuple[int, int]
 
+    @checked(
+        **dict.fromkeys(("input_size", "patch_size", "in_channels", "hidden_size", "depth", "num_heads"), COUNT),
+        **dict.fromkeys(("text_dim", "text_length", "bottleneck_dim"), COUNT),
+        text_depth=FROM_ZERO,
+    )
     def __init__(
         self,
         input_size: int = 512,

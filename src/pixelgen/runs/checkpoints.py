@@ -7,13 +7,14 @@ from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-from zipfile import is_zipfile
+from zipfile import ZipFile, is_zipfile
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from pixelgen.encoders.hub import tensors_sha256
 from pixelgen.files import atomic, load_tensors, what_is
 from pixelgen.runs.published import Contents, Weights, below, convert_keys, plain_keys
 from pixelgen.runs.shards import is_sharded, read_shards
@@ -83,6 +84,7 @@ def read_contents(path: Path) -> Contents:
         if is_sharded(path):
             checkpoint: Any = read_shards(path)
         else:
+            _refuse_damaged(path)
             with torch.serialization.safe_globals([Namespace]):  # JiT keeps its arguments in one; it runs nothing
                 checkpoint = load_tensors(path, mmap=is_zipfile(path))
     except (OSError, SafetensorError, KeyError, ValueError) as error:
@@ -123,6 +125,14 @@ def _checked(contents: Contents, path: Path) -> Contents:
     return contents
 
 
+def _refuse_damaged(path: Path) -> None:
+    """Compare what a file holds with its checksums, which torch writes but does not look at."""
+    if is_zipfile(path):
+        with ZipFile(path) as archive:
+            if damaged := archive.testzip():
+                raise ValueError(f"{damaged} in it is damaged, its checksum is wrong: copy it again, or take another")
+
+
 def _names(stored: Any) -> list[str] | None:
     """Names of classes as a file holds them."""
     return [str(name) for name in stored] if isinstance(stored, list) else None
@@ -134,6 +144,8 @@ def _read_export(path: Path) -> Contents:
         if about.get("format") != EXPORT_FORMAT:
             raise ValueError(f"its format is {about.get('format')!r}, not {EXPORT_FORMAT!r}")
         weights = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118, no dict
+        if about.get("sha256", found := tensors_sha256(weights)) != found:
+            raise ValueError("its weights are damaged, their checksum is wrong: copy it again, or export anew")
     step, names = about["step"], _names(json.loads(about.get("class_names", "null")))
     return Contents({}, {about["average"]: weights}, step=int(step) if step.isdecimal() else None, class_names=names)
 
@@ -155,6 +167,7 @@ def write_export(
     about |= {"class_names": json.dumps(class_names)} if class_names else {}
     # copies, since the format allows neither tied nor strided ones
     copies = {key: value.clone(memory_format=torch.contiguous_format) for key, value in weights.items()}
+    about["sha256"] = tensors_sha256(copies)
     fix = "free some space or give another --to"
     with atomic(folder / EXPORT, fix) as file, atomic(folder / "config.yaml", fix) as text:  # the config comes first
         text.write_text(config, encoding="utf-8")

@@ -88,6 +88,8 @@ def architecture(weights: Weights, in_context_start: int | None = None) -> dict[
     Raises:
         ValueError: if the network is neither, or is no published size while its class tokens need `in_context_start`.
     """
+    if in_context_start is not None and "in_context_posemb" not in weights:
+        raise ValueError(f"in_context_start is {in_context_start}, but the network has no class tokens: leave it out")
     is_text = "y_pos_embedding" in weights
     _, tokens, hidden_size = _shape(weights, "pos_embed", 3)
     first, *patch = _shape(weights, "x_embedder.proj1.weight", 2 if is_text else 4)

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
 
+from pixelgen.checks import checked
 from pixelgen.classes import imagenet_names
 from pixelgen.config import build, read_yaml
 from pixelgen.models import Denoiser
@@ -36,6 +37,7 @@ class Run:
         models = {name: run.model(name) for name in run.averages}
     """
 
+    @checked()
     def __init__(self, source: str | Path, trust: bool = False) -> None:
         self.trust = trust
         self.path = find_weights(source)
@@ -167,7 +169,7 @@ class Run:
         load_weights(denoiser, weights, self.path)
         return denoiser
 
-    def model(self, ema: Average = True, device: str | torch.device | None = None) -> PixelGen:
+    def model(self, ema: Average = True, device: str | int | torch.device | None = None) -> PixelGen:
         """The model, ready to `.sample(...)`, without its losses and compilation; arguments are those of `load`.
 
         The text encoder of a network that takes prompts is loaded from where the config says; of a published one, from
@@ -178,7 +180,13 @@ class Run:
         model: PixelGen = self.build(PixelGen, {"class_path": class_path, "init_args": self.arguments | parts})
         model.origin = self._origin(ema)
         model.conditioner.take_names(self.class_names)
-        return model.to(device or ("cuda" if torch.cuda.is_available() else "cpu")).eval()
+        if device is None:
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        try:
+            return model.to(device).eval()
+        except (RuntimeError, AssertionError) as error:
+            reason = str(error).partition("\n")[0]
+            raise ValueError(f"device {device!r} cannot be used ({reason}): give cpu, or cuda with a GPU") from error
 
     def fill(self, model: PixelGen, ema: Average) -> None:
         """Put other weights of this run into a model of it."""
@@ -208,8 +216,9 @@ class Run:
         return config
 
 
+@checked()
 def load(
-    source: str | Path, ema: Average = True, device: str | torch.device | None = None, *, trust: bool = False
+    source: str | Path, ema: Average = True, device: str | int | torch.device | None = None, *, trust: bool = False
 ) -> PixelGen:
     """A trained model, ready to `.sample(...)`: rebuilt from a run's config, without its losses.
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
+from pixelgen.checks import COUNT, SEED, check_fields
 from pixelgen.flow import Sampler
 from pixelgen.module import Precision
 
@@ -49,8 +50,4 @@ class Sampling:
     compile: bool = False
 
     def __post_init__(self) -> None:
-        if self.seed < 0 or min(self.batch_size, self.devices, self.num_nodes) < 1:
-            raise ValueError(
-                f"seed is {self.seed}, batch_size {self.batch_size}, devices {self.devices}, num_nodes "
-                f"{self.num_nodes}: give a seed from 0, and at least 1 of the others"
-            )
+        check_fields(self, "", size=COUNT, seed=SEED, batch_size=COUNT, devices=COUNT, num_nodes=COUNT)

@@ -46,7 +46,7 @@ def settings_of(
         **identity,
         "precision": sampling.precision,
         "compiled": sampling.compile,
-        "weights": tensors_sha256(denoiser)[:16],
+        "weights": tensors_sha256(denoiser.state_dict())[:16],
         "sampler": sampler.settings(),
         "noise_scale": model.noise_scale,
         "size": sampling.size or (denoiser.image_size, denoiser.image_size),
