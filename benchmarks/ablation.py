@@ -18,7 +18,7 @@ import pixelgen
 from pixelgen.data import ImageData
 from pixelgen.encoders import BackboneFeatures
 from pixelgen.evaluation import PrecisionRecall, ShapesAccuracy, Statistics
-from pixelgen.evaluation.extract import evenly_spaced
+from pixelgen.evaluation.extract import choose
 from pixelgen.fit import main as fit
 from pixelgen.flow import to_uint8
 
@@ -78,7 +78,7 @@ def score(run: Path, data: ImageData, samples: int, reference_samples: int) -> d
     images = to_uint8(model.sample(labels, seeds=range(samples)))
     generated = Statistics.of(torch.cat([extractor(part) for part in images.split(64)]))
     dataset: Any = data.train_dataset()
-    chosen = evenly_spaced(dataset, reference_samples)
+    chosen = choose(dataset, reference_samples)
     batches = (torch.stack([dataset[j]["image"] for j in chosen[i : i + 64]]) for i in range(0, len(chosen), 64))
     real = Statistics.of(torch.cat([extractor(batch.to(model.device)) for batch in batches]))
     found = {"frechet": generated.distance(real), **PrecisionRecall().compute(generated, real)}

@@ -7,6 +7,7 @@ threads or locks of the tests are in it.
 import logging
 import multiprocessing
 import os
+import signal
 import socket
 import sys
 import time
@@ -37,6 +38,8 @@ def _run(arguments, log, rank, world_size, port, prepare, main):
     for handler in logging.getLogger("lightning").handlers + logging.getLogger("lightning.pytorch").handlers:
         handler.setStream(sys.stderr)
     sys.path.insert(0, str(HERE))
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # what starts the tests may ignore them
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     multiprocessing.set_start_method("fork", force=True)  # workers see by their parent when a run is killed
     torch.set_num_threads(1)
     if prepare is not None:

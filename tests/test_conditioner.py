@@ -189,7 +189,7 @@ def test_examples_take_classes_in_turn_or_evenly():
         Text(None).examples(2, None)
 
 
-def test_null_is_no_condition():
+def test_null_is_no_condition(encoder):
     network = JiT(8, 4, hidden_size=16, depth=2, num_heads=2, num_classes=None)
     assert isinstance(PixelGen(network, conditioner=None).conditioner, Unconditional)
     assert isinstance(PixelGen(network).conditioner, Unconditional)

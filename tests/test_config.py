@@ -78,7 +78,7 @@ def report_of(*arguments):
         ("--model.depth", "fast", "model.depth: expected int, got fast"),
         ("--trainer.max_steps", "fast", "trainer.max_steps: expected int or bool, got fast"),
         ("--model", "JT", "model: there is no class 'JT'"),
-        ("--model", "Heun", "model: Heun is no Denoiser"),
+        ("--model", "Heun", "model: Heun is of another kind than what belongs there: name another class"),
     ],
 )
 def test_a_report_of_the_parser_names_option_value_and_the_nearest_name(flag, value, sentence):

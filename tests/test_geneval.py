@@ -174,8 +174,8 @@ def test_shapes_are_those_of_the_runs_data(painter, tmp_path):
     ("arguments", "message"),
     [
         (["--generate_only", "--score_only"], "leave nothing to do"),
-        (["--images_per_prompt", "0"], "give at least 1"),
-        (["--num_prompts", "0"], "num_prompts 0: give at least 1"),
+        (["--images_per_prompt", "0"], "images_per_prompt is 0: give a whole number of at least 1"),
+        (["--num_prompts", "0"], "num_prompts is 0: give a whole number of at least 1"),
         (["--score_only"], "holds no images in GenEval's layout"),
         (["--prompts", "none.jsonl"], "no file of prompts none.jsonl"),
         (["--prompt", "shapes"], "there is no option --prompt: did you mean --prompts?"),

@@ -38,7 +38,7 @@ def swept(fresh):
 
 def expected(folder):
     """The distance of the folder's first eight images, worked out here."""
-    images = torch.stack([sample.read_image(folder / f"{i:06d}.png") for i in range(8)])
+    images = torch.stack([sample.read_png(folder / f"{i:06d}.png") for i in range(8)])
     features = Means()(images).double()
     mu, sigma = torch.full((3,), 0.5, dtype=torch.float64), 0.01 * torch.eye(3, dtype=torch.float64)
     return Statistics(features.mean(0), features.T.cov()).distance(Statistics(mu, sigma))
@@ -140,7 +140,7 @@ def test_images_beside_the_statistics_of_a_reference_are_measured_once(swept, tm
     assert calls == [9, 8, 8, 8, 8]  # the reference, then each set
     for before, now in zip(results, again, strict=True):
         assert now.scores["frechet/means"] == pytest.approx(before.scores["frechet/means"], rel=1e-9)
-        ours = torch.stack([sample.read_image(now.folder / f"{i:06d}.png") for i in range(8)])
+        ours = torch.stack([sample.read_png(now.folder / f"{i:06d}.png") for i in range(8)])
         theirs = torch.from_numpy(images).permute(0, 3, 1, 2)
         precision, recall = (
             PrecisionRecall().compute(*(Statistics.of(forward(None, s)) for s in (ours, theirs))).values()

@@ -182,11 +182,10 @@ def _no_class(report: str) -> str:
     """Which class there is not, or which is of another kind."""
     if not (name := re.search(r"Expected a dot import path string: (\S+)", report)):
         return ""
-    known = _suggest(name[1], _class_names())
-    bases = re.findall(r"Subtypes: \[<class '[\w.]*?(\w+)'>", report)
-    return (
-        f"{name[1]} is no {bases[-1]}" if bases and f" {name[1]}?" in known else f"there is no class {name[1]!r}{known}"
-    )
+    known = _class_names()
+    if name[1] in known:
+        return f"{name[1]} is of another kind than what belongs there: name another class"
+    return f"there is no class {name[1]!r}{_suggest(name[1], known)}"
 
 
 def _suggest_flag(flag: str, flags: Iterable[str]) -> str:

@@ -14,7 +14,7 @@ from pixelgen.distributed.processes import agree, launch
 from pixelgen.files import atomic, read_text
 from pixelgen.runs.run import Run
 from pixelgen.sample import sample_prompts
-from pixelgen.samples.npz import read_image
+from pixelgen.samples.npz import read_png
 from pixelgen.samples.sampling import Sampling
 from pixelgen.text import say
 
@@ -78,7 +78,7 @@ def read_texts(folder: Path) -> dict[str, str]:
 
 def _write_grid(path: Path, images: Sequence[Path]) -> None:
     """Put the four images of a prompt into one, row by row, without lines between them."""
-    grid = make_grid([read_image(image) for image in images], nrow=2, padding=0)  # (3, 2 H, 2 W)
+    grid = make_grid([read_png(image) for image in images], nrow=2, padding=0)  # (3, 2 H, 2 W)
     with atomic(path, "free some space, then resume with the same command") as temporary:
         to_pil_image(grid).save(temporary, "PNG")
 

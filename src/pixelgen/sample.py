@@ -18,7 +18,7 @@ from pixelgen.module import PixelGen
 from pixelgen.runs.run import Run
 from pixelgen.samples.generate import RANDOM, Request, drawn, file_name, generate
 from pixelgen.samples.grid import grid
-from pixelgen.samples.npz import read_image, write_npz
+from pixelgen.samples.npz import read_png, write_npz
 from pixelgen.samples.sampling import Sampling
 from pixelgen.samples.settings import folder_name, is_guided, settings_of
 from pixelgen.text import say
@@ -152,7 +152,7 @@ def _named(conditions: list[Any], chosen: bool, description: str) -> Any:
 def _finish(folder: Path, requests: Sequence[Request], npz: bool) -> None:
     """Write what is made of the whole set."""
     shown = requests[:SHOWN]
-    images = torch.stack([read_image(folder / request.path) for request in shown])
+    images = torch.stack([read_png(folder / request.path) for request in shown])
     captions = [request.condition for request in shown if isinstance(request.condition, str)]
     with atomic(folder / "grid.png") as temporary:
         grid(images, COLUMNS, captions or None).save(temporary, "PNG")

@@ -236,9 +236,11 @@ def test_last_is_a_copy_where_links_are_impossible(tmp_path, monkeypatch):
 
 @pytest.fixture
 def handlers():
-    """What pytest itself has for each signal."""
+    """What a terminal's programs have for each signal; pytest may itself run where some are ignored."""
     former = {number: signal.getsignal(number) for number in SIGNALS}
-    yield former
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield {number: signal.getsignal(number) for number in SIGNALS}
     for number, handler in former.items():
         signal.signal(number, handler)
 

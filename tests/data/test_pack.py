@@ -135,7 +135,7 @@ def test_an_interrupted_pack_is_started_again_and_a_used_target_refused(tmp_path
         pack(tmp_path / "none", tmp_path / "other")
 
 
-@pytest.mark.parametrize("name", [" a", "a\nb", "a\udcff", "a\u2028b"])
+@pytest.mark.parametrize("name", [" a", "a\nb", "a\udcff"])
 def test_names_that_cannot_be_written_are_refused_before_the_work(tmp_path, name, monkeypatch):
     fill(tmp_path / "in", captions=False)
     (tmp_path / "in" / "a").rename(tmp_path / "in" / name)

@@ -231,7 +231,7 @@ def test_nulls_are_decided_by_extractor_reference_and_number(real):
         Metrics(inception_score=True).choose(Means(), 2000)
     with pytest.raises(ValueError, match="since 30 images are fewer than 1000"):
         Metrics(kid=True).choose(Toy(), 30)
-    with pytest.raises(ValueError, match=r"metrics.splits is 0: give at least 1"):
+    with pytest.raises(ValueError, match=r"metrics.splits is 0: give a whole number of at least 1"):
         Metrics(splits=0)
 
 

@@ -54,7 +54,7 @@ def test_a_row_without_a_guided_step_is_told_though_it_is_the_only_one():
         ((["raw"], [], [], [2.0], ["0.1"]), r"'0.1' is no interval: write its ends as in 0.1-0.9"),
         ((["raw"], [], [], [2.0], ["0.9-0.1"]), r"guidance interval 0.9 to 0.1 is empty"),
         ((["raw"], ["Hun"], [], [], []), r"there is no class 'Hun': did you mean Heun\?"),
-        ((["raw"], [], [0], [], []), r"a sampler needs at least one step"),
+        ((["raw"], [], [0], [], []), r"num_steps is 0: give a whole number of at least 1"),
     ],
 )
 def test_what_is_no_sampler_is_told(arguments, sentence):

@@ -68,7 +68,7 @@ class Run:
         config = read_yaml(path := self.folder / "config.yaml")
         model = config.get("model")
         if not isinstance(model, dict) or not isinstance(model.get("init_args", model), dict):
-            raise ValueError(f"{path} has no section `model` with the class and the arguments of a model")
+            raise ValueError(f"{path} has no section `model` with arguments: put the run's own config back")
         return config
 
     @property

@@ -32,7 +32,7 @@ def write_npz(images: Sequence[Path], to: Path) -> None:
                 file.write(image.tobytes())
 
 
-def read_image(path: Path) -> torch.Tensor:
+def read_png(path: Path) -> torch.Tensor:
     """An image file as uint8 (3, H, W)."""
     return torch.from_numpy(_pixels(path).copy()).permute(2, 0, 1)
 
