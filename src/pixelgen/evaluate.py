@@ -117,7 +117,7 @@ def evaluate(
     for part, real in pairs:
         real.check(part, ONLY_FRECHET if images else metrics, num_images or PUBLISHED)
     if images or to is not None:
-        check_scores_file(scores_file(Path(str(source))) if to is None else Path(to))
+        check_scores_file(scores_file(Path(str(source))) if to is None else Path(to).expanduser())
     fabric, classes = launch(sampling.devices, sampling.precision, sampling.num_nodes), None
     if not images:
         run, num_images = Run.open(source), num_images or PUBLISHED
@@ -212,13 +212,14 @@ def write_reference(
     Raises:
         ValueError: in a sentence, naming what is wrong with the images.
     """
-    if Path(to).suffix != ".npz":
+    to = Path(to).expanduser()
+    if to.suffix != ".npz":
         raise ValueError(f"{to} is to be an npz of statistics: give a name that ends in .npz")
     if (source is None) == (data is None):
         raise ValueError("give either a folder or npz of images, or a data module with --data or --config")
     if data is not None:
         data.setup("fit")
-    refuse_unwritable(Path(to), "give another file as --to")
+    refuse_unwritable(to, "give another file as --to")
     images: Dataset[Item] = open_images(str(source), image_size, upright) if data is None else data.train_dataset()
     count = len(choose(images, num_images))
     fabric = launch(devices, "32-true", num_nodes)
@@ -227,10 +228,10 @@ def write_reference(
     warn_of_few(count, features)
     job = EvaluationJob(metrics, batch_size, num_workers, skip_corrupt, fabric)
     statistics = job.measure(images, features, num_images)
-    if fabric.global_rank == 0:
-        statistics.save(Path(to).expanduser())
-    fabric.barrier()
-    return Path(to).expanduser()
+    with agree():
+        if fabric.global_rank == 0:
+            statistics.save(to)
+    return to
 
 
 # --- command line

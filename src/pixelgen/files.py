@@ -157,14 +157,19 @@ def sole_writer(path: Path) -> Iterator[None]:
     lock = path.with_name(f".{path.name}.lock")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        flags = os.O_CREAT | os.O_RDWR | getattr(os, "O_NOFOLLOW", 0)
-        with os.fdopen(os.open(lock, flags, 0o666), "r+b") as file:
+        with open_lock(lock) as file:
             if not locked(file.fileno()):
                 raise ValueError(f"another process is writing {path}: wait for its end, or choose another folder")
             yield
             lock.unlink(missing_ok=True)
     except OSError as error:
         raise ValueError(f"could not write {path} ({error}): free some space or choose another folder") from error
+
+
+def open_lock(path: Path) -> IO[str]:
+    """A file to be locked, made if there is none; never through a link."""
+    flags = os.O_CREAT | os.O_RDWR | getattr(os, "O_NOFOLLOW", 0)
+    return os.fdopen(os.open(path, flags, 0o666), "r+")
 
 
 def locked(file: int) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 from pixelgen.callbacks.scores import reference_file
 from pixelgen.checks import COUNT, FROM_ZERO, Range, checked
 from pixelgen.cli.command import command
-from pixelgen.distributed.processes import first, is_first, launch
+from pixelgen.distributed.processes import agree, first, is_first, launch
 from pixelgen.encoders import FeatureExtractor
 from pixelgen.encoders.inception import INCEPTION, Inception
 from pixelgen.evaluation.extract import EvaluationJob
@@ -50,8 +50,9 @@ class Scorer:
         if known is not None:
             return known
         found = score_set(images, number, [(self.extractor, self.reference)], self.job, self.classes)
-        if is_first():
-            add_scores(scores_file(images), found)
+        with agree():
+            if is_first():
+                add_scores(scores_file(images), found)
         return dict(found)
 
     def _measure(self, images: Path) -> Statistics:
@@ -60,9 +61,9 @@ class Scorer:
         stored = self.reference.stored
         if "mu" not in stored or (real.features is not None and "features" not in stored):
             self.reference = Reference(self.folder / "reference.npz")
-            if is_first():
-                real.save(self.reference.path)
-            first(None)  # the others wait for the file
+            with agree():  # the others wait for the file
+                if is_first():
+                    real.save(self.reference.path)
         return real
 
     def _find(self, path: Path, number: int, real: Statistics) -> dict[str, float] | None:

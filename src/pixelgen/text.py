@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 MOST_SHARDS = 1_000_000  # that a pattern may stand for
-_URL = re.compile(r"(\w+://(?:(?!::)\S)+?)(['\")>]*(?=::|\s|$))")
+_URL = re.compile(r"\b\w+://\S+")
 _SECRET = re.compile(
     r"signature|token|secret|passw|credential|auth(?!or)|access[-_]?key|api[-_]?key|^(sig|key|pwd|policy|hmac)$"
 )
@@ -24,7 +24,7 @@ _SECRET = re.compile(
 
 def without_credentials(text: str) -> str:
     """A text without the `user:password@` of the URLs in it, and without the signatures and tokens in their queries."""
-    return _URL.sub(lambda url: _without_secrets(url[1]) + url[2], text) if "://" in text else text
+    return _URL.sub(lambda urls: "::".join(map(_without_secrets, urls[0].split("::"))), text) if "://" in text else text
 
 
 def public(config: Any) -> Any:
@@ -38,10 +38,11 @@ def public(config: Any) -> Any:
     return without_credentials(config) if isinstance(config, str) else config
 
 
-def _without_secrets(url: str) -> str:
+def _without_secrets(quoted: str) -> str:
+    url = quoted.rstrip("'\")>")
     address, mark, query = re.sub(r"(?<=://)[^/\s]*@", "", url).partition("?")
     kept = "&".join(field for field in query.split("&") if not _SECRET.search(field.partition("=")[0].lower()))
-    return address + mark * bool(kept) + kept
+    return address + mark * bool(kept) + kept + quoted[len(url) :]
 
 
 def expand_pattern(pattern: str) -> list[str]:

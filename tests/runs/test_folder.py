@@ -50,6 +50,16 @@ def test_one_job_has_a_folder_until_it_closes_its_lock(tmp_path):
     lock_folder(tmp_path / "run", new=False).close()
 
 
+def test_a_lock_follows_no_link(tmp_path):
+    victim = tmp_path / "victim"
+    victim.write_text("kept")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / LOCK).symlink_to(victim)
+    with pytest.raises(ValueError, match="could not make"):
+        lock_folder(tmp_path / "run", new=False)
+    assert victim.read_text() == "kept"
+
+
 def _hold(folder, connection):
     lock = lock_folder(folder, new=False)
     worker = CONTEXT.Process(target=time.sleep, args=(60,))  # forked, as the workers of a loader are

@@ -55,6 +55,11 @@ FOREIGN = {
     "one of several": {"shards": ["a.tar", "a.tar::pipe:touch made"]},
     "one that braces hide": {"val_shards": "pi{p,p}e:touch made"},
     "one in braces": {"shards": "{a.tar,pipe:touch made}"},
+    "one in a set": {"shards": {"pipe:touch made"}},
+    "a name that leads elsewhere": {
+        "class_path": "lightning.pytorch.loggers.CSVLogger",
+        "init_args": {"name": "/etc/x"},
+    },
     "a folder elsewhere": {"class_path": "lightning.pytorch.loggers.CSVLogger", "init_args": {"save_dir": "/etc/x"}},
     "the folder above": {"class_path": "lightning.pytorch.callbacks.ModelCheckpoint", "init_args": {"dirpath": "../x"}},
 }

@@ -281,10 +281,12 @@ class GenEval(Evaluator):
         requests = [Request("", seed, prompt.text) for prompt, seed in images]
         verdicts: list[tuple[int, bool]] = []
         self.detector.to(model.device)
-        with agree():
-            for numbers, pixels in stream(model, requests, None, self.batch_size, rank, world_size):
-                judged = self.detector.judge(pixels, [images[number][0] for number in numbers])
-                verdicts += [(number, verdict.correct) for number, verdict in zip(numbers, judged, strict=True)]
-        self.detector.to("cpu")  # Mask2Former and CLIP are 2 GB that training can use
+        try:
+            with agree():
+                for numbers, pixels in stream(model, requests, None, self.batch_size, rank, world_size):
+                    judged = self.detector.judge(pixels, [images[number][0] for number in numbers])
+                    verdicts += [(number, verdict.correct) for number, verdict in zip(numbers, judged, strict=True)]
+        finally:
+            self.detector.to("cpu")  # Mask2Former and CLIP are 2 GB that training can use
         correct = dict(gather(verdicts))
         return geneval_scores([prompt for prompt, _ in images], [correct[i] for i in range(len(images))])

@@ -26,7 +26,9 @@ from pixelgen.text import expand_pattern, plain
 
 IMAGES = ("jpg", "jpeg", "png", "webp", "jpe", "jfif", "bmp", "gif", "tif", "tiff", "avif", "ppm", "pgm", "pnm", "jp2")
 TARS = (".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz")
+LONGEST = 500  # characters of what is said of a sample that is left out
 MAX_BYTES = 1 << 28  # of a sample's files together; no image that is read needs more
+MAX_FILE = 1 << 40  # of what a header may tell of a file, which is passed over byte by byte
 MAX_HEADER = 1 << 20  # of a long name, or of what else comes before a file, which tarfile reads at once
 LONG_HEADERS = (
     tarfile.GNUTYPE_LONGNAME,
@@ -83,7 +85,7 @@ class SkipCounts:
         """Count one, found at `place`."""
         assert reason in self.REASONS
         if not self.counts[reason]:
-            self.first[reason] = plain(place)
+            self.first[reason] = plain(place[:LONGEST])
             if not self.quiet:
                 said = f"skipped, {reason}: {self.first[reason]} (others of the kind are only counted)"
                 warnings.warn(said, stacklevel=2)
@@ -157,7 +159,7 @@ class _Header(tarfile.TarInfo):
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> "_Header":
         try:
             header = super().frombuf(buf, encoding, errors)
-            if header.type in LONG_HEADERS and header.size > MAX_HEADER:
+            if header.size > (MAX_HEADER if header.type in LONG_HEADERS else MAX_FILE):
                 raise tarfile.ReadError(f"a header of {header.size} bytes")
             return header
         except tarfile.HeaderError as error:
@@ -219,6 +221,8 @@ def _files(stream: Any) -> Iterator[tuple[str, str, bytes | None]]:
         stream = bz2.BZ2File(stream)  # tarfile itself unpacks ten kilobytes at once, which may be as many gigabytes
     with closing(tarfile.open(fileobj=stream, mode="r|*", tarinfo=_Header)) as tar:
         for member in tar:
+            if member.size > MAX_FILE:  # as an extended header may say
+                raise tarfile.ReadError(f"{member.name} of {member.size} bytes")
             key, extension = base_plus_ext(member.name)
             content = tar.extractfile(member) if member.isreg() and key is not None else None
             if content is not None and not _is_leftover(Path(member.name)):

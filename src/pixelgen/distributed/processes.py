@@ -14,6 +14,7 @@ from torch import distributed
 
 Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
 T = TypeVar("T")
+_depth: list[int] = []  # of `agree` in `agree`, in this process
 
 
 def launch(devices: int, precision: Precision, num_nodes: int = 1) -> Fabric:
@@ -38,13 +39,23 @@ def launch(devices: int, precision: Precision, num_nodes: int = 1) -> Fabric:
 
 @contextmanager
 def agree() -> Iterator[None]:
-    """If a process fails in here, all of them do: none waits for one that has left."""
-    failure: Exception | None = None
+    """If a process fails in here, all of them do: none waits at the end, or at one inside, for one that has left.
+
+    What else the processes do together in here, such as sums over all of them, must not be where one can fail alone.
+    """
+    _depth.append(len(_depth))
+    depth, failure, reasons = len(_depth), None, list[str]()
     try:
         yield
     except Exception as error:
         failure = error
-    reasons = [reason for reason in gather(["" if failure is None else str(failure) or repr(failure)]) if reason]
+    finally:
+        _depth.pop()
+    while True:  # a process that left an inner one without its end waits here until the others have left it too
+        parts = gather([(depth, "" if failure is None else str(failure) or repr(failure))])
+        reasons += [reason for _, reason in parts if reason]
+        if max(inner for inner, _ in parts) <= depth:
+            break
     if failure is not None:
         raise failure
     if reasons:

@@ -5,6 +5,7 @@ import re
 import shutil
 from argparse import Namespace
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 from zipfile import ZipFile, is_zipfile
@@ -84,7 +85,8 @@ def read_contents(path: Path) -> Contents:
         if is_sharded(path):
             checkpoint: Any = read_shards(path)
         else:
-            _refuse_damaged(path)
+            about = path.stat()
+            _refuse_damaged(path, about.st_size, about.st_mtime_ns)
             with torch.serialization.safe_globals([Namespace]):  # JiT keeps its arguments in one; it runs nothing
                 checkpoint = load_tensors(path, mmap=is_zipfile(path))
     except (OSError, SafetensorError, KeyError, ValueError) as error:
@@ -125,8 +127,9 @@ def _checked(contents: Contents, path: Path) -> Contents:
     return contents
 
 
-def _refuse_damaged(path: Path) -> None:
-    """Compare what a file holds with its checksums, which torch writes but does not look at."""
+@cache
+def _refuse_damaged(path: Path, size: int, time: int) -> None:
+    """Compare what a file of now holds with its checksums, which torch writes but does not look at; once a version."""
     if is_zipfile(path):
         with ZipFile(path) as archive:
             if damaged := archive.testzip():
@@ -144,7 +147,7 @@ def _read_export(path: Path) -> Contents:
         if about.get("format") != EXPORT_FORMAT:
             raise ValueError(f"its format is {about.get('format')!r}, not {EXPORT_FORMAT!r}")
         weights = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118, no dict
-        if about.get("sha256", found := tensors_sha256(weights)) != found:
+        if "sha256" in about and about["sha256"] != tensors_sha256(weights):
             raise ValueError("its weights are damaged, their checksum is wrong: copy it again, or export anew")
     step, names = about["step"], _names(json.loads(about.get("class_names", "null")))
     return Contents({}, {about["average"]: weights}, step=int(step) if step.isdecimal() else None, class_names=names)

@@ -13,7 +13,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, SaveConfigCallback
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
-from pixelgen.files import locked, read_text, write_text
+from pixelgen.files import locked, open_lock, read_text, write_text
 from pixelgen.text import public
 
 LOCK = ".lock"
@@ -44,12 +44,11 @@ def lock_folder(folder: Path, new: bool) -> IO[str]:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        file = (folder / LOCK).open("a+")
+        file = open_lock(folder / LOCK)
     except OSError as error:
         raise ValueError(f"could not make {folder} ({error}): give another folder with --run") from error
     own = "give this run its own folder with --run"
     if not locked(file.fileno()):
-        file.seek(0)
         raise ValueError(f"{file.read() or 'another process'} is training in {folder}: wait for its end, or {own}")
     if new and any(path.name != LOCK for path in folder.iterdir()):
         raise ValueError(f"another run has just taken {folder}: start again, or {own}")

@@ -1,7 +1,7 @@
 """What the config of a run may name that somebody else made: parts of pixelgen, torch and lightning, no commands."""
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import suppress
 from importlib import import_module
 from importlib.util import find_spec
@@ -31,7 +31,10 @@ PARTS = (
     *(Strategy, Precision, CheckpointIO, ClusterEnvironment),
 )
 NAME = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+")  # what Python could import
-WRITTEN = ("save_dir", "dirpath", "root_dir", "log_dir", "dir")  # arguments of loggers and callbacks
+WRITTEN = (  # arguments of loggers and callbacks, of which the trainer makes paths
+    *("save_dir", "dirpath", "root_dir", "log_dir", "dir", "sub_dir", "name", "version", "filename", "prefix"),
+    *("tracking_uri", "artifact_location", "offline_directory"),
+)
 
 
 class ForeignError(ValueError):
@@ -58,13 +61,13 @@ def _foreign(value: Any, key: str, folder: Path, read: set[Path]) -> Iterator[st
     elif isinstance(value, str):
         yield from _in_text(value, key)
         with suppress(ValueError):
-            if (inner := parse_yaml(value)) != value and isinstance(inner, Mapping | list | str):
+            if (inner := parse_yaml(value)) != value and isinstance(inner, Mapping | Sequence | Set):
                 yield from _foreign(inner, key, folder, read)
         for file in _files(value, folder):
             if file not in read:
                 read.add(file)
                 yield from _foreign(_config_in(file), key, file.parent, read)
-    elif isinstance(value, Sequence):
+    elif isinstance(value, Sequence | Set) and not isinstance(value, bytes):
         for inner in value:
             yield from _foreign(inner, key, folder, read)
 

@@ -18,6 +18,7 @@ from pixelgen.evaluation.geneval.detectors import Detector
 from pixelgen.evaluation.geneval.prompts import Prompt
 from pixelgen.files import append_line, read_text, write_text
 
+MOST_PROMPTS = 1_000_000  # that a set is believed to have
 LOG = ".verdicts-{}.jsonl"
 Record = dict[str, Any]  # a verdict on an image, as a line of the original's `results.jsonl`
 
@@ -72,7 +73,10 @@ def missing_images(folder: Path, images: Sequence[GeneratedImage], settings: Map
     numbers: Sequence[int] = range(found[-1] + 1) if found[-1] < 2 * len(found) else found
     seeds = {seed for _, seed in there}
     if settings is not None and "seeds" in settings:
-        numbers, seeds = range(settings["prompts"]), set(settings["seeds"])
+        number, seeds = settings.get("prompts"), set(settings["seeds"])
+        if not isinstance(number, int) or not 0 < number <= MOST_PROMPTS:
+            raise ValueError(f"the settings.json in {folder} is damaged: its number of prompts is {number!r}")
+        numbers = range(number)
     return [image_path(n, seed) for n in numbers for seed in sorted(seeds) if (n, seed) not in there]
 
 
