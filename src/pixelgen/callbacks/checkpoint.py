@@ -68,17 +68,17 @@ class Checkpoint(callbacks.Checkpoint):
             for unfinished in self.folder.glob(UNFINISHED.format("*")):
                 remove(unfinished)
 
-    def on_fit_start(self, trainer: Trainer, pl_module: PixelGen) -> None:
-        """Refuse, with a ValueError, to write over the checkpoints of another run."""
+    def on_train_start(self, trainer: Trainer, pl_module: PixelGen) -> None:
+        """Refuse, with a ValueError, to write over the checkpoints of another run.
+
+        The step that a run is resumed from is saved already: half of the next one must not take its place.
+        """
         last = self.folder / "last.ckpt"
         if trainer.ckpt_path is None and trainer.global_step == 0 and last.exists():
             raise ValueError(
                 f"{self.folder} holds the checkpoints of another run: resume it with fit(ckpt_path={str(last)!r}), by "
                 "its path, or give the Trainer another default_root_dir"
             )
-
-    def on_train_start(self, trainer: Trainer, pl_module: PixelGen) -> None:
-        """The step that a run is resumed from is saved already: half of the next one must not take its place."""
         self._step = self._saved = trainer.global_step
         self._stop.listen(trainer)  # again: Lightning has put its own handlers in front since
         begin_epoch(trainer)
