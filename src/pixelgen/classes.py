@@ -85,9 +85,8 @@ def changed_names(before: Sequence[str] | None, now: Sequence[str] | None) -> st
     """In which words two lists of names differ; empty if they do not, or one is not known."""
     if before is None or now is None or list(before) == list(now):
         return ""
-    said = [f"class {i} was {a!r} and is {b!r}" for i, (a, b) in enumerate(zip(before, now, strict=False)) if a != b][
-        :1
-    ]
+    pairs = enumerate(zip(before, now, strict=False))
+    said = [f"class {i} was {a!r} and is {b!r}" for i, (a, b) in pairs if a != b][:1]
     for kind, some, others in (("gone", before, now), ("new", now, before)):
         if names := [repr(name) for name in some if name not in others]:
             said.append(f"{kind}: {', '.join(names[:3])}{f' and {len(names) - 3} more' if len(names) > 3 else ''}")

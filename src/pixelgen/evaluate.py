@@ -96,7 +96,7 @@ def evaluate(
     Raises:
         ValueError: in a sentence, naming what is wrong with the arguments, the images or the reference.
     """
-    images = not isinstance(source, Run) and is_images(source)
+    images, to = not isinstance(source, Run) and is_images(source), None if to is None else Path(to).expanduser()
     if images and (sampling.sampler is not None or prompts is not None or sampling.compile or sampling.random_classes):
         raise ValueError(
             f"the images in {source} are made already: leave out the sampler, prompts, random_classes and compile"
@@ -117,7 +117,7 @@ def evaluate(
     for part, real in pairs:
         real.check(part, ONLY_FRECHET if images else metrics, num_images or PUBLISHED)
     if images or to is not None:
-        check_scores_file(scores_file(Path(str(source))) if to is None else Path(to).expanduser())
+        check_scores_file(scores_file(Path(str(source))) if to is None else to)
     fabric, classes = launch(sampling.devices, sampling.precision, sampling.num_nodes), None
     if not images:
         run, num_images = Run.open(source), num_images or PUBLISHED
@@ -135,7 +135,7 @@ def evaluate(
     scores.protocol |= {} if protocol is None else {"protocol": protocol}
     with agree():
         if fabric.global_rank == 0:
-            add_scores(scores_file(folder) if to is None else Path(to).expanduser(), scores)
+            add_scores(scores_file(folder) if to is None else to, scores)
     return scores
 
 
@@ -163,9 +163,11 @@ def is_images(source: str | Path) -> bool:
         raise ValueError(f"{path} is a single image: give the folder that it lies in")
     if path.is_file():
         return path.suffix == ".npz"
-    if not holds_weights(path) and (path / "config.yaml").exists():
+    if holds_weights(path):
+        return False
+    if (path / "config.yaml").exists():
         find_weights(path)  # which says what is missing
-    return not holds_weights(path)
+    return True
 
 
 @checked(image_size=COUNT, num_images=Range(2), batch_size=COUNT, num_workers=FROM_ZERO, devices=COUNT, num_nodes=COUNT)

@@ -11,8 +11,8 @@ from typing import Any
 from lightning.pytorch import Trainer
 from lightning.pytorch.utilities import rank_zero_info
 
-NAMES = ("SIGTERM", "SIGUSR1", "SIGUSR2", "SIGINT", "SIGHUP")
-SIGNALS = tuple(getattr(signal, name) for name in NAMES if hasattr(signal, name))
+from pixelgen.data.images import SIGNALS
+
 SAME = 0.3  # seconds in which a launcher hands on the Ctrl-C that the terminal has sent to every process already
 
 

@@ -22,6 +22,8 @@ Item = dict[str, Any]
 
 `left_out`, only where the item stands for others that cannot be used: their reasons (of `SkipCounts`) and places.
 """
+NAMES = ("SIGTERM", "SIGUSR1", "SIGUSR2", "SIGINT", "SIGHUP")
+SIGNALS = tuple(getattr(signal, name) for name in NAMES if hasattr(signal, name))  # which ask a job to stop
 LONG = 64  # sides in such a ratio: longer images are shortened before they are resized
 
 
@@ -191,9 +193,8 @@ class ImageData(LightningDataModule):
 
 def _ignore_signals(worker: int) -> None:
     """Clusters and terminals send signals to every process of a job: workers must live until training has saved."""
-    for name in ("SIGTERM", "SIGUSR1", "SIGUSR2", "SIGINT", "SIGHUP"):
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), signal.SIG_IGN)
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _collate(items: list[Item]) -> dict[str, Any]:

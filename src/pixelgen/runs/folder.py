@@ -65,8 +65,6 @@ class SaveConfig(SaveConfigCallback):
     What has changed is said in one line.
     """
 
-    begun = False  # whether training has
-
     def __init__(self, parser: LightningArgumentParser, config: Namespace, **kwargs: Any) -> None:
         super().__init__(parser, config, save_to_log_dir=False, **kwargs)
 
@@ -77,9 +75,7 @@ class SaveConfig(SaveConfigCallback):
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
         """Save that of a resumed run: by now its checkpoint has turned out to fit."""
-        if not self.begun:
-            self.begun = True
-            super().setup(trainer, pl_module, "fit")
+        super().setup(trainer, pl_module, "fit")  # which saves once
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Called on rank 0, once all ranks are there."""
